@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+# FastOCI: make help
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+CXX ?= g++
+KVERS ?= $(shell selftests/kernels)
+CXXFLAGS ?= -O2 -g
+OUT := build
+FASTOCI_VERSION := 0.1.0
+
+override CXXFLAGS += -std=c++20 -Wall -Wextra -Werror -Ihelper -Iinclude/uapi -I. -DFASTOCI_VERSION='"$(FASTOCI_VERSION)"' \
+	-D_FILE_OFFSET_BITS=64 -fstack-protector-strong -pthread -MMD -MP -I/usr/include/libnl3
+LDLIBS := -lcurl -lnl-genl-3 -lnl-3 -lext2fs -lcom_err -lsqlite3 -ldevmapper -lseccomp -lcrypto -lisal -lz -llz4 -lzstd -luuid -pthread
+
+# Libraries, uppermost first: each may use only those behind it.
+LIBS := kernel store image registry codec http base
+lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
+objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
+LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)
+TESTDIRS := $(sort $(patsubst %/,%,$(dir $(wildcard helper/*/*_test.cc))))
+TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
+BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
+
+.PHONY: all help helper tools kmod check unit vmtest demo lint bench-quick clean kunit
+all: helper tools kmod
+help:
+	@sed -n 's/^## //p' Makefile
+## make helper tools kmod   build user space in bin/, the module in build/kmod/<kernel>/
+helper: bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd
+tools: bin/convertor bin/fastoci
+
+$(OUT)/obj/%.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -c $< -o $@
+define lib_rule
+$(OUT)/lib/$(1).a: $(call objs,$(call lib_srcs,$(1)))
+	@mkdir -p $$(@D)
+	rm -f $$@; ar rcs $$@ $$^
+endef
+$(foreach l,$(LIBS),$(eval $(call lib_rule,$(l))))
+
+# role or tool -> its directory; a *_main.cc there is the program's main, the rest is shared with its tests
+define bin_rule
+$(1): $(call objs,$(filter-out %_test.cc,$(wildcard $(2)/*.cc))) $(LIBFILES)
+	@mkdir -p bin
+	$(CXX) $(CXXFLAGS) -o $$@ $$^ $(LDLIBS)
+endef
+$(eval $(call bin_rule,bin/fastoci-helperd,helper/broker))
+$(eval $(call bin_rule,bin/fastoci-fetcherd,helper/fetcher))
+$(eval $(call bin_rule,bin/fastoci-decoderd,helper/decoder))
+$(eval $(call bin_rule,bin/convertor,tools/convertor))
+$(eval $(call bin_rule,bin/fastoci,tools/fastoci))
+define test_rule
+$(OUT)/test/$(1): $(call objs,$(filter-out %_main.cc,$(wildcard helper/$(1)/*.cc))) $(call objs,$(wildcard helper/testing/*.cc)) $(filter-out $(OUT)/lib/$(1).a,$(LIBFILES))
+	@mkdir -p $$(@D)
+	$(CXX) $(CXXFLAGS) -o $$@ $$^ -lgtest -lgtest_main -lgmock $(LDLIBS)
+endef
+$(foreach t,$(TESTDIRS:helper/%=%),$(eval $(call test_rule,$(t))))
+
+kmod:
+	@set -e; for k in $(KVERS); do $(MAKE) -s kmod-$$k; done
+kmod-%:
+	@mkdir -p $(OUT)/kmod/$*
+	@cp -ru kmod/. $(OUT)/kmod/$*/ && cp -u include/uapi/*.h $(OUT)/kmod/$*/
+	$(MAKE) -C /lib/modules/$*/build M=$(CURDIR)/$(OUT)/kmod/$* W=1 modules
+
+## make check   unit tests, and the selftests on Debian's 6.1 and 6.12 kernels
+check: all
+	selftests/check
+unit: $(TESTS)
+	@set -e; for t in $(TESTS); do $$t --gtest_brief=1; done
+vmtest: all
+	selftests/run
+## make demo   a real image converted, attached and started in a VM, with figures
+demo:
+	selftests/demo
+## make bench-quick   guest instructions per random 4 KiB read
+bench-quick: all
+	selftests/bench-quick
+clean:
+	rm -rf $(OUT) bin
+-include $(shell find $(OUT)/obj -name '*.d' 2>/dev/null)

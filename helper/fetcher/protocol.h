@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the broker and the fetcher say to each other: fixed structs over
+// SOCK_SEQPACKET. Both run on one machine from one build; the broker still
+// treats every field that the fetcher sends as hostile.
+//
+// The broker starts one fetcher with a control socket as fd 3. On it:
+//   AddLane    + 2 fds: lane socket, ring memfd (kFetchRingBytes, shared)
+//   OpenImage  + 1 fd: memfd with the JSON part of an assembled meta image
+//   CloseImage
+// A lane fetches one range at a time. Body bytes go into the ring at
+// (bytes so far) % kFetchRingBytes; the fetcher never writes past
+// consumed + kFetchRingBytes. A lane's replies: Data (running total), then
+// Done or Failed. After Cancel the fetcher answers Failed(ECANCELED) or Done.
+#ifndef FASTOCI_FETCHER_PROTOCOL_H_
+#define FASTOCI_FETCHER_PROTOCOL_H_
+
+#include <cstdint>
+
+namespace fastoci {
+
+inline constexpr int kFetcherControlFd = 3;
+inline constexpr uint64_t kFetchRingBytes = 1 << 20;
+inline constexpr int kMessageTextBytes = 232;
+
+enum class FetchOp : uint32_t {
+  kAddLane = 1,
+  kOpenImage,
+  kCloseImage,
+  kFetch,
+  kConsumed,
+  kCancel,
+  kData = 100,
+  kDone,
+  kFailed,
+};
+
+struct FetchMessage {
+  FetchOp op;
+  uint32_t job;          // chosen by the broker, returned in replies
+  uint32_t image;        // OpenImage, CloseImage, Fetch: the broker's number
+  uint32_t blob;         // Fetch: index into the JSON part's "blobs"
+  uint64_t offset;       // Fetch: first byte of the blob
+  uint64_t length;       // Fetch: bytes, > 0
+  uint64_t total;        // Consumed, Data, Done: bytes so far
+  uint32_t deadline_ms;  // Fetch: give up after that, retries included
+  uint32_t miss_class;   // Fetch: enum fastoci_miss_class
+  int32_t err;           // Failed: positive errno for the kernel
+  uint32_t kind;         // Failed: ErrorKind
+  char text[kMessageTextBytes];  // Failed: NUL-terminated, no secrets
+};
+static_assert(sizeof(FetchMessage) == 288);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_FETCHER_PROTOCOL_H_

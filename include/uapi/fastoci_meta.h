@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR MIT */
+/*
+ * fastoci_meta.h - the two on-disk formats that the kernel reads: the
+ * assembled meta image and the superblock of a cache device.
+ *
+ * Both are written by user space (assembly; the broker) and are hostile until
+ * the kernel has checked them. All integers are little-endian. A "sector" is
+ * always 512 bytes. Offsets are in bytes from the start of the device unless
+ * the name says otherwise. Checksums are CRC-32C (Castagnoli) with initial
+ * value ~0 and final inversion, over the bytes named.
+ *
+ * Assembled meta image:
+ *
+ *   0        superblock, 4096 bytes
+ *   ...      blob table        nr_blobs   * 128 bytes    (kernel, broker)
+ *   ...      extent keys       nr_extents * 4 bytes      (kernel)
+ *   ...      extent payloads   nr_extents * 8 bytes      (kernel)
+ *   ...      metadata area     file-system metadata, 512-byte aligned (bios)
+ *   ...      helper area       span tables, gzip indexes, chunk digests
+ *   ...      JSON part         sources of the blobs      (fetcher only)
+ *
+ * Each region starts on a 4096-byte boundary, regions do not overlap, and all
+ * of them lie within total_bytes, which is at most the size of the device.
+ *
+ * Extents. keys[i] is the first sector of extent i on the device; it ends
+ * where extent i + 1 begins, the last one at device_sectors. keys[0] is 0 and
+ * the keys grow strictly, so the table covers the device without a gap or an
+ * overlap by construction; what maps nowhere is a zero extent of its own.
+ * Keys stand apart from payloads so that a lookup touches 4 bytes per probe.
+ */
+#ifndef _UAPI_FASTOCI_META_H
+#define _UAPI_FASTOCI_META_H
+
+#include <linux/types.h>
+
+#define FASTOCI_META_MAGIC	"FASTOCIm"	/* 8 bytes, no NUL */
+#define FASTOCI_META_VERSION	1
+#define FASTOCI_META_SB_BYTES	4096
+#define FASTOCI_META_ALIGN	4096
+
+#define FASTOCI_CACHE_MAGIC	"FASTOCIc"	/* 8 bytes, no NUL */
+#define FASTOCI_CACHE_VERSION	1
+#define FASTOCI_CACHE_SB_BYTES	4096
+
+/* Caps, checked before anything is allocated. */
+#define FASTOCI_MAX_BLOBS	256
+#define FASTOCI_MAX_EXTENTS	(8U << 20)
+#define FASTOCI_MAX_DEVICE_SECTORS (1ULL << 32)	/* 2 TiB: keys are 32 bits */
+#define FASTOCI_MAX_DATA_BYTES	(1ULL << 44)	/* 16 TiB per data space */
+#define FASTOCI_MAX_CHUNKS	(1U << 28)	/* per data space */
+#define FASTOCI_MAX_SLOTS	(1U << 28)
+#define FASTOCI_MIN_CHUNK_SHIFT	16		/* 64 KiB */
+#define FASTOCI_MAX_CHUNK_SHIFT	22		/* 4 MiB */
+
+/* Chunk digests are SHA-256 over each 64 KiB of a data space (last one short). */
+#define FASTOCI_DIGEST_SHIFT	16
+#define FASTOCI_DIGEST_BYTES	32
+
+/*
+ * An unknown bit in incompat refuses the image; in ro_compat it would refuse
+ * writing, which nobody does; in compat it is ignored.
+ */
+#define FASTOCI_META_COMPAT_KNOWN	0U
+#define FASTOCI_META_RO_COMPAT_KNOWN	0U
+#define FASTOCI_META_INCOMPAT_KNOWN	0U
+
+/**
+ * struct fastoci_meta_region - where a part of the assembled meta image lies
+ * @offset: first byte, a multiple of FASTOCI_META_ALIGN
+ * @bytes: length; 0 means absent (offset is then 0 too)
+ * @crc: CRC-32C of the region; checked by the kernel for the blob table, the
+ *	keys and the payloads, by the helper for the others. The metadata area
+ *	has crc 0 and is covered by the sha256 that the broker's database keeps.
+ * @reserved: 0
+ */
+struct fastoci_meta_region {
+	__le64 offset;
+	__le64 bytes;
+	__le32 crc;
+	__le32 reserved;
+};
+
+/**
+ * struct fastoci_meta_sb - superblock of an assembled meta image
+ * @magic: FASTOCI_META_MAGIC
+ * @version: FASTOCI_META_VERSION
+ * @sb_bytes: FASTOCI_META_SB_BYTES
+ * @compat: feature mask, see above
+ * @ro_compat: feature mask
+ * @incompat: feature mask
+ * @crc: CRC-32C over the 4096 bytes with this field zero
+ * @image_id: sha256 of the manifest it was assembled from
+ * @device_sectors: size of the mapped device
+ * @total_bytes: end of the last region
+ * @nr_blobs: entries of the blob table, 0..FASTOCI_MAX_BLOBS
+ * @nr_extents: 1..FASTOCI_MAX_EXTENTS
+ * @blobs: struct fastoci_meta_blob[nr_blobs]
+ * @keys: __le32[nr_extents]
+ * @payloads: __le64[nr_extents]
+ * @metadata: file-system metadata; extents of type META point into it
+ * @helper: opaque to the kernel
+ * @json: opaque to the kernel and to the broker
+ * @reserved: 0
+ */
+struct fastoci_meta_sb {
+	__u8 magic[8];
+	__le32 version;
+	__le32 sb_bytes;
+	__le32 compat;
+	__le32 ro_compat;
+	__le32 incompat;
+	__le32 crc;
+	__u8 image_id[32];
+	__le64 device_sectors;
+	__le64 total_bytes;
+	__le32 nr_blobs;
+	__le32 nr_extents;
+	struct fastoci_meta_region blobs;
+	struct fastoci_meta_region keys;
+	struct fastoci_meta_region payloads;
+	struct fastoci_meta_region metadata;
+	struct fastoci_meta_region helper;
+	struct fastoci_meta_region json;
+	__u8 reserved[4096 - 232];
+};
+
+/* How a blob's bytes become its data space. */
+enum fastoci_codec {
+	FASTOCI_CODEC_RAW = 0,		/* tar: data space == blob */
+	FASTOCI_CODEC_GZIP = 1,		/* tar+gzip: data space == tar stream */
+	FASTOCI_CODEC_ZFILE = 2,	/* overlaybd: data space == LSMT file */
+};
+
+/**
+ * struct fastoci_meta_blob - one entry of the blob table
+ * @data_space_id: sha256 over the 32 bytes of @blob_digest, le64 @data_bytes,
+ *	le32 @codec and the sha256 of the chunk-digest list; without digests
+ *	the last part is the sha256 of the meta layer instead, which makes the
+ *	data space private to that meta layer
+ * @blob_digest: sha256 of the blob as the registry holds it
+ * @data_bytes: size of the data space, 1..FASTOCI_MAX_DATA_BYTES
+ * @blob_bytes: size of the blob
+ * @codec: enum fastoci_codec
+ * @nr_spans: entries of the span table, 0 for RAW
+ * @spans_offset: into the helper area: struct fastoci_meta_span[nr_spans]
+ * @index_offset: into the helper area: gzip.meta, or what the codec needs
+ * @index_bytes: its length
+ * @digests_offset: into the helper area: 32 bytes per 64 KiB of data space
+ * @nr_digests: 0, or data_bytes / 64 KiB rounded up
+ * @flags: 0
+ *
+ * The kernel reads @data_space_id and @data_bytes only.
+ */
+struct fastoci_meta_blob {
+	__u8 data_space_id[32];
+	__u8 blob_digest[32];
+	__le64 data_bytes;
+	__le64 blob_bytes;
+	__le32 codec;
+	__le32 nr_spans;
+	__le64 spans_offset;
+	__le64 index_offset;
+	__le64 index_bytes;
+	__le64 digests_offset;
+	__le32 nr_digests;
+	__le32 flags;
+};
+
+/**
+ * struct fastoci_meta_span - where decoding may begin
+ * @data_offset: first byte of the span in the data space; the first one is 0,
+ *	they grow strictly, the last span ends at data_bytes
+ * @blob_offset: first byte of the blob that decoding this span needs (for a
+ *	gzip checkpoint in mid-byte: the shared byte); never decreases
+ */
+struct fastoci_meta_span {
+	__le64 data_offset;
+	__le64 blob_offset;
+};
+
+/*
+ * Extent payload: bits 63-62 type, 61-48 blob number, 47-0 sector.
+ * META: absolute sector of the meta device, within the metadata area.
+ * BLOB: sector of that blob's data space; its last sector may be a partial
+ * one (the rest of the chunk reads as zeros).
+ * ZERO: all other bits are 0.
+ */
+#define FASTOCI_EXTENT_ZERO	0ULL
+#define FASTOCI_EXTENT_META	1ULL
+#define FASTOCI_EXTENT_BLOB	2ULL
+#define FASTOCI_EXTENT_TYPE_SHIFT	62
+#define FASTOCI_EXTENT_BLOB_SHIFT	48
+#define FASTOCI_EXTENT_BLOB_MASK	0x3fffULL
+#define FASTOCI_EXTENT_SECTOR_MASK	((1ULL << 48) - 1)
+
+/**
+ * struct fastoci_cache_sb - superblock of a cache device, sector 0
+ * @magic: FASTOCI_CACHE_MAGIC
+ * @version: FASTOCI_CACHE_VERSION
+ * @sb_bytes: FASTOCI_CACHE_SB_BYTES
+ * @compat: feature mask as for the meta image
+ * @ro_compat: feature mask
+ * @incompat: feature mask; none is known
+ * @crc: CRC-32C over the 4096 bytes with this field zero
+ * @uuid: identity of the cache; two devices with one uuid are refused
+ * @chunk_shift: log2 of the chunk size in bytes,
+ *	FASTOCI_MIN_CHUNK_SHIFT..FASTOCI_MAX_CHUNK_SHIFT
+ * @nr_slots: 1..FASTOCI_MAX_SLOTS
+ * @slots_offset: byte offset of slot 0, a multiple of the chunk size, not 0
+ * @reserved: 0
+ */
+struct fastoci_cache_sb {
+	__u8 magic[8];
+	__le32 version;
+	__le32 sb_bytes;
+	__le32 compat;
+	__le32 ro_compat;
+	__le32 incompat;
+	__le32 crc;
+	__u8 uuid[16];
+	__le32 chunk_shift;
+	__le32 nr_slots;
+	__le64 slots_offset;
+	__u8 reserved[4096 - 64];
+};
+
+#ifdef __cplusplus
+#define FASTOCI_ASSERT(cond) static_assert(cond, #cond)
+#else
+#define FASTOCI_ASSERT(cond) _Static_assert(cond, #cond)
+#endif
+FASTOCI_ASSERT(sizeof(struct fastoci_meta_region) == 24);
+FASTOCI_ASSERT(sizeof(struct fastoci_meta_sb) == FASTOCI_META_SB_BYTES);
+FASTOCI_ASSERT(__builtin_offsetof(struct fastoci_meta_sb, crc) == 28);
+FASTOCI_ASSERT(__builtin_offsetof(struct fastoci_meta_sb, image_id) == 32);
+FASTOCI_ASSERT(__builtin_offsetof(struct fastoci_meta_sb, blobs) == 88);
+FASTOCI_ASSERT(__builtin_offsetof(struct fastoci_meta_sb, reserved) == 232);
+FASTOCI_ASSERT(sizeof(struct fastoci_meta_blob) == 128);
+FASTOCI_ASSERT(__builtin_offsetof(struct fastoci_meta_blob, codec) == 80);
+FASTOCI_ASSERT(__builtin_offsetof(struct fastoci_meta_blob, nr_digests) == 120);
+FASTOCI_ASSERT(sizeof(struct fastoci_meta_span) == 16);
+FASTOCI_ASSERT(sizeof(struct fastoci_cache_sb) == FASTOCI_CACHE_SB_BYTES);
+FASTOCI_ASSERT(__builtin_offsetof(struct fastoci_cache_sb, uuid) == 32);
+FASTOCI_ASSERT(__builtin_offsetof(struct fastoci_cache_sb, slots_offset) == 56);
+
+#endif /* _UAPI_FASTOCI_META_H */
