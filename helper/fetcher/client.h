@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// The broker's end of the fetcher: starts the process and speaks protocol.h.
+// Control calls (AddLane, OpenImage, CloseImage) are answered by the fetcher
+// and serialised by a lock; a lane belongs to one thread.
+#ifndef FASTOCI_FETCHER_CLIENT_H_
+#define FASTOCI_FETCHER_CLIENT_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/byte_reader.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "fetcher/protocol.h"
+
+namespace fastoci {
+
+struct FetcherOptions {
+  std::string program = "fastoci-fetcherd";  // a path
+  std::vector<std::string> args;             // --credentials FILE, --plain-http, ...
+};
+
+// One lane: its socket, and the ring that the fetcher writes (kFetchRingBytes,
+// sealed against resizing). Poll socket for POLLIN, then Receive().
+class FetchLane {
+ public:
+  int socket_fd() const { return socket_.get(); }
+  int ring_fd() const { return ring_.get(); }  // a decoder maps it read-only
+  Status Fetch(uint32_t job, uint32_t image, uint32_t blob, uint64_t offset, uint64_t length,
+               uint32_t deadline_ms, uint32_t miss_class);
+  Status Consumed(uint32_t job, uint64_t total);
+  Status Cancel(uint32_t job);
+  // Waits up to timeout_ms (-1: for ever). kUnavailable: timeout (ETIMEDOUT)
+  // or the fetcher is gone (EPIPE). The text is NUL-terminated in any case.
+  Result<FetchMessage> Receive(int timeout_ms);
+
+ private:
+  friend class FetcherClient;
+  UniqueFd socket_;
+  UniqueFd ring_;
+};
+
+class FetcherClient {
+ public:
+  static Result<std::unique_ptr<FetcherClient>> Spawn(const FetcherOptions& options);
+  ~FetcherClient();  // kills and reaps
+
+  Result<FetchLane> AddLane();
+  // json: the JSON part of an assembled meta image; copied to a sealed memfd.
+  // Fails with the fetcher's words if it does not parse.
+  Status OpenImage(uint32_t image, ByteSpan json);
+  Status CloseImage(uint32_t image);
+
+  pid_t pid() const { return pid_; }
+  // Readable when the process has ended.
+  int pidfd() const { return pidfd_.get(); }
+
+ private:
+  FetcherClient() = default;
+  Status Call(FetchMessage message, const std::vector<int>& fds);
+
+  std::mutex mutex_;
+  UniqueFd control_;
+  UniqueFd pidfd_;
+  pid_t pid_ = -1;
+  uint32_t next_job_ = 1;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_FETCHER_CLIENT_H_

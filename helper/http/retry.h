@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// Retrying, the only place: kUnavailable alone is repeated, with exponential
+// backoff and jitter, always within a deadline. A server's Retry-After is
+// honoured up to a cap.
+#ifndef FASTOCI_HTTP_RETRY_H_
+#define FASTOCI_HTTP_RETRY_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "base/result.h"
+#include "http/http_client.h"
+
+namespace fastoci {
+
+struct RetryPolicy {
+  int max_attempts = 6;  // in a row without progress
+  int64_t first_delay_ms = 100;
+  int64_t max_delay_ms = 5000;
+  int64_t retry_after_cap_ms = 30000;
+};
+
+// What an attempt tells the retry loop besides its Error.
+struct AttemptInfo {
+  int number = 0;                // 0 for the first
+  bool progress = false;         // set by the attempt: bytes arrived, count anew
+  int64_t retry_after_ms = -1;   // set by the attempt from Retry-After
+};
+
+// Backoff for the n-th failure in a row (from 0), before jitter.
+int64_t BackoffMs(const RetryPolicy& policy, int failures);
+// Milliseconds of a Retry-After value (delta seconds or HTTP date), -1 if none.
+int64_t ParseRetryAfterMs(const std::string& value);
+
+// Runs attempt until it returns success, an Error that is not kUnavailable, or
+// the policy or the deadline is used up; then its last Error.
+Status Retry(const RetryPolicy& policy, SteadyTime deadline, Watch* watch,
+             const std::function<Status(AttemptInfo*)>& attempt);
+
+// One exchange: fills in authorization and the like, then sends.
+using HttpSend = std::function<Result<HttpResponse>(HttpRequest*)>;
+
+// Sends until the status is not 408, 429 or 5xx. Other statuses are successes.
+Result<HttpResponse> SendWithRetry(const HttpSend& send, const HttpRequest& request,
+                                   const RetryPolicy& policy);
+
+struct ByteRange {
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  uint64_t total_bytes = 0;  // size of the whole; 0: not known
+};
+
+// GETs just that range, strictly: 206 with this Content-Range, or 200 with the
+// bytes before it skipped (at most max_skip). A transfer cut short goes on from
+// the byte reached. A total size other than total_bytes is kMismatch.
+Status GetRange(const HttpSend& send, const HttpRequest& request, ByteRange range,
+                const RetryPolicy& policy, const std::function<Status(ByteSpan)>& sink);
+inline constexpr uint64_t kMaxSkipBytes = 64 << 20;
+
+struct ContentRange {
+  uint64_t first = 0, last = 0, total = 0;
+  bool total_known = false;
+};
+Result<ContentRange> ParseContentRange(const std::string& value);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_HTTP_RETRY_H_
