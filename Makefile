@@ -21,7 +21,7 @@ TESTDIRS := $(sort $(patsubst %/,%,$(dir $(wildcard helper/*/*_test.cc))))
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
 
-.PHONY: all help helper tools kmod check unit vmtest demo lint bench-quick clean kunit
+.PHONY: all help helper tools kmod check unit unit-build vmtest demo lint bench-quick clean kunit
 all: helper tools kmod
 help:
 	@sed -n 's/^## //p' Makefile
@@ -65,8 +65,9 @@ kmod-%:
 	$(MAKE) -C /lib/modules/$*/build M=$(CURDIR)/$(OUT)/kmod/$* W=1 modules
 
 ## make check   unit tests, and the selftests on Debian's 6.1 and 6.12 kernels
-check: all
+check:
 	selftests/check
+unit-build: $(TESTS)
 unit: $(TESTS)
 	@set -e; for t in $(TESTS); do $$t --gtest_brief=1; done
 vmtest: all

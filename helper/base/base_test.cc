@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+#include <fcntl.h>
+
+#include <cstdlib>
+
+#include "base/byte_reader.h"
+#include "base/digest.h"
+#include "base/unique_fd.h"
+
+namespace fastoci {
+namespace {
+
+TEST(ByteReader, ReadPastTheEndFailsForGood) {
+  const uint8_t data[] = {1, 2, 3, 4, 5};
+  ByteReader r(data);
+  EXPECT_EQ(r.U32(), 0x04030201U);
+  EXPECT_TRUE(r.ok());
+  EXPECT_EQ(r.U16(), 0U);
+  EXPECT_FALSE(r.ok());
+  EXPECT_EQ(r.U8(), 0U) << "a failed reader gives nothing more";
+}
+
+TEST(ByteWriter, RoundTripsThroughTheReader) {
+  ByteWriter w;
+  w.U8(0xab);
+  w.U16(0x1234);
+  w.U32(0xdeadbeef);
+  w.U64(0x0102030405060708ULL);
+  ByteReader r(w.bytes());
+  EXPECT_EQ(r.U8(), 0xab);
+  EXPECT_EQ(r.U16(), 0x1234);
+  EXPECT_EQ(r.U32(), 0xdeadbeefU);
+  EXPECT_EQ(r.U64(), 0x0102030405060708ULL);
+  EXPECT_TRUE(r.ok());
+  EXPECT_EQ(r.remaining(), 0U);
+}
+
+TEST(Digest, Sha256OfFips180Vector) {
+  EXPECT_EQ(DigestString(Sha256::Of(AsBytes(std::string("abc")))),
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+TEST(Digest, FinishStartsAnew) {
+  Sha256 h;
+  const std::string abc = "abc";
+  h.Update(AsBytes(abc));
+  const Sha256Digest first = h.Finish();
+  h.Update(AsBytes(abc));
+  EXPECT_EQ(h.Finish(), first);
+}
+
+TEST(Digest, ParseRefusesWhatIsNoDigest) {
+  const std::string hex(64, 'a');
+  EXPECT_TRUE(ParseDigest("sha256:" + hex).ok());
+  for (const std::string& bad : {std::string(), "sha256:" + hex + "a", "sha512:" + hex,
+                                 "sha256:" + std::string(64, 'A'), "sha256:" + std::string(63, 'a') + "g"})
+    EXPECT_FALSE(ParseDigest(bad).ok()) << bad;
+}
+
+// RFC 3720 B.4 and the check value of the CRC catalogue.
+TEST(Crc32c, KnownVectors) {
+  EXPECT_EQ(Crc32c(AsBytes(std::string("123456789"))), 0xe3069283U);
+  EXPECT_EQ(Crc32c(Bytes(32, 0)), 0x8a9136aaU);
+  EXPECT_EQ(Crc32c(Bytes(32, 0xff)), 0x62a8ab43U);
+}
+
+TEST(Crc32c, RawContinues) {
+  const std::string s = "the quick brown fox jumps over the lazy dog";
+  const ByteSpan all = AsBytes(s);
+  for (size_t cut = 0; cut <= all.size(); cut++)
+    EXPECT_EQ(Crc32cRaw(Crc32cRaw(7, all.first(cut)), all.subspan(cut)), Crc32cRaw(7, all));
+}
+
+TEST(Files, AtomicWriteReplacesAndReadIsBounded) {
+  char dir[] = "/tmp/fastoci-test.XXXXXX";
+  ASSERT_NE(::mkdtemp(dir), nullptr);
+  const std::string path = std::string(dir) + "/a/b/file";
+  ASSERT_TRUE(MakeDirs(std::string(dir) + "/a/b").ok());
+  ASSERT_TRUE(WriteFileAtomic(path, AsBytes(std::string("one"))).ok());
+  ASSERT_TRUE(WriteFileAtomic(path, AsBytes(std::string("three"))).ok());
+  EXPECT_EQ(*ReadFile(path, 5), "three");
+  EXPECT_FALSE(ReadFile(path, 4).ok());
+  EXPECT_EQ(ReadFile(path + "x", 1).error().kind, ErrorKind::kNotFound);
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  Bytes buf(6);
+  const Status s = PreadFull(fd.get(), buf, 0, "file");
+  ASSERT_FALSE(s.ok());
+  EXPECT_EQ(s.error().message, "file: ends at byte 5");
+  (void)!std::system(("rm -rf " + std::string(dir)).c_str());
+}
+
+}  // namespace
+}  // namespace fastoci
