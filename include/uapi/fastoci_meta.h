@@ -45,7 +45,7 @@
 /* Caps, checked before anything is allocated. */
 #define FASTOCI_MAX_BLOBS	256
 #define FASTOCI_MAX_EXTENTS	(8U << 20)
-#define FASTOCI_MAX_DEVICE_SECTORS (1ULL << 32)	/* 2 TiB: keys are 32 bits */
+#define FASTOCI_MAX_DEVICE_SECTORS ((1ULL << 32) - 1)	/* keys are 32 bits */
 #define FASTOCI_MAX_DATA_BYTES	(1ULL << 44)	/* 16 TiB per data space */
 #define FASTOCI_MAX_CHUNKS	(1U << 28)	/* per data space */
 #define FASTOCI_MAX_SLOTS	(1U << 28)

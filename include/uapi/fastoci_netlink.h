@@ -16,6 +16,9 @@
  * number, given by the kernel and not used again soon. Chunks and slots are
  * counted in units of the cache's chunk size from 0.
  *
+ * Not implemented by the module yet: GET_SLOTS, RESTORE, REGISTER's TAKEOVER,
+ * EVICT's RESERVE and the CACHE_ADDED and CACHE_REMOVED events.
+ *
  * A batch is a CHUNKS attribute: a nest of CHUNK nests, each with SPACE,
  * CHUNK_NO and, by command, SLOT, CLASS, ERRNO. A batch is handled in order
  * and as a whole is never larger than FASTOCI_MAX_BATCH; the first entry that
@@ -42,7 +45,8 @@
  *             served from its first FILL on. Makes the space if need be;
  *             -EEXIST where the slot or the chunk is taken.
  *   GET_CACHES, GET_IMAGES, GET_SPACES, GET_SLOTS, GET_PENDING   dumps
- *             GET_PENDING also ends the silence after a lost message.
+ *             GET_PENDING is empty itself: it makes the kernel send every
+ *             pending miss again as MISS events, after a lost message.
  *             GET_SLOTS with FLAGS = FASTOCI_SLOTS_CLEAR_ACCESSED clears
  *             the access bits that it reports.
  *

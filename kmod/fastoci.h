@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * dm-fastoci internals. Field codes: I: immutable after setup, L(lock): under
+ * that lock, A: atomic or single-word accesses, W: one work item only.
+ *
+ * Lock order: caches_mutex > helper mutex (netlink.c) > cache->lock.
+ * cache->lock is a plain spinlock: every user runs in process context or in an
+ * SRCU callback (a kworker); end_io, which may be an interrupt, takes no lock.
+ */
+#ifndef FASTOCI_H
+#define FASTOCI_H
+
+#include <linux/blkdev.h>
+#include <linux/device-mapper.h>
+#include <linux/kref.h>
+#include <linux/rbtree.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+#include "compat.h"
+#include "extent.h"
+#include "fastoci_meta.h"
+#include "fastoci_netlink.h"
+
+#define DM_MSG_PREFIX "fastoci"
+
+/**
+ * struct fastoci_space - chunk map of one data space
+ * @map: A: per chunk 0, or slot + 1; written under cache->lock
+ */
+struct fastoci_space {
+	struct list_head node;		/* L(cache->lock) in cache->spaces */
+	u32 no;				/* I: */
+	u32 nr_chunks;			/* I: */
+	u32 nr_present;			/* L(cache->lock) */
+	u64 data_bytes;			/* I: */
+	u8 id[32];			/* I: */
+	u32 *map;
+};
+
+/* RESERVED: @chunk_no is the low half of the generation that reserved it. */
+struct fastoci_slot {
+	u32 chunk_no;			/* L(cache->lock) */
+	u32 space_state;		/* L(cache->lock) state << 29 | space */
+};
+
+#define FASTOCI_SLOT_STATE_SHIFT	29
+#define FASTOCI_MAX_SPACE_NO		((1U << FASTOCI_SLOT_STATE_SHIFT) - 1)
+
+static inline u32 fastoci_slot_state(const struct fastoci_slot *s)
+{
+	return s->space_state >> FASTOCI_SLOT_STATE_SHIFT;
+}
+
+static inline u32 fastoci_slot_space(const struct fastoci_slot *s)
+{
+	return s->space_state & FASTOCI_MAX_SPACE_NO;
+}
+
+struct fastoci_miss_key {
+	u32 space;
+	u32 chunk_no;
+	u8 class;
+};
+
+/* One chunk that is on its way. All fields L(cache->lock). */
+struct fastoci_miss {
+	struct rb_node node;
+	struct list_head unsent;	/* empty when sent */
+	struct list_head bios;		/* of fastoci_bio.miss_node */
+	struct fastoci_miss_key key;
+	unsigned long since;		/* jiffies */
+};
+
+struct fastoci_cache {
+	struct kref kref;
+	struct list_head node;		/* L(caches_mutex) */
+	u32 no;				/* I: */
+	dev_t dev;			/* I: */
+	u8 uuid[16];			/* I: */
+	u32 chunk_shift;		/* I: log2 bytes */
+	u32 nr_slots;			/* I: */
+	sector_t slots_sector;		/* I: */
+
+	spinlock_t lock;
+	struct list_head images;	/* L(lock) */
+	struct list_head spaces;	/* L(lock) */
+	struct xarray spaces_by_no;	/* written under caches_mutex */
+	u32 next_space;			/* L(caches_mutex) */
+	struct fastoci_slot *slots;	/* L(lock) */
+	unsigned long *busy;		/* L(lock) bit per slot: not free */
+	unsigned long *accessed;	/* A: bit per slot */
+	u32 nr_free;			/* L(lock) */
+	u32 nr_reserved;		/* L(lock) */
+	u32 alloc_hint;			/* L(lock) */
+
+	struct rb_root misses;		/* L(lock) */
+	struct list_head unsent;	/* L(lock) */
+	struct list_head overflow;	/* L(lock) bios without a miss entry */
+	struct list_head released;	/* L(lock) bios for release_work */
+	u32 nr_misses;			/* L(lock) */
+	u32 unacked;			/* L(lock) */
+	u32 resends;			/* L(lock) counts fastoci_cache_resend() */
+	bool silent;			/* L(lock) lost a message: wait for a dump */
+
+	struct work_struct send_work;
+	struct work_struct release_work;
+	struct delayed_work timer_work;	/* deadlines and overflow */
+	struct work_struct free_work;
+	struct fastoci_miss_key batch[FASTOCI_MAX_BATCH]; /* W: send_work */
+
+	struct srcu_struct srcu;
+};
+
+enum fastoci_policy { FASTOCI_HOLD, FASTOCI_FAIL_AFTER };
+
+struct fastoci_stats {
+	u64 hits;
+	u64 misses;
+	u64 errors;
+};
+
+/* One table. Parked bios keep the device, and so this, alive. */
+struct fastoci_image {
+	struct list_head node;		/* L(cache->lock) in cache->images */
+	struct list_head parked;	/* L(cache->lock) */
+	u32 nr_parked;			/* L(cache->lock) */
+	u32 no;				/* I: */
+	struct fastoci_cache *cache;	/* I: holds a reference */
+	struct dm_dev *meta_dev;	/* I: */
+	struct dm_dev *cache_dev;	/* I: */
+	struct fastoci_extents extents;	/* I: */
+	struct fastoci_space **spaces;	/* I: by blob number */
+	u32 nr_spaces;			/* I: */
+	u8 image_id[32];		/* I: */
+	struct fastoci_stats __percpu *stats;
+	enum fastoci_policy policy;	/* L(cache->lock) */
+	u32 fail_after_ms;		/* L(cache->lock) */
+	u32 suspend_grace_ms;		/* L(cache->lock) */
+	bool requeue;			/* L(cache->lock) a no-flush suspend runs */
+	bool draining;			/* L(cache->lock) a flushing suspend runs */
+	unsigned long drain_since;	/* L(cache->lock) */
+};
+
+enum fastoci_verdict { FASTOCI_RESUBMIT, FASTOCI_REQUEUE, FASTOCI_ERROR };
+
+/* Per-bio data; set by map(), then L(cache->lock) while parked. */
+struct fastoci_bio {
+	int srcu_idx;			/* -1: in no read section */
+	bool parked_before;
+	u8 verdict;
+	struct fastoci_image *image;
+	struct fastoci_space *space;
+	u64 data_sector;		/* first sector in the data space */
+	unsigned long parked_at;	/* jiffies */
+	struct list_head miss_node;	/* miss->bios, overflow or released */
+	struct list_head image_node;	/* image->parked */
+};
+
+/* target.c */
+int fastoci_target_init(void);
+void fastoci_target_exit(void);
+bool fastoci_try_hit(struct fastoci_image *image, struct fastoci_space *space, u64 data_sector,
+		     struct bio *bio, struct fastoci_bio *pb, bool may_split);
+
+/* meta.c: process context, sleep; *error gets a static string on failure. */
+struct fastoci_meta {
+	struct fastoci_extents extents;
+	struct fastoci_meta_blob *blobs; /* vmalloc */
+	u32 nr_blobs;
+	u64 device_sectors;
+	u8 image_id[32];
+};
+int fastoci_meta_load(struct block_device *bdev, struct fastoci_meta *meta, char **error);
+void fastoci_meta_free(struct fastoci_meta *meta);
+int fastoci_cache_sb_load(struct block_device *bdev, struct fastoci_cache_sb *sb, char **error);
+
+/* cache.c */
+extern struct workqueue_struct *fastoci_wq;
+int fastoci_cache_init(void);
+void fastoci_cache_exit(void);
+struct fastoci_cache *fastoci_cache_get(struct block_device *bdev,
+					const struct fastoci_cache_sb *sb, char **error);
+struct fastoci_cache *fastoci_cache_by_no(u32 no);	/* takes a reference */
+void fastoci_cache_put(struct fastoci_cache *cache);
+struct fastoci_space *fastoci_space_get(struct fastoci_cache *cache, const u8 *id, u64 data_bytes);
+void fastoci_cache_for_each(void (*fn)(struct fastoci_cache *cache, void *arg), void *arg);
+
+enum fastoci_park { FASTOCI_PARKED, FASTOCI_PRESENT, FASTOCI_PARK_REQUEUE, FASTOCI_PARK_FAIL };
+enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb);
+void fastoci_note_miss(struct fastoci_bio *pb, struct bio *bio);
+void fastoci_sweep(struct fastoci_image *image, enum fastoci_verdict verdict);
+void fastoci_sweep_locked(struct fastoci_image *image, enum fastoci_verdict verdict);
+void fastoci_cache_kick_timer(struct fastoci_cache *cache);
+void fastoci_cache_helper_lost(struct fastoci_cache *cache, void *arg);
+void fastoci_cache_resend(struct fastoci_cache *cache, void *arg);
+void fastoci_cache_ack(struct fastoci_cache *cache, u32 count);
+u32 fastoci_slots_alloc(struct fastoci_cache *cache, u32 *slots, u32 count, u64 generation);
+int fastoci_slots_return(struct fastoci_cache *cache, const u32 *slots, u32 count, u64 generation);
+int fastoci_chunk_fill(struct fastoci_cache *cache, u32 space, u32 chunk_no, u32 slot,
+		       u64 generation);
+int fastoci_chunk_fail(struct fastoci_cache *cache, u32 space, u32 chunk_no);
+int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr);
+
+/* netlink.c */
+int fastoci_netlink_init(void);
+void fastoci_netlink_exit(void);
+bool fastoci_helper_present(void);
+/* 0, or -ECONNREFUSED (no helper), -EAGAIN (its socket is full), -ENOMEM. May sleep. */
+int fastoci_send_misses(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr);
+void fastoci_send_evicted(struct fastoci_cache *cache, const struct fastoci_miss_key *keys,
+			  const u32 *slots, u32 nr);
+void fastoci_send_image(struct fastoci_image *image, bool added);
+
+#endif /* FASTOCI_H */
