@@ -25,7 +25,7 @@ same() { cmp <(dd if=/dev/mapper/t bs=4096 iflag=direct 2>/dev/null) $tmp/data; 
 read_fails() { not dd if=/dev/mapper/t of=/dev/null bs=4096 iflag=direct 2>/dev/null; }
 create() { dmsetup create t --readonly --table "0 $sectors fastoci /dev/ram0 /dev/ram1 ${*-}"; }
 in_background() { dd if=/dev/mapper/t of=/dev/null bs=1M iflag=direct 2>/dev/null & reader=$!; }
-pending() { [ "$(field 8)" -gt 0 ]; }
+pending() { [ "$(field 9)" -gt 0 ]; }
 
 modprobe brd rd_nr=2 rd_size=8192 && modprobe dm-mod && modprobe libcrc32c || exit 1
 check 'module loads' insmod "$top/build/kmod/$(uname -r)/dm-fastoci.ko"
@@ -51,11 +51,11 @@ check 'creates a device' create
 check 'table line is reproduced' grep -q ' fastoci 1:0 1:1 3 hold suspend_grace_ms 5000' <(dmsetup table t)
 start_helper
 check 'reads right data through misses' same
-misses=$(field 7)
+misses=$(field 8)
 check 'counted the misses' [ "$misses" -gt 0 ]
 stop_helper
 check 'reads right data again without a helper' same
-check 'by hits alone' [ "$(field 7)" = "$misses" ]
+check 'by hits alone' [ "$(field 8)" = "$misses" ]
 check 'refuses writes' not dd if=/dev/zero of=/dev/mapper/t bs=4096 count=1 oflag=direct 2>/dev/null
 check 'refuses discards' not blkdiscard -f /dev/mapper/t 2>/dev/null
 check 'content is unchanged' same
@@ -78,7 +78,7 @@ check 'fail_pending is taken' dmsetup message t 0 fail_pending
 check 'and ends the read with an error' not wait "$reader"
 check 'fail_after_ms is taken live' dmsetup message t 0 fail_after_ms 300
 check 'and fails a read' read_fails
-check 'errors are counted' [ "$(field 9)" -gt 0 ]
+check 'errors are counted' [ "$(field 10)" -gt 0 ]
 start_helper fail
 dmsetup message t 0 hold
 check 'a FAIL of the helper ends the read with an error' read_fails
@@ -86,7 +86,7 @@ stop_helper
 in_background
 wait_for pending
 check 'suspend --noflush requeues what is parked' timeout 20 dmsetup suspend --noflush t
-check 'nothing is parked then' [ "$(field 8)" = 0 ]
+check 'nothing is parked then' [ "$(field 9)" = 0 ]
 check 'reload while suspended' dmsetup reload t --readonly --table "0 $sectors fastoci /dev/ram0 /dev/ram1 1 hold"
 check 'resume' dmsetup resume t
 check 'the reader waits again' wait_for pending
