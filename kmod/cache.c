@@ -376,6 +376,8 @@ static void run_timer(struct work_struct *work)
 	bool again = false;
 
 	spin_lock(&cache->lock);
+	if (!list_empty(&cache->unsent))
+		queue_work(fastoci_wq, &cache->send_work);
 	list_for_each_entry_safe(pb, tmp, &cache->overflow, miss_node)
 		release_locked(cache, pb, FASTOCI_RESUBMIT);
 	list_for_each_entry(image, &cache->images, node) {
@@ -402,11 +404,26 @@ static void run_timer(struct work_struct *work)
 
 /* ---- towards the helper ---- */
 
+/* What is left of a batch that was not sent goes back to the front. */
+static void unsend_batch(struct fastoci_cache *cache, u32 nr)
+{
+	struct fastoci_miss *miss;
+
+	lockdep_assert_held(&cache->lock);
+	cache->unacked -= min(nr, cache->unacked);
+	while (nr--) {
+		miss = find_miss(cache, cache->batch[nr].space, cache->batch[nr].chunk_no);
+		if (miss)
+			list_move(&miss->unsent, &cache->unsent);
+	}
+}
+
 static void send_misses(struct work_struct *work)
 {
 	struct fastoci_cache *cache = container_of(work, struct fastoci_cache, send_work);
 	struct fastoci_miss *miss, *tmp;
 	u32 nr, resends;
+	int err;
 
 	for (;;) {
 		nr = 0;
@@ -424,16 +441,25 @@ static void send_misses(struct work_struct *work)
 		spin_unlock(&cache->lock);
 		if (!nr)
 			return;
-		if (!fastoci_send_misses(cache, cache->batch, nr))
+		err = fastoci_send_misses(cache, cache->batch, nr);
+		if (!err)
 			continue;
 		/*
 		 * Not lost: the next REGISTER or GET_PENDING sends all of them
-		 * again, and if there was one meanwhile, it has.
+		 * again, and if there was one meanwhile, it has. Without memory
+		 * the helper saw no ENOBUFS and would not ask: the timer does.
 		 */
 		spin_lock(&cache->lock);
-		if (resends == cache->resends)
+		if (err == -ENOMEM) {
+			unsend_batch(cache, nr);
+			mod_delayed_work(fastoci_wq, &cache->timer_work,
+					 msecs_to_jiffies(OVERFLOW_RETRY_MS));
+		} else if (resends == cache->resends) {
 			cache->silent = true;
+		}
 		spin_unlock(&cache->lock);
+		if (err == -ENOMEM)
+			return;
 	}
 }
 
@@ -478,7 +504,8 @@ void fastoci_cache_helper_lost(struct fastoci_cache *cache, void *arg)
 	spin_lock(&cache->lock);
 	for (slot = 0; slot < cache->nr_slots && cache->nr_reserved; slot++)
 		if (fastoci_slot_state(&cache->slots[slot]) == FASTOCI_SLOT_RESERVED) {
-			if (cache->slots[slot].chunk_no != generation)
+			/* Earlier generations too: the same socket may register again. */
+			if ((s32)(cache->slots[slot].chunk_no - generation) > 0)
 				continue;
 			cache->nr_reserved--;
 			free_slot(cache, slot);
@@ -722,6 +749,12 @@ struct fastoci_cache *fastoci_cache_get(struct block_device *bdev,
 			continue;
 		if (cache->dev != bdev->bd_dev) {
 			*error = "cache: another device with this UUID is in use";
+			fastoci_cache_put(cache);
+			cache = ERR_PTR(-EBUSY);
+		} else if (cache->chunk_shift != le32_to_cpu(sb->chunk_shift) ||
+			   cache->nr_slots != le32_to_cpu(sb->nr_slots) ||
+			   cache->slots_sector != le64_to_cpu(sb->slots_offset) >> SECTOR_SHIFT) {
+			*error = "cache: the superblock changed while the cache is in use";
 			fastoci_cache_put(cache);
 			cache = ERR_PTR(-EBUSY);
 		}

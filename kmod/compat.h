@@ -19,14 +19,18 @@
 static inline int fastoci_srcu_enter(struct srcu_struct *ssp)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
-	return srcu_down_read(ssp);
+	int idx = srcu_down_read(ssp);
 #else
-	return __srcu_read_lock(ssp);
+	int idx = __srcu_read_lock(ssp);
 #endif
+
+	__release(ssp); /* for sparse: the section ends elsewhere */
+	return idx;
 }
 
 static inline void fastoci_srcu_leave(struct srcu_struct *ssp, int idx)
 {
+	__acquire(ssp);
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
 	srcu_up_read(ssp, idx);
 #else

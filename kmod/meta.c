@@ -135,6 +135,8 @@ static char *check_blobs(const struct fastoci_meta *meta)
 
 		if (!bytes || bytes > FASTOCI_MAX_DATA_BYTES)
 			return "meta: size of a data space out of range";
+		if (meta->blobs[i].flags)
+			return "meta: unknown flag of a blob";
 	}
 	return NULL;
 }

@@ -66,17 +66,21 @@ static int miss(struct fastoci_image *image, struct bio *bio, struct fastoci_bio
 		bio_wouldblock_error(bio);
 		return DM_MAPIO_SUBMITTED;
 	}
-	switch (fastoci_park(bio, pb)) {
-	case FASTOCI_PARKED:
-		return DM_MAPIO_SUBMITTED;
-	case FASTOCI_PRESENT: /* filled since the look-up; evicted again at worst */
-		return fastoci_try_hit(image, pb->space, pb->data_sector, bio, pb, true) ?
-			       DM_MAPIO_REMAPPED : DM_MAPIO_REQUEUE;
-	case FASTOCI_PARK_REQUEUE:
-		return DM_MAPIO_REQUEUE;
-	default:
-		this_cpu_inc(image->stats->errors);
-		return DM_MAPIO_KILL;
+	/* Another turn takes a fill and an eviction; REQUEUE would be EIO outside of a suspend. */
+	for (;;) {
+		switch (fastoci_park(bio, pb)) {
+		case FASTOCI_PARKED:
+			return DM_MAPIO_SUBMITTED;
+		case FASTOCI_PRESENT: /* filled since the look-up */
+			if (fastoci_try_hit(image, pb->space, pb->data_sector, bio, pb, true))
+				return DM_MAPIO_REMAPPED;
+			continue;
+		case FASTOCI_PARK_REQUEUE:
+			return DM_MAPIO_REQUEUE;
+		default:
+			this_cpu_inc(image->stats->errors);
+			return DM_MAPIO_KILL;
+		}
 	}
 }
 
