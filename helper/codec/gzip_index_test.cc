@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "codec/gzip_index.h"
+
+#include <gtest/gtest.h>
+#include <zlib.h>
+
+#include <random>
+
+#include "base/digest.h"
+
+namespace fastoci {
+namespace {
+
+// Text-like bytes with long and short repeats at all distances.
+Bytes MakeData(size_t n, uint32_t seed) {
+  std::mt19937 rng(seed);
+  Bytes d;
+  d.reserve(n + 1000);
+  while (d.size() < n) {
+    unsigned kind = rng() % 8;
+    size_t len = 1 + rng() % 300;
+    if (kind < 3 || d.empty()) {
+      for (size_t i = 0; i < len; i++) d.push_back(static_cast<uint8_t>(rng()));
+    } else if (kind < 7) {
+      size_t distance = 1 + rng() % std::min<size_t>(d.size(), 32768);
+      for (size_t i = 0; i < len; i++) d.push_back(d[d.size() - distance]);
+    } else {
+      d.insert(d.end(), len, static_cast<uint8_t>(rng() % 4));
+    }
+  }
+  d.resize(n);
+  return d;
+}
+
+// Deflates `data` in blocks of the given sizes (in turn), not byte-aligned.
+Bytes Gzip(const Bytes& data, const std::vector<size_t>& block_sizes, int level = 6,
+           const char* name = nullptr) {
+  z_stream z{};
+  EXPECT_EQ(deflateInit2(&z, level, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  gz_header header{};
+  header.name = reinterpret_cast<Bytef*>(const_cast<char*>(name));
+  header.os = 3;
+  deflateSetHeader(&z, &header);
+  Bytes out(data.size() * 2 + 65536 + 64 * data.size() / block_sizes[0]);
+  z.next_out = out.data();
+  z.avail_out = static_cast<uInt>(out.size());
+  size_t pos = 0;
+  for (size_t i = 0; pos < data.size(); i++) {
+    size_t n = std::min(block_sizes[i % block_sizes.size()], data.size() - pos);
+    z.next_in = const_cast<Bytef*>(data.data() + pos);
+    z.avail_in = static_cast<uInt>(n);
+    deflate(&z, Z_BLOCK);
+    EXPECT_EQ(z.avail_in, 0U);
+    pos += n;
+  }
+  EXPECT_EQ(deflate(&z, Z_FINISH), Z_STREAM_END);
+  out.resize(z.total_out);
+  deflateEnd(&z);
+  return out;
+}
+
+Result<Bytes> Build(const Bytes& gz, const GzipIndexOptions& options, size_t step = 1 << 16,
+                    Bytes* data = nullptr) {
+  auto builder = GzipIndexBuilder::Create(options, [data](ByteSpan s) {
+    if (data) data->insert(data->end(), s.begin(), s.end());
+    return OkStatus();
+  });
+  EXPECT_TRUE(builder.ok());
+  for (size_t i = 0; i < gz.size(); i += step)
+    FASTOCI_CHECK_OK(builder->Update(ByteSpan(gz).subspan(i, std::min(step, gz.size() - i))));
+  return builder->Finish();
+}
+
+// Decodes from an entry to the end with one stream, in pieces of `step`.
+Result<Bytes> DecodeFrom(const GzipIndex& index, size_t entry, const Bytes& gz, size_t step,
+                         size_t max_bytes = SIZE_MAX) {
+  FASTOCI_TRY(GzipStream stream, GzipStream::Open(index, entry));
+  ByteSpan in = ByteSpan(gz).subspan(index.entries()[entry].blob_offset());
+  Bytes out;
+  Bytes buf(step);
+  for (;;) {
+    FASTOCI_TRY(auto p, stream.Decode(in.first(std::min(in.size(), step)), buf));
+    out.insert(out.end(), buf.begin(), buf.begin() + static_cast<ptrdiff_t>(p.produced));
+    in = in.subspan(p.consumed);
+    if (p.ended || out.size() >= max_bytes) return out;
+    if (p.consumed == 0 && p.produced == 0) return InvalidError("no progress");
+  }
+}
+
+void ExpectEveryEntryDecodes(const Bytes& index_file, const Bytes& gz, const Bytes& data,
+                             size_t max_bytes = SIZE_MAX) {
+  auto index = GzipIndex::Parse(index_file);
+  ASSERT_TRUE(index.ok()) << index.error().message;
+  EXPECT_EQ(index->uncompressed_bytes(), data.size());
+  EXPECT_EQ(index->gzip_bytes(), gz.size());
+  for (size_t i = 0; i < index->entries().size(); i++) {
+    auto out = DecodeFrom(*index, i, gz, 50000, max_bytes);
+    ASSERT_TRUE(out.ok()) << i << ": " << out.error().message;
+    size_t at = index->entries()[i].data_offset;
+    ASSERT_TRUE(out->size() >= max_bytes || out->size() == data.size() - at) << i;
+    ASSERT_TRUE(std::equal(out->begin(), out->end(), data.begin() + static_cast<ptrdiff_t>(at)))
+        << "entry " << i;
+  }
+}
+
+TEST(GzipIndexTest, EveryEntryDecodesToTheOriginal) {
+  Bytes data = MakeData(3 << 20, 1);
+  Bytes gz = Gzip(data, {1 << 17}, 6, "with a name");
+  for (bool sparse : {false, true}) {
+    GzipIndexOptions options{.span_bytes = 1 << 18, .sparse_windows = sparse};
+    Bytes plain;
+    auto file = Build(gz, options, 1 << 16, &plain);
+    ASSERT_TRUE(file.ok()) << file.error().message;
+    EXPECT_EQ(plain, data);
+    ExpectEveryEntryDecodes(*file, gz, data);
+    auto index = GzipIndex::Parse(*file);
+    EXPECT_GT(index->entries().size(), 8U);
+    EXPECT_EQ(index->entries()[0].compressed_offset, 10U + strlen("with a name") + 1);
+  }
+}
+
+// Spans far shorter than a window, read across each end with one stream.
+TEST(GzipIndexTest, SparseWindowsServeSpansOfAnyLength) {
+  std::mt19937 rng(7);
+  for (size_t longest : {3, 40, 700, 5000, 40960}) {
+    std::vector<size_t> blocks;
+    for (int i = 0; i < 64; i++) blocks.push_back(1 + rng() % longest);
+    blocks.push_back(1);
+    blocks.push_back(15);
+    Bytes data = MakeData(std::min<size_t>(longest * 400, 400000), static_cast<uint32_t>(longest));
+    if (longest < 1000) {  // short blocks behind enough history to refer to
+      Bytes history = MakeData(70000, 3);
+      data.insert(data.begin(), history.begin(), history.end());
+      blocks.insert(blocks.begin(), 70000);
+      blocks.resize(longest == 3 ? 300 : 66, 2);
+    }
+    Bytes gz = Gzip(data, blocks, 9);
+    auto file = Build(gz, {.span_bytes = 1});
+    ASSERT_TRUE(file.ok()) << file.error().message;
+    ExpectEveryEntryDecodes(*file, gz, data, 200000);
+  }
+}
+
+// A copy chain that runs from the window through megabytes of output.
+TEST(GzipIndexTest, LongCopyChainsNeedNoLongTrace) {
+  Bytes data = MakeData(32768, 5);
+  while (data.size() < (2 << 20))
+    data.insert(data.end(), data.end() - 32000, data.end() - 32000 + 16000);
+  data.insert(data.end(), 2 << 20, 'x');
+  Bytes gz = Gzip(data, {100000, 31, 5000}, 9);
+  auto file = Build(gz, {.span_bytes = 20000});
+  ASSERT_TRUE(file.ok());
+  ExpectEveryEntryDecodes(*file, gz, data);
+}
+
+TEST(GzipIndexTest, KeepsJustWhatIsReached) {
+  Bytes data = MakeData(1 << 20, 11);
+  Bytes gz = Gzip(data, {50000}, 6);
+  auto sparse_file = Build(gz, {.span_bytes = 100000});
+  auto full_file = Build(gz, {.span_bytes = 100000, .sparse_windows = false});
+  auto sparse = GzipIndex::Parse(*sparse_file);
+  auto full = GzipIndex::Parse(*full_file);
+  EXPECT_LT(sparse_file->size(), full_file->size());
+  ASSERT_EQ(sparse->entries().size(), full->entries().size());
+  for (size_t i = 1; i < full->entries().size(); i++) {
+    GzipWindow a, b;
+    ASSERT_TRUE(sparse->ReadWindow(i, &a).ok());
+    ASSERT_TRUE(full->ReadWindow(i, &b).ok());
+    size_t at = full->entries()[i].data_offset;
+    EXPECT_TRUE(std::equal(b.begin(), b.end(), data.begin() + static_cast<ptrdiff_t>(at - 32768)));
+    size_t zeroed = 0;
+    for (size_t k = 0; k < a.size(); k++) {
+      EXPECT_TRUE(a[k] == b[k] || a[k] == 0);
+      zeroed += a[k] != b[k];
+    }
+    EXPECT_GT(zeroed, 100U);
+  }
+}
+
+TEST(GzipIndexTest, ResultDoesNotDependOnTheCut) {
+  Bytes data = MakeData(300000, 13);
+  Bytes gz = Gzip(data, {7000, 1, 33000}, 6);
+  auto whole = Build(gz, {.span_bytes = 10000}, gz.size());
+  ASSERT_TRUE(whole.ok());
+  for (size_t step : {1, 2, 7, 1000, 4096}) {
+    Bytes plain;
+    auto cut = Build(gz, {.span_bytes = 10000}, step, &plain);
+    ASSERT_TRUE(cut.ok());
+    EXPECT_EQ(*cut, *whole) << step;
+    EXPECT_EQ(plain, data);
+  }
+}
+
+TEST(GzipIndexTest, RefusesSecondMemberAndTakesZeros) {
+  Bytes data = MakeData(50000, 17);
+  Bytes gz = Gzip(data, {20000});
+  Bytes padded = gz;
+  padded.resize(gz.size() + 1000);
+  auto file = Build(padded, {});
+  ASSERT_TRUE(file.ok());
+  EXPECT_EQ(GzipIndex::Parse(*file)->gzip_bytes(), padded.size());
+  Bytes twice = padded;
+  twice.insert(twice.end(), gz.begin(), gz.end());
+  auto refused = Build(twice, {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().kind, ErrorKind::kUnsupported);
+}
+
+TEST(GzipIndexTest, RefusesCorruptAndCutStreams) {
+  Bytes data = MakeData(50000, 19);
+  Bytes gz = Gzip(data, {20000});
+  Bytes cut(gz.begin(), gz.end() - 3);
+  EXPECT_FALSE(Build(cut, {}).ok());
+  Bytes crc = gz;
+  crc[crc.size() - 6] ^= 1;
+  EXPECT_FALSE(Build(crc, {}).ok());
+  EXPECT_FALSE(Build(data, {}).ok());
+  EXPECT_FALSE(Build({}, {}).ok());
+}
+
+TEST(GzipIndexTest, SinkErrorEndsTheBuild) {
+  Bytes gz = Gzip(MakeData(50000, 23), {20000});
+  auto builder =
+      GzipIndexBuilder::Create({}, [](ByteSpan) -> Status { return MismatchError("stop"); });
+  EXPECT_EQ(builder->Update(gz).error().message, "stop");
+}
+
+TEST(GzipIndexTest, FindEntry) {
+  Bytes gz = Gzip(MakeData(500000, 29), {50000});
+  auto file = Build(gz, {.span_bytes = 50000});
+  auto index = GzipIndex::Parse(*file);
+  const auto& entries = index->entries();
+  ASSERT_GT(entries.size(), 4U);
+  EXPECT_EQ(index->FindEntry(0), 0U);
+  EXPECT_EQ(index->FindEntry(entries[2].data_offset - 1), 1U);
+  EXPECT_EQ(index->FindEntry(entries[2].data_offset), 2U);
+  EXPECT_EQ(index->FindEntry(UINT64_MAX), entries.size() - 1);
+}
+
+void FixCrc(Bytes* file) {
+  uint32_t crc = Crc32cRaw(0, ByteSpan(*file).first(329));
+  for (int i = 0; i < 4; i++) (*file)[329 + i] = static_cast<uint8_t>(crc >> (8 * i));
+}
+
+TEST(GzipIndexTest, ParseRefusesWhatIsWrong) {
+  Bytes gz = Gzip(MakeData(500000, 31), {50000});
+  Bytes file = *Build(gz, {.span_bytes = 50000});
+  ASSERT_TRUE(GzipIndex::Parse(file).ok());
+  struct Case {
+    const char* what;
+    size_t offset;
+    std::vector<uint8_t> bytes;
+  };
+  const Case cases[] = {
+      {"magic", 0, {'x'}},
+      {"version", 8, {2}},
+      {"window compression", 10, {2}},
+      {"span", 13, {0, 0, 0, 0}},
+      {"window", 17, {0, 0}},
+      {"entry size", 21, {28}},
+      {"number of entries", 25, {0, 0}},
+      {"number of entries", 25, {255, 255, 255, 255, 255, 255, 255, 127}},
+      {"entry table", 25, {0, 0, 8}},
+      {"stream size", 40, {0x80}},
+      {"file size", 41, {0}},
+      {"entry table lies", 313, {0, 0, 0, 0}},
+      {"entry table lies", 313, {0, 0, 0, 0, 0, 0, 0, 0x80}},
+      {"entry table lies", 321, {0, 0, 0, 1}},
+      {"compressed position", 33, {11, 0, 0, 0}},
+      {"uncompressed position", 49, {1, 0, 0, 0}},
+  };
+  for (const Case& c : cases) {
+    Bytes bad = file;
+    std::copy(c.bytes.begin(), c.bytes.end(), bad.begin() + static_cast<ptrdiff_t>(c.offset));
+    FixCrc(&bad);
+    auto r = GzipIndex::Parse(bad);
+    ASSERT_FALSE(r.ok()) << c.what;
+    EXPECT_NE(r.error().message.find(c.what), std::string::npos) << r.error().message;
+  }
+  Bytes bad = file;
+  bad[60] ^= 1;
+  EXPECT_FALSE(GzipIndex::Parse(bad).ok());
+}
+
+// Any single flipped byte is refused or still keeps every read within bounds.
+TEST(GzipIndexTest, ParseSurvivesEveryFlippedByteAndCut) {
+  Bytes gz = Gzip(MakeData(100000, 37), {20000});
+  Bytes file = *Build(gz, {.span_bytes = 20000});
+  std::mt19937 rng(1);
+  for (int i = 0; i < 3000; i++) {
+    Bytes bad = file;
+    size_t at = rng() % bad.size();
+    if (rng() % 2) at = bad.size() - 1 - rng() % 150;
+    bad[at] ^= static_cast<uint8_t>(1 << rng() % 8);
+    if (rng() % 8 == 0) bad.resize(rng() % bad.size());
+    if (bad.size() >= 333) FixCrc(&bad);
+    auto index = GzipIndex::Parse(bad);
+    if (!index.ok()) continue;
+    for (size_t e = 0; e < index->entries().size(); e++) {
+      ASSERT_LE(index->entries()[e].blob_offset(), index->gzip_bytes());
+      if (index->entries()[e].blob_offset() < gz.size())
+        (void)DecodeFrom(*index, e, gz, 4096, 100000);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastoci
