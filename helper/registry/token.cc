@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "registry/token.h"
+
+#include <algorithm>
+#include <cctype>
+#include <nlohmann/json.hpp>
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kMaxTokenBytes = 256 << 10;
+constexpr size_t kMaxTokens = 4096;
+constexpr int64_t kDefaultTokenSeconds = 60;  // as the token spec says
+constexpr int64_t kMaxTokenSeconds = 3600;
+constexpr int64_t kTokenMarginSeconds = 10;
+
+bool IsTokenChar(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) || std::string("!#$%&'*+-.^_`|~").find(c) != std::string::npos;
+}
+
+// Cursor over a WWW-Authenticate value.
+class Scanner {
+ public:
+  explicit Scanner(const std::string& text) : text_(text) {}
+  void SkipSeparators() {
+    while (i_ < text_.size() && (text_[i_] == ' ' || text_[i_] == '\t' || text_[i_] == ',')) i_++;
+  }
+  bool Take(char c) {
+    if (i_ >= text_.size() || text_[i_] != c) return false;
+    i_++;
+    return true;
+  }
+  std::string Word() {
+    std::string w;
+    while (i_ < text_.size() && IsTokenChar(text_[i_])) w += text_[i_++];
+    return w;
+  }
+  bool Value(std::string* value) {
+    if (!Take('"')) {
+      *value = Word();
+      return !value->empty();
+    }
+    while (i_ < text_.size() && text_[i_] != '"') {
+      if (text_[i_] == '\\' && i_ + 1 < text_.size()) i_++;
+      *value += text_[i_++];
+    }
+    return Take('"');
+  }
+
+ private:
+  const std::string& text_;
+  size_t i_ = 0;
+};
+
+std::string Lower(std::string s) {
+  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return s;
+}
+
+Secret BasicValue(const Credential& c) {
+  return Secret("Basic " + Base64Encode(c.username + ":" + c.password.Reveal()));
+}
+
+Result<Authorization> ParseToken(const std::string& body) {
+  Json root = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  if (!root.is_object()) return InvalidError("token server's answer is not JSON");
+  std::string token;
+  for (const char* name : {"token", "access_token"})
+    if (auto it = root.find(name); token.empty() && it != root.end() && it->is_string())
+      token = it->get<std::string>();
+  if (token.empty()) return InvalidError("token server's answer has no token");
+  int64_t seconds = kDefaultTokenSeconds;
+  if (auto it = root.find("expires_in"); it != root.end() && it->is_number_integer())
+    seconds = std::clamp<int64_t>(it->get<int64_t>(), 0, kMaxTokenSeconds);
+  Authorization a;
+  a.value = Secret("Bearer " + token);
+  a.expires = DeadlineIn(std::max<int64_t>(0, seconds - kTokenMarginSeconds) * 1000);
+  return a;
+}
+
+Result<Authorization> RequestToken(HttpClient* http, const Challenge& challenge,
+                                   const std::string& registry_url, const std::string& scope,
+                                   const std::optional<Credential>& credential,
+                                   const HttpRequest& like) {
+  auto param = [&](const char* name) {
+    auto it = challenge.params.find(name);
+    return it == challenge.params.end() ? std::string() : it->second;
+  };
+  std::string realm = param("realm");
+  if (!UrlOrigin(realm).ok()) return InvalidError("bad token realm");
+  if (registry_url.starts_with("https:") && !Lower(realm).starts_with("https:"))
+    return Error{ErrorKind::kDenied, EACCES, "the token realm of an https registry is not https"};
+
+  std::string query = "service=" + UrlEscape(param("service")) + "&scope=" + UrlEscape(scope);
+  HttpRequest request;
+  request.deadline = like.deadline;
+  request.watch = like.watch;
+  request.fresh_connection = like.fresh_connection;
+  if (credential && !credential->identity_token.empty()) {
+    request.method = "POST";
+    request.url = realm;
+    request.headers = {{"Content-Type", "application/x-www-form-urlencoded"}};
+    SetBody(&request, "grant_type=refresh_token&client_id=fastoci&" + query + "&refresh_token=" +
+                          UrlEscape(credential->identity_token.Reveal()));
+  } else {
+    request.url = realm + (realm.find('?') == std::string::npos ? "?" : "&") + query;
+    if (credential) request.authorization = BasicValue(*credential);
+  }
+  std::string body;
+  request.on_body = [&](ByteSpan bytes) -> Status {
+    if (bytes.size() > kMaxTokenBytes - body.size())
+      return InvalidError("token server's answer is too long");
+    body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return OkStatus();
+  };
+  auto response = http->Send(request);
+  if (!response.ok()) return response.error().Wrap("token server");
+  if (response->status != 200) return StatusError(*response).Wrap("token server");
+  return ParseToken(body);
+}
+
+}  // namespace
+
+std::vector<Challenge> ParseChallenges(const std::string& header) {
+  std::vector<Challenge> result;
+  Scanner in(header);
+  while (true) {
+    in.SkipSeparators();
+    std::string word = in.Word();
+    if (word.empty()) return result;
+    if (!in.Take('=')) {
+      result.push_back({Lower(word), {}});
+      continue;
+    }
+    std::string value;
+    if (result.empty() || !in.Value(&value)) return result;
+    result.back().params[Lower(word)] = value;
+  }
+}
+
+Secret TokenCache::Find(const std::string& key) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto it = entries_.find(key);
+  if (it == entries_.end()) return Secret();
+  if (it->second.expires <= std::chrono::steady_clock::now()) {
+    entries_.erase(it);
+    return Secret();
+  }
+  return it->second.authorization;
+}
+
+void TokenCache::Put(const std::string& key, Secret authorization, SteadyTime expires) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (entries_.size() >= kMaxTokens) entries_.clear();
+  entries_[key] = {std::move(authorization), expires};
+}
+
+void TokenCache::Remove(const std::string& key) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  entries_.erase(key);
+}
+
+void TokenCache::Clear() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  entries_.clear();
+}
+
+Result<Authorization> Authenticate(HttpClient* http, const HttpResponse& response,
+                                   const std::string& scope,
+                                   const std::optional<Credential>& credential,
+                                   const HttpRequest& like) {
+  std::vector<Challenge> challenges;
+  auto [begin, end] = response.headers.equal_range("www-authenticate");
+  for (auto it = begin; it != end; ++it)
+    for (Challenge& c : ParseChallenges(it->second)) challenges.push_back(std::move(c));
+  for (const Challenge& c : challenges)
+    if (c.scheme == "bearer")
+      return RequestToken(http, c, response.url, scope, credential, like);
+  for (const Challenge& c : challenges) {
+    if (c.scheme != "basic") continue;
+    if (!credential || credential->username.empty())
+      return Error{ErrorKind::kDenied, EACCES, "HTTP 401: credentials are needed"};
+    Authorization a;
+    a.value = BasicValue(*credential);
+    return a;
+  }
+  return Error{ErrorKind::kDenied, EACCES, "HTTP 401 without a usable challenge"};
+}
+
+}  // namespace fastoci
