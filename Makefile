@@ -18,7 +18,7 @@ lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
 objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)
 # Libraries whose tests make check runs: add a directory with its first test.
-TESTDIRS := helper/base helper/codec helper/http helper/registry
+TESTDIRS := helper/base helper/codec helper/decoder helper/http helper/registry
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
 
@@ -41,8 +41,10 @@ endef
 $(foreach l,$(LIBS),$(eval $(call lib_rule,$(l))))
 
 # role or tool -> its directory; a *_main.cc there is the program's main, the rest is shared with its tests
+# The broker speaks to the other roles through their clients.
+EXTRA_broker := helper/decoder/client.cc helper/decoder/message.cc $(wildcard helper/fetcher/client.cc)
 define bin_rule
-$(1): $(call objs,$(filter-out %_test.cc,$(wildcard $(2)/*.cc))) $(LIBFILES)
+$(1): $(call objs,$(filter-out %_test.cc,$(wildcard $(2)/*.cc)) $(EXTRA_$(notdir $(2)))) $(LIBFILES)
 	@mkdir -p bin
 	$(CXX) $(CXXFLAGS) -o $$@ $$^ $(LDLIBS)
 endef
@@ -52,11 +54,12 @@ $(eval $(call bin_rule,bin/fastoci-decoderd,helper/decoder))
 $(eval $(call bin_rule,bin/convertor,tools/convertor))
 $(eval $(call bin_rule,bin/fastoci,tools/fastoci))
 define test_rule
-$(OUT)/test/$(1): $(call objs,$(filter-out %_main.cc,$(wildcard helper/$(1)/*.cc))) $(call objs,$(wildcard helper/testing/*.cc)) $(filter-out $(OUT)/lib/$(1).a,$(LIBFILES))
+$(OUT)/test/$(1): $(call objs,$(filter-out %_main.cc,$(wildcard helper/$(1)/*.cc)) $(EXTRA_$(1))) $(call objs,$(wildcard helper/testing/*.cc)) $(filter-out $(OUT)/lib/$(1).a,$(LIBFILES))
 	@mkdir -p $$(@D)
 	$(CXX) $(CXXFLAGS) -o $$@ $$^ -lgtest -lgtest_main -lgmock $(LDLIBS)
 endef
 $(foreach t,$(TESTDIRS:helper/%=%),$(eval $(call test_rule,$(t))))
+$(OUT)/test/decoder: | bin/fastoci-decoderd
 
 kmod:
 	@set -e; for k in $(KVERS); do $(MAKE) -s kmod-$$k; done

@@ -16,8 +16,11 @@
 //   Input      running total of input bytes in the ring; eof with the last
 //   OutputDone pieces taken so far: frees ring places
 // Replies: Output (one piece: data_offset, length, in ring place
-// (pieces so far) % kOutputPieces), InputDone (running total consumed), then
-// Done or Failed. A Decode may be given up by Cancel; answered by Failed.
+// (pieces so far) % kOutputPieces), InputDone (running total consumed,
+// in steps of kFetchRingBytes / 16 or more), then
+// Done or Failed. A Decode may be given up by Cancel; answered by Failed unless
+// the job's end crosses with it. All totals count from the Decode on. Input may
+// begin before the checkpoint: what is not needed is skipped.
 #ifndef FASTOCI_DECODER_PROTOCOL_H_
 #define FASTOCI_DECODER_PROTOCOL_H_
 
@@ -61,7 +64,7 @@ struct DecodeMessage {
   int32_t err;           // Failed: positive errno
   char text[232];        // Failed
 };
-static_assert(sizeof(DecodeMessage) == 336);
+static_assert(sizeof(DecodeMessage) == 328);
 
 }  // namespace fastoci
 

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// The broker's end of a decoder: starts the process and speaks protocol.h. A
+// client belongs to one thread, the one that called Spawn(): the decoder dies
+// with that thread.
+//
+// Nothing that a decoder says is taken on trust: Receive() checks each reply
+// against the job's state, and a piece is copied out of the shared ring before
+// anything looks at it. After an error other than a timeout, destroy the client
+// and spawn a new one.
+//
+// A job: OpenSpace() if need be, Decode(), then Input() as bytes arrive in the
+// input ring, and Receive() until Done or Failed. After each Output: CopyPiece(),
+// OutputDone(). Failed says ESTALE for a space that must be opened (again),
+// EBADMSG for bad input bytes, ECANCELED after Cancel(), EINVAL for a request or
+// an index that no input can serve.
+#ifndef FASTOCI_DECODER_CLIENT_H_
+#define FASTOCI_DECODER_CLIENT_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/byte_reader.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "decoder/protocol.h"
+
+namespace fastoci {
+
+// Starts `program` with `args` (args[0] first) and just the descriptors `fds`,
+// placed at 3, 4, ...; 0 and 1 are /dev/null, 2 is the caller's. The environment
+// is empty but for JOURNAL_STREAM. Fails with execve()'s error.
+Result<pid_t> SpawnWithFds(const std::string& program, const std::vector<std::string>& args,
+                           std::span<const int> fds);
+
+// A memfd with a copy of `data` that nobody can change any more.
+Result<UniqueFd> MakeSealedMemfd(const char* name, ByteSpan data);
+
+class DecoderClient {
+ public:
+  // input_ring: the lane's memfd (kFetchRingBytes), not consumed.
+  static Result<std::unique_ptr<DecoderClient>> Spawn(const std::string& program, int input_ring);
+  ~DecoderClient();  // kills and reaps
+  DecoderClient(const DecoderClient&) = delete;
+  DecoderClient& operator=(const DecoderClient&) = delete;
+
+  int socket_fd() const { return socket_.get(); }  // poll for POLLIN, then Receive()
+  pid_t pid() const { return pid_; }
+  bool busy() const { return busy_; }
+
+  // index: gzip.meta for GZIP, empty for RAW. What is wrong with it is told by
+  // the first Decode().
+  Status OpenSpace(uint64_t space, uint32_t codec, uint64_t data_bytes, uint64_t blob_bytes,
+                   ByteSpan index);
+  // See protocol.h; data_bytes of the space gives the last piece's length. Only
+  // if not busy().
+  struct Request {
+    uint32_t job = 0;
+    uint64_t space = 0;
+    uint64_t span_data_offset = 0;
+    uint64_t blob_offset = 0;  // of the first input byte; may lie before the checkpoint's
+    uint64_t out_begin = 0;
+    uint64_t out_end = 0;
+  };
+  Status Decode(const Request& request);
+  // total: bytes of this job that are in the input ring; it may grow in any
+  // steps up to InputDone's total + kFetchRingBytes.
+  Status Input(uint64_t total, bool eof);
+  Status Cancel();
+  // Waits up to timeout_ms (-1: for ever). kUnavailable: timeout (ETIMEDOUT) or
+  // the decoder is gone (EPIPE); kInvalid: it broke the protocol.
+  Result<DecodeMessage> Receive(int timeout_ms);
+  // Copies the piece of the Output that was received last; out.size() is its
+  // length at least.
+  void CopyPiece(const DecodeMessage& output, std::span<uint8_t> out) const;
+  // Frees the ring places of all pieces received so far.
+  Status OutputDone();
+
+ private:
+  DecoderClient() = default;
+  Status Check(const DecodeMessage& m);
+  Status Send(DecodeMessage message, int fd = -1);
+
+  pid_t pid_ = -1;
+  UniqueFd socket_;
+  std::span<const uint8_t> output_;  // mapping of the output ring
+  bool busy_ = false;
+  Request request_;
+  uint64_t input_sent_ = 0;
+  uint64_t input_done_ = 0;
+  uint64_t next_offset_ = 0;  // data offset of the next piece
+  uint64_t pieces_ = 0;
+  uint64_t pieces_done_ = 0;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_DECODER_CLIENT_H_

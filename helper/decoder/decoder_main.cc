@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// fastoci-decoderd: the process that parses untrusted bytes. Started by the
+// broker, one per lane; protocol.h says how. `fastoci-decoderd assemble N ...`
+// runs assembly instead, with the descriptors 3 to N + 2.
+#include <cstdlib>
+#include <string_view>
+
+#include "base/log.h"
+#include "decoder/decoder.h"
+#include "decoder/protocol.h"
+#include "decoder/sandbox.h"
+#if __has_include("image/assemble_sandbox.h")
+#include "image/assemble_sandbox.h"
+#define FASTOCI_HAVE_ASSEMBLE 1
+#endif
+
+namespace fastoci {
+namespace {
+
+int Fatal(const Error& error) {
+  Log(LogLevel::kError, "%s", error.message.c_str());
+  return 1;
+}
+
+int Serve() {
+  auto decoder =
+      Decoder::Open(UniqueFd(kDecoderSocketFd), kDecoderInputFd, kDecoderOutputFd);
+  if (!decoder.ok()) return Fatal(decoder.error());
+  Status s = EnterSandbox({.max_fd = kDecoderOutputFd});
+  if (!s.ok()) return Fatal(s.error());
+  s = decoder->Run();
+  return s.ok() ? 0 : Fatal(s.error());
+}
+
+#ifdef FASTOCI_HAVE_ASSEMBLE
+int Assemble(int argc, char** argv) {
+  constexpr int kMaxFds = 600;  // two for each of the most layers, and some
+  int nr_fds = argc > 2 ? std::atoi(argv[2]) : -1;
+  if (nr_fds < 0 || nr_fds > kMaxFds) return Fatal(InvalidError("assemble: number of descriptors"));
+  SandboxOptions options{.max_fd = 2 + nr_fds, .address_space_bytes = 4ULL << 30, .file_io = true};
+  Status s = EnterSandbox(options);
+  if (!s.ok()) return Fatal(s.error());
+  return AssembleInSandbox(argc - 2, argv + 2);
+}
+#endif
+
+}  // namespace
+}  // namespace fastoci
+
+int main(int argc, char** argv) {
+  fastoci::SetLogProgram("fastoci-decoderd");
+  if (argc == 1) return fastoci::Serve();
+#ifdef FASTOCI_HAVE_ASSEMBLE
+  if (std::string_view(argv[1]) == "assemble") return fastoci::Assemble(argc, argv);
+#else
+  (void)argv;
+#endif
+  fastoci::Log(fastoci::LogLevel::kError, "unknown arguments; this program is started by fastoci-helperd");
+  return 2;
+}

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs the real decoder process behind its client, fed through real rings.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <zlib.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "codec/gzip_index.h"
+#include "decoder/client.h"
+#include "decoder/message.h"
+#include "decoder/space.h"
+#include "fastoci_meta.h"
+#include "fetcher/protocol.h"
+
+namespace fastoci {
+namespace {
+
+std::string DecoderPath() {
+  // build/test/decoder -> bin/fastoci-decoderd
+  auto self = std::filesystem::read_symlink("/proc/self/exe");
+  return (self.parent_path().parent_path().parent_path() / "bin/fastoci-decoderd").string();
+}
+
+Bytes MakeData(size_t n) {
+  std::mt19937 rng(42);
+  Bytes d;
+  while (d.size() < n) {
+    size_t len = 1 + rng() % 400;
+    if (d.size() < 40000 || rng() % 3 == 0) {
+      for (size_t i = 0; i < len; i++) d.push_back(static_cast<uint8_t>(rng()));
+    } else {
+      size_t distance = 1 + rng() % 32000;
+      for (size_t i = 0; i < len; i++) d.push_back(d[d.size() - distance]);
+    }
+  }
+  d.resize(n);
+  return d;
+}
+
+Bytes Gzip(const Bytes& data) {
+  z_stream z{};
+  EXPECT_EQ(deflateInit2(&z, 6, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  Bytes out(deflateBound(&z, data.size()));
+  z.next_in = const_cast<Bytef*>(data.data());
+  z.avail_in = static_cast<uInt>(data.size());
+  z.next_out = out.data();
+  z.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&z, Z_FINISH), Z_STREAM_END);
+  out.resize(z.total_out);
+  deflateEnd(&z);
+  return out;
+}
+
+Bytes IndexOf(const Bytes& gz, uint32_t span) {
+  auto b = GzipIndexBuilder::Create({.span_bytes = span}, [](ByteSpan) { return OkStatus(); });
+  EXPECT_TRUE(b->Update(gz).ok());
+  auto file = b->Finish();
+  EXPECT_TRUE(file.ok());
+  return *file;
+}
+
+class DecoderTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ring_fd_ = UniqueFd(memfd_create("input", MFD_CLOEXEC));
+    ASSERT_EQ(ftruncate(ring_fd_.get(), kFetchRingBytes), 0);
+    ring_ = static_cast<uint8_t*>(
+        mmap(nullptr, kFetchRingBytes, PROT_READ | PROT_WRITE, MAP_SHARED, ring_fd_.get(), 0));
+    ASSERT_NE(ring_, MAP_FAILED);
+    Restart();
+  }
+  void TearDown() override { munmap(ring_, kFetchRingBytes); }
+  void Restart() {
+    auto c = DecoderClient::Spawn(DecoderPath(), ring_fd_.get());
+    ASSERT_TRUE(c.ok()) << c.error().message;
+    client_ = std::move(*c);
+  }
+
+  struct Outcome {
+    Bytes data;
+    int err = 0;
+    std::string text;
+    uint64_t input_done = 0;
+  };
+  // Feeds `input` in steps as the ring has room; acknowledges pieces in groups.
+  Outcome Run(const DecoderClient::Request& request, ByteSpan input, size_t step = 100000,
+              unsigned ack_every = 1) {
+    Outcome o;
+    Status s = client_->Decode(request);
+    EXPECT_TRUE(s.ok()) << s.error().message;
+    uint64_t fed = 0, done = 0;
+    bool eof_sent = false;
+    unsigned unacked = 0;
+    while (client_->busy()) {
+      while (!eof_sent && (fed < input.size() || input.empty()) && fed - done < kFetchRingBytes) {
+        size_t n = std::min({step, input.size() - fed, kFetchRingBytes - (fed - done)});
+        for (size_t i = 0; i < n; i++) ring_[(fed + i) % kFetchRingBytes] = input[fed + i];
+        fed += n;
+        eof_sent = fed == input.size();
+        EXPECT_TRUE(client_->Input(fed, eof_sent).ok());
+      }
+      auto m = client_->Receive(20000);
+      if (!m.ok()) {
+        ADD_FAILURE() << m.error().message;
+        return o;
+      }
+      if (m->op == DecodeOp::kInputDone) o.input_done = done = m->total;
+      if (m->op == DecodeOp::kOutput) {
+        EXPECT_EQ(m->data_offset, request.out_begin + o.data.size());
+        size_t at = o.data.size();
+        o.data.resize(at + m->length);
+        client_->CopyPiece(*m, std::span(o.data).subspan(at));
+        if (++unacked == ack_every) {
+          EXPECT_TRUE(client_->OutputDone().ok());
+          unacked = 0;
+        }
+      }
+      if (m->op == DecodeOp::kFailed) {
+        o.err = m->err;
+        o.text = m->text;
+      }
+    }
+    return o;
+  }
+
+  UniqueFd ring_fd_;
+  uint8_t* ring_ = nullptr;
+  std::unique_ptr<DecoderClient> client_;
+};
+
+ByteSpan Slice(const Bytes& d, uint64_t begin, uint64_t end) {
+  return ByteSpan(d).subspan(begin, end - begin);
+}
+
+TEST_F(DecoderTest, RawRangesOfAnyLength) {
+  Bytes data = MakeData((5 << 20) + 777);
+  ASSERT_TRUE(client_->OpenSpace(7, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  struct {
+    uint64_t span, begin, end, blob;
+  } cases[] = {{0, 0, 65536, 0},
+               {0, 0, data.size(), 0},
+               {1 << 20, 1 << 20, 2 << 20, 1 << 20},
+               {1 << 20, (1 << 20) + 65536, 2 << 20, (1 << 20) - 100},
+               {5 << 20, 5 << 20, data.size(), 5 << 20}};
+  uint32_t job = 1;
+  for (auto& c : cases) {
+    for (unsigned ack : {1U, 16U}) {
+      auto o = Run({job++, 7, c.span, c.blob, c.begin, c.end}, Slice(data, c.blob, data.size()),
+                   70001, ack);
+      EXPECT_EQ(o.err, 0) << o.text;
+      EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, c.begin, c.end))) << c.begin;
+    }
+  }
+}
+
+TEST_F(DecoderTest, GzipSpansAcrossCheckpoints) {
+  Bytes data = MakeData((4 << 20) + 12345);
+  Bytes gz = Gzip(data);
+  Bytes file = IndexOf(gz, 300000);
+  auto index = GzipIndex::Parse(file);
+  ASSERT_TRUE(index.ok());
+  ASSERT_GT(index->entries().size(), 5U);
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
+  uint32_t job = 1;
+  for (const auto& e : index->entries()) {
+    uint64_t begin = (e.data_offset + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
+    for (uint64_t end : {std::min<uint64_t>(begin + 5 * kPieceBytes, data.size()), data.size()}) {
+      if (begin >= end) continue;
+      for (size_t step : {1000UL, 1UL << 20}) {
+        auto o = Run({job++, 1, e.data_offset, e.blob_offset(), begin, end},
+                     Slice(gz, e.blob_offset(), gz.size()), step, 3);
+        EXPECT_EQ(o.err, 0) << o.text;
+        EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, begin, end))) << e.data_offset;
+      }
+    }
+  }
+}
+
+TEST_F(DecoderTest, StopsWithoutRoomAndGoesOn) {
+  Bytes data = MakeData(4 << 20);
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  ASSERT_TRUE(client_->Decode({1, 1, 0, 0, 0, 2 << 20}).ok());
+  std::copy_n(data.begin(), kFetchRingBytes, ring_);
+  ASSERT_TRUE(client_->Input(kFetchRingBytes, false).ok());
+  unsigned pieces = 0;
+  for (;;) {
+    auto m = client_->Receive(300);
+    if (!m.ok()) {
+      EXPECT_EQ(m.error().err, ETIMEDOUT);
+      break;
+    }
+    pieces += m->op == DecodeOp::kOutput;
+  }
+  EXPECT_EQ(pieces, kOutputPieces);
+  ASSERT_TRUE(client_->OutputDone().ok());
+  std::copy_n(data.begin() + kFetchRingBytes, kFetchRingBytes, ring_);
+  ASSERT_TRUE(client_->Input(2 * kFetchRingBytes, false).ok());
+  while (client_->busy()) {
+    auto m = client_->Receive(5000);
+    ASSERT_TRUE(m.ok()) << m.error().message;
+    if (m->op == DecodeOp::kOutput) {
+      Bytes piece(kPieceBytes);
+      client_->CopyPiece(*m, piece);
+      EXPECT_TRUE(std::ranges::equal(piece, Slice(data, m->data_offset, m->data_offset + 65536)));
+      pieces++;
+    }
+  }
+  EXPECT_EQ(pieces, 2 * kOutputPieces);
+}
+
+TEST_F(DecoderTest, SaysWhyAJobFailed) {
+  Bytes data = MakeData(1 << 20);
+  Bytes gz = Gzip(data);
+  Bytes file = IndexOf(gz, 100000);
+  auto index = GzipIndex::Parse(file);
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
+  EXPECT_EQ(Run({1, 99, 0, 0, 0, 65536}, gz).err, ESTALE);
+  EXPECT_EQ(Run({2, 1, 12345, 0, 0, 65536}, gz).err, EINVAL);    // span behind the range
+  EXPECT_EQ(Run({3, 1, 0, 11, 0, 65536}, gz).err, EINVAL);       // input behind the checkpoint
+  EXPECT_EQ(Run({4, 1, 0, 0, 0, 65535}, gz).err, EINVAL);        // not aligned
+  EXPECT_EQ(Run({5, 1, 0, 0, 65536, 65536}, gz).err, EINVAL);    // empty
+  EXPECT_EQ(Run({6, 1, 0, 0, 0, 2 << 20}, gz).err, EINVAL);      // behind the end
+  EXPECT_EQ(Run({7, 1, 12345, 0, 65536, 131072}, gz).err, EINVAL);  // no checkpoint
+
+  auto cut = Run({8, 1, 0, 0, 0, data.size()}, Slice(gz, 0, gz.size() / 2));
+  EXPECT_EQ(cut.err, EBADMSG);
+  EXPECT_NE(cut.text.find("data offset "), std::string::npos) << cut.text;
+  EXPECT_NE(cut.text.find("input ends too early"), std::string::npos) << cut.text;
+  EXPECT_EQ(Run({9, 1, 0, 0, 0, 65536}, {}).err, EBADMSG);
+
+  Bytes bad = gz;
+  for (size_t i = 5000; i < 200000; i++) bad[i] = static_cast<uint8_t>(i * 7);
+  auto corrupt = Run({10, 1, 0, 0, 0, data.size()}, bad);
+  EXPECT_EQ(corrupt.err, EBADMSG);
+  EXPECT_NE(corrupt.text.find("deflate stream"), std::string::npos) << corrupt.text;
+
+  EXPECT_EQ(Run({11, 1, 0, 0, 0, data.size()}, gz).err, 0);  // and it still works
+}
+
+TEST_F(DecoderTest, BadIndexIsToldByDecode) {
+  Bytes gz = Gzip(MakeData(200000));
+  Bytes file = IndexOf(gz, 100000);
+  Bytes bad = file;
+  bad[50] ^= 1;
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), bad).ok());
+  auto o = Run({1, 1, 0, 0, 0, 65536}, gz);
+  EXPECT_EQ(o.err, EINVAL);
+  EXPECT_NE(o.text.find("gzip index"), std::string::npos) << o.text;
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, 200001, gz.size(), file).ok());
+  EXPECT_EQ(Run({2, 1, 0, 0, 0, 65536}, gz).err, EINVAL);
+  ASSERT_TRUE(client_->OpenSpace(1, 77, 200000, gz.size(), file).ok());
+  EXPECT_EQ(Run({3, 1, 0, 0, 0, 65536}, gz).err, EOPNOTSUPP);
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), {}).ok());
+  EXPECT_EQ(Run({4, 1, 0, 0, 0, 65536}, gz).err, EINVAL);
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), file).ok());
+  EXPECT_EQ(Run({5, 1, 0, 0, 0, 65536}, gz).err, 0);
+}
+
+TEST_F(DecoderTest, ForgetsTheLeastRecentlyUsedSpace) {
+  Bytes data(65536, 'x');
+  for (uint64_t s = 0; s < kMaxSpaces; s++)
+    ASSERT_TRUE(client_->OpenSpace(s, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  EXPECT_EQ(Run({1, 0, 0, 0, 0, 65536}, data).err, 0);  // now space 1 is the oldest
+  ASSERT_TRUE(client_->OpenSpace(1000, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  EXPECT_EQ(Run({2, 0, 0, 0, 0, 65536}, data).err, 0);
+  EXPECT_EQ(Run({3, 1, 0, 0, 0, 65536}, data).err, ESTALE);
+  EXPECT_EQ(Run({4, 1000, 0, 0, 0, 65536}, data).err, 0);
+}
+
+TEST_F(DecoderTest, Cancel) {
+  Bytes data = MakeData(1 << 20);
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  ASSERT_TRUE(client_->Decode({1, 1, 0, 0, 0, 65536}).ok());
+  ASSERT_TRUE(client_->Cancel().ok());
+  auto m = client_->Receive(5000);
+  ASSERT_TRUE(m.ok());
+  EXPECT_EQ(m->op, DecodeOp::kFailed);
+  EXPECT_EQ(m->err, ECANCELED);
+  EXPECT_FALSE(client_->busy());
+  // A message for the job that is gone is nobody's.
+  ASSERT_TRUE(client_->Input(5, true).ok());
+  auto o = Run({2, 1, 0, 0, 0, data.size()}, data);
+  EXPECT_EQ(o.err, 0) << o.text;
+  EXPECT_EQ(o.data, data);
+}
+
+TEST_F(DecoderTest, EndsWithItsSocketAndHoldsNothingElse) {
+  UniqueFd leak(open("/dev/zero", O_RDONLY));  // without O_CLOEXEC
+  Restart();
+  pid_t pid = client_->pid();
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_RAW, 65536, 65536, {}).ok());
+  EXPECT_EQ(Run({1, 1, 0, 0, 0, 65536}, Bytes(65536)).err, 0);  // the sandbox stands
+  std::string proc = "/proc/" + std::to_string(pid);
+  unsigned fds = 0;
+  for (const auto& f : std::filesystem::directory_iterator(proc + "/fd")) {
+    fds++;
+    int n = std::stoi(f.path().filename().string());
+    EXPECT_LE(n, 5) << std::filesystem::read_symlink(f.path());
+  }
+  EXPECT_GE(fds, 4U);
+  std::ifstream status(proc + "/status");
+  std::string line;
+  unsigned seen = 0;
+  while (std::getline(status, line)) {
+    auto is = [&](const char* key, const char* value) {
+      if (line.rfind(key, 0) != 0) return;
+      seen++;
+      EXPECT_NE(line.find(value), std::string::npos) << line;
+    };
+    is("CapEff:", "0000000000000000");
+    is("CapPrm:", "0000000000000000");
+    is("NoNewPrivs:", "1");
+    is("Seccomp:", "2");
+    if (geteuid() == 0) {
+      is("Uid:", "65534\t65534\t65534\t65534");
+      is("Gid:", "65534\t65534\t65534\t65534");
+      is("Groups:", "Groups:");
+      is("CapBnd:", "0000000000000000");
+    }
+  }
+  EXPECT_EQ(seen, geteuid() == 0 ? 8U : 4U);
+  ASSERT_EQ(shutdown(client_->socket_fd(), SHUT_RDWR), 0);
+  for (int i = 0; i < 500; i++) {  // a zombie until the client reaps it
+    std::ifstream stat(proc + "/stat");
+    std::getline(stat, line);
+    if (line.find(") Z ") != std::string::npos) return;
+    usleep(10000);
+  }
+  ADD_FAILURE() << "decoder is still there";
+}
+
+TEST_F(DecoderTest, DecoderDeathIsNoticed) {
+  ASSERT_EQ(kill(client_->pid(), SIGKILL), 0);
+  auto m = client_->Receive(5000);
+  ASSERT_FALSE(m.ok());
+  EXPECT_EQ(m.error().err, EPIPE);
+}
+
+TEST(DecoderClientTest, SpawnTellsWhatFailed) {
+  UniqueFd ring(memfd_create("input", MFD_CLOEXEC));
+  auto c = DecoderClient::Spawn("/nonexistent/decoder", ring.get());
+  ASSERT_FALSE(c.ok());
+  EXPECT_EQ(c.error().err, ENOENT);
+  // A ring of a wrong size: the decoder gives up before it serves.
+  auto d = DecoderClient::Spawn(DecoderPath(), ring.get());
+  ASSERT_TRUE(d.ok());
+  EXPECT_EQ((*d)->Receive(5000).error().err, EPIPE);
+}
+
+// Random requests and totals: each is answered, none kills the decoder.
+TEST_F(DecoderTest, SurvivesRandomMessages) {
+  std::mt19937 rng(3);
+  Bytes gz = Gzip(MakeData(300000));
+  Bytes file = IndexOf(gz, 50000);
+  auto number = [&]() -> uint64_t {
+    const uint64_t some[] = {0, 1, 65536, 131072, 300000, 1 << 20, UINT64_MAX, UINT64_MAX - 65535};
+    return some[rng() % std::size(some)];
+  };
+  auto index_fd = MakeSealedMemfd("index", file);
+  for (int i = 0; i < 3000; i++) {
+    DecodeMessage m{};
+    m.op = static_cast<DecodeOp>(1 + rng() % 5);
+    m.job = rng() % 2;
+    m.space = rng() % 3;
+    m.codec = rng() % 3;
+    m.eof = rng() % 4 == 0;
+    m.data_bytes = rng() % 2 ? 300000 : number();
+    m.blob_bytes = rng() % 2 ? gz.size() : number();
+    m.span_data_offset = number();
+    m.blob_offset = number();
+    m.out_begin = number();
+    m.out_end = number();
+    m.total = number();
+    int fd = rng() % 4 ? index_fd->get() : -1;
+    ASSERT_TRUE(SendDecodeMessage(client_->socket_fd(), m, fd).ok()) << i;
+    // Now and then until it is quiet, so that not both ends wait to send.
+    while (ReceiveDecodeMessage(client_->socket_fd(), i % 50 == 0 ? 20 : 0).ok()) {
+    }
+  }
+  DecodeMessage m{};
+  m.op = DecodeOp::kCancel;
+  m.job = 12345;
+  EXPECT_TRUE(SendDecodeMessage(client_->socket_fd(), m).ok());
+  for (;;) {  // quiet, and not gone
+    auto r = ReceiveDecodeMessage(client_->socket_fd(), 100);
+    if (r.ok()) continue;
+    EXPECT_EQ(r.error().err, ETIMEDOUT);
+    break;
+  }
+}
+
+}  // namespace
+}  // namespace fastoci

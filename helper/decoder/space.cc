@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "decoder/space.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "fastoci_meta.h"
+
+namespace fastoci {
+namespace {
+
+class RawStream : public DataStream {
+ public:
+  Result<Progress> Decode(ByteSpan in, std::span<uint8_t> out) override {
+    size_t n = std::min(in.size(), out.size());
+    std::copy_n(in.begin(), n, out.begin());
+    return Progress{n, n, false};
+  }
+};
+
+class GzipDataStream : public DataStream {
+ public:
+  explicit GzipDataStream(GzipStream stream) : stream_(std::move(stream)) {}
+  Result<Progress> Decode(ByteSpan in, std::span<uint8_t> out) override {
+    return stream_.Decode(in, out);
+  }
+
+ private:
+  GzipStream stream_;
+};
+
+}  // namespace
+
+Mapping::~Mapping() {
+  if (!data_.empty()) munmap(data_.data(), data_.size());
+}
+
+Result<Mapping> Mapping::Open(int fd, bool writable, uint64_t min_bytes, uint64_t max_bytes) {
+  // lseek and not fstat: glibc makes the latter a call that takes paths.
+  off_t size = lseek(fd, 0, SEEK_END);
+  if (size < 0) return ErrnoError("memfd: size");
+  auto bytes = static_cast<uint64_t>(size);
+  if (bytes < min_bytes || bytes > max_bytes) return InvalidError("memfd: size is out of range");
+  Mapping m;
+  if (bytes == 0) return m;
+  void* p = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+  if (p == MAP_FAILED) return ErrnoError("memfd: mmap");
+  m.data_ = {static_cast<uint8_t*>(p), bytes};
+  return m;
+}
+
+Result<std::shared_ptr<Space>> Space::Open(const DecodeMessage& message, const UniqueFd& index) {
+  auto space = std::make_shared<Space>();
+  space->codec_ = message.codec;
+  space->data_bytes_ = message.data_bytes;
+  space->blob_bytes_ = message.blob_bytes;
+  if (message.data_bytes == 0 || message.data_bytes > FASTOCI_MAX_DATA_BYTES ||
+      message.blob_bytes > FASTOCI_MAX_DATA_BYTES)
+    return InvalidError("size of the data space is out of range");
+  switch (message.codec) {
+    case FASTOCI_CODEC_RAW:
+      if (message.data_bytes != message.blob_bytes)
+        return InvalidError("raw blob differs in size from its data space");
+      break;
+    case FASTOCI_CODEC_GZIP: {
+      FASTOCI_TRY(space->mapping_, Mapping::Open(index.get(), false, 1, kMaxGzipIndexBytes));
+      FASTOCI_TRY(space->gzip_, GzipIndex::Parse(space->mapping_.data()));
+      if (space->gzip_->uncompressed_bytes() != message.data_bytes)
+        return InvalidError("gzip index: uncompressed size differs from the data space's");
+      if (space->gzip_->gzip_bytes() > message.blob_bytes)
+        return InvalidError("gzip index: larger than the blob");
+      break;
+    }
+    default:
+      return Error{ErrorKind::kUnsupported, EOPNOTSUPP,
+                   "codec " + std::to_string(message.codec) + " is not supported"};
+  }
+  return space;
+}
+
+Result<Space::Start> Space::StartAt(uint64_t data_offset) const {
+  if (!gzip_) return Start{std::make_unique<RawStream>(), data_offset};
+  size_t i = gzip_->FindEntry(data_offset);
+  const GzipIndexEntry& entry = gzip_->entries()[i];
+  if (entry.data_offset != data_offset) return InvalidError("no checkpoint there");
+  FASTOCI_TRY(GzipStream stream, GzipStream::Open(*gzip_, i));
+  return Start{std::make_unique<GzipDataStream>(std::move(stream)), entry.blob_offset()};
+}
+
+void SpaceTable::Insert(uint64_t key, Entry entry) {
+  if (auto it = by_key_.find(key); it != by_key_.end()) {
+    order_.erase(it->second);
+    by_key_.erase(it);
+  }
+  if (order_.size() == kMaxSpaces) {
+    by_key_.erase(order_.back().first);
+    order_.pop_back();
+  }
+  order_.emplace_front(key, std::move(entry));
+  by_key_[key] = order_.begin();
+}
+
+SpaceTable::Entry SpaceTable::Find(uint64_t key) {
+  auto it = by_key_.find(key);
+  if (it == by_key_.end()) return Error{ErrorKind::kNotFound, ESTALE, "space is not open"};
+  order_.splice(order_.begin(), order_, it->second);
+  return it->second->second;
+}
+
+}  // namespace fastoci
