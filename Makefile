@@ -18,7 +18,7 @@ lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
 objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)
 # Libraries whose tests make check runs: add a directory with its first test.
-TESTDIRS := helper/base helper/codec helper/decoder helper/http helper/registry
+TESTDIRS := helper/base helper/codec helper/decoder helper/http helper/registry helper/kernel
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
 
