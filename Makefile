@@ -13,12 +13,12 @@ override CXXFLAGS += -std=c++20 -Wall -Wextra -Werror -Ihelper -Iinclude/uapi -I
 LDLIBS := -lcurl -lnl-genl-3 -lnl-3 -lext2fs -lcom_err -lsqlite3 -ldevmapper -lseccomp -lcrypto -lisal -lz -llz4 -lzstd -luuid -pthread
 
 # Libraries, uppermost first: each may use only those behind it.
-LIBS := kernel store image registry codec http base
+LIBS := attach kernel store image registry codec http base
 lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
 objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)
 # Libraries whose tests make check runs: add a directory with its first test.
-TESTDIRS := helper/base helper/codec helper/decoder helper/http helper/registry helper/kernel
+TESTDIRS := helper/base helper/codec helper/decoder helper/http helper/registry helper/attach helper/kernel
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
 

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attach/attach.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "base/digest.h"
+#include "base/unique_fd.h"
+#include "fastoci_meta.h"
+#include "kernel/loop.h"
+
+namespace fastoci {
+namespace {
+
+constexpr int64_t kLockMs = 60000;
+constexpr int64_t kControlMs = 10000;
+
+std::string DmName(const std::string& name) { return kDmNamePrefix + name; }
+std::string DmUuid(const std::string& name) { return kDmUuidPrefix + name; }
+
+struct MetaInfo {
+  std::string image_id;
+  uint64_t sectors = 0;
+};
+
+// Only what the table line needs; the kernel checks the rest.
+Result<MetaInfo> ReadMetaSuperblock(const std::string& path) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) {
+    Error error = ErrnoError("open " + path);
+    if (error.err == ENOENT) error.kind = ErrorKind::kNotFound;
+    return error;
+  }
+  uint8_t sb[FASTOCI_META_SB_BYTES];
+  FASTOCI_CHECK_OK(PreadFull(fd.get(), sb, 0, path));
+  ByteReader reader(sb);
+  ByteSpan magic = reader.Take(8);
+  if (std::memcmp(magic.data(), FASTOCI_META_MAGIC, 8) != 0) {
+    return Error{ErrorKind::kInvalid, EINVAL,
+                 path + " is not an assembled meta image; make one with `fastoci assemble`"};
+  }
+  reader.Skip(offsetof(struct fastoci_meta_sb, image_id) - 8);
+  MetaInfo info;
+  info.image_id = HexEncode(reader.Take(32));
+  info.sectors = reader.U64();
+  if (info.sectors == 0 || info.sectors > FASTOCI_MAX_DEVICE_SECTORS) {
+    return InvalidError(path + ": bad device size");
+  }
+  return info;
+}
+
+Status RequireCacheDevice(const std::string& path) {
+  struct stat st;
+  if (::stat(path.c_str(), &st) != 0) return ErrnoError("cache device " + path);
+  if (!S_ISBLK(st.st_mode)) return InvalidError("cache device " + path + " is no block device");
+  return OkStatus();
+}
+
+// Puts a meta image in the state directory, unless it is there and unchanged.
+Status Provide(const AttachRequest& request, const StateDir& dir, ImageState* state,
+               Progress* progress) {
+  std::string known = state->meta_sha256;
+  if (!request.meta_image.empty()) {
+    char* real = ::realpath(request.meta_image.c_str(), nullptr);
+    state->meta_path = real ? real : request.meta_image;
+    ::free(real);
+    FASTOCI_TRY(state->meta_sha256, HashFile(state->meta_path));
+    return OkStatus();
+  }
+  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(request.access));
+  FASTOCI_TRY(ResolvedImage image, puller.Resolve(request.ref, progress));
+  state->ref = request.ref;
+  state->meta_path = dir.MetaPath();
+  if (!known.empty() && state->manifest_digest == image.manifest.digest) {
+    auto kept = HashFile(state->meta_path);
+    if (kept.ok() && *kept == known) return OkStatus();
+  }
+  FASTOCI_CHECK_OK(puller.Assemble(image, dir.path(), state->meta_path, progress));
+  state->manifest_digest = image.manifest.digest;
+  FASTOCI_TRY(state->meta_sha256, HashFile(state->meta_path));
+  return OkStatus();
+}
+
+Result<std::string> NameFor(const AttachRequest& request) {
+  if (!request.name.empty()) {
+    if (IsImageName(request.name)) return request.name;
+    return InvalidError("bad name \"" + request.name +
+                        "\": up to 100 letters, digits, '.', '_', '-', no '.' or '-' first");
+  }
+  if (request.ref.empty()) return InvalidError("a local meta image needs a name: --name");
+  FASTOCI_TRY(Reference ref, ParseReference(request.ref));
+  return DefaultImageName(ref.repository, ref.Identifier());
+}
+
+Status CreateDevice(const std::string& name, const std::string& meta_path,
+                    const std::string& cache, const std::string& policy, Progress* progress) {
+  FASTOCI_TRY(MetaInfo info, ReadMetaSuperblock(meta_path));
+  FASTOCI_TRY(AutoclearLoop loop, AutoclearLoop::Open(meta_path));
+  if (!loop.direct_io()) {
+    progress->Warn(loop.device() + " runs buffered: the file system under " + meta_path +
+                   " has no 512-byte direct I/O");
+  }
+  DmTable table;
+  table.sectors = info.sectors;
+  std::string options = policy == "hold" ? "1 hold" : "2 " + policy;
+  table.params = loop.device() + " " + cache + " " + options;
+  return DmCreate(DmName(name), DmUuid(name), table);
+}
+
+}  // namespace
+
+Result<AttachResult> AttachImage(const AttachPaths& paths, const AttachRequest& request,
+                                 Progress* progress) {
+  FASTOCI_TRY(std::string name, NameFor(request));
+  FASTOCI_CHECK_OK(DmRequireTarget(kDmTarget));
+  FASTOCI_TRY(StateDir dir, StateDir::Open(paths.state_dir, name, kLockMs));
+  ImageState state;
+  if (auto loaded = dir.Load(); loaded.ok()) state = *loaded;
+  state.name = name;
+
+  AttachResult result;
+  auto device = DmInfo(DmName(name));
+  if (device.ok() && device->has_table) {
+    if (!request.ref.empty() && !state.ref.empty() && state.ref != request.ref) {
+      return Error{ErrorKind::kIo, EEXIST,
+                   "the name " + name + " is taken by " + state.ref + "; choose another: --name"};
+    }
+    result.already = true;
+    FASTOCI_TRY(result.image, FindImage(paths, name));
+    return result;
+  }
+  bool fresh = state.meta_path.empty();
+  Status status = Provide(request, dir, &state, progress);
+  std::string cache = request.cache_device;
+  if (status.ok() && cache.empty()) {
+    auto found = HelperCacheDevice(paths.control_socket, kControlMs);
+    if (found.ok()) cache = *found;
+    else status = found.error();
+  }
+  if (status.ok()) status = RequireCacheDevice(cache);
+  if (status.ok()) status = dir.Save(state);
+  if (status.ok()) {
+    progress->Step("creating " + DmNodePath(DmName(name)));
+    status = CreateDevice(name, state.meta_path, cache, request.policy, progress);
+  }
+  if (!status.ok()) {
+    if (fresh) (void)dir.Remove().ok();
+    return status.error();
+  }
+  FASTOCI_TRY(result.image, FindImage(paths, name));
+  return result;
+}
+
+Status AssembleImage(const std::string& ref, const RegistryAccess& access,
+                     const std::string& output, Progress* progress) {
+  size_t slash = output.rfind('/');
+  std::string parent = slash == std::string::npos ? "." : output.substr(0, slash + 1);
+  std::string work = parent + "/.fastoci-assemble.XXXXXX";
+  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(access));
+  FASTOCI_TRY(ResolvedImage image, puller.Resolve(ref, progress));
+  if (::mkdtemp(work.data()) == nullptr) return ErrnoError("make a directory in " + parent);
+  Status status = puller.Assemble(image, work, output, progress);
+  ::rmdir(work.c_str());
+  return status;
+}
+
+}  // namespace fastoci

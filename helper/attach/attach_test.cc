@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "attach/bounded.h"
+#include "attach/fs_check.h"
+#include "attach/manifest.h"
+#include "attach/mounts.h"
+#include "attach/state.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string Digest(char c) { return "sha256:" + std::string(64, c); }
+
+Json TurboLayer(char meta, char target, const std::string& kind = "turbo-oci") {
+  std::string p = "containerd.io/snapshot/overlaybd/";
+  return {{"mediaType", "application/vnd.oci.image.layer.v1.tar+gzip"},
+          {"digest", Digest(meta)},
+          {"size", 1000},
+          {"annotations",
+           {{p + "version", "0.1.0-turbo.ociv1"},
+            {p + "blob-digest", Digest(meta)},
+            {p + kind + "/target-digest", Digest(target)},
+            {p + kind + "/target-media-type", "application/vnd.oci.image.layer.v1.tar+gzip"}}}};
+}
+
+Json TurboManifest() {
+  return {{"schemaVersion", 2},
+          {"subject", {{"digest", Digest('5')}}},
+          {"layers", {TurboLayer('a', '1'), TurboLayer('b', '2', "fastoci")}}};
+}
+
+TEST(ParseFastociManifest, ReadsCurrentAndLegacyAnnotations) {
+  auto m = ParseFastociManifest(TurboManifest().dump());
+  ASSERT_TRUE(m.ok()) << m.error().message;
+  ASSERT_EQ(m->layers.size(), 2U);
+  EXPECT_EQ(m->layers[0].digest, Digest('a'));
+  EXPECT_EQ(m->layers[0].bytes, 1000U);
+  EXPECT_EQ(m->layers[0].target_digest, Digest('1'));
+  EXPECT_EQ(m->layers[1].target_digest, Digest('2'));
+  EXPECT_EQ(m->subject, Digest('5'));
+}
+
+TEST(ParseFastociManifest, SaysWhatAnOrdinaryImageIs) {
+  Json j = TurboManifest();
+  j["layers"][1].erase("annotations");
+  auto m = ParseFastociManifest(j.dump());
+  ASSERT_FALSE(m.ok());
+  EXPECT_EQ(m.error().kind, ErrorKind::kUnsupported);
+  EXPECT_NE(m.error().message.find("convertor"), std::string::npos);
+}
+
+TEST(ParseFastociManifest, RefusesHostileManifests) {
+  auto broken = [](auto change) {
+    Json j = TurboManifest();
+    change(j);
+    return !ParseFastociManifest(j.dump()).ok();
+  };
+  EXPECT_FALSE(ParseFastociManifest("").ok());
+  EXPECT_FALSE(ParseFastociManifest("[]").ok());
+  EXPECT_FALSE(ParseFastociManifest("{\"layers\": 5}").ok());
+  EXPECT_TRUE(broken([](Json& j) { j["layers"][0]["digest"] = "sha256:../../x"; }));
+  EXPECT_TRUE(broken([](Json& j) { j["layers"][0]["size"] = -1; }));
+  EXPECT_TRUE(broken([](Json& j) { j["layers"][0]["size"] = 1ULL << 40; }));
+  EXPECT_TRUE(broken([](Json& j) { j["layers"][0] = "x"; }));
+  EXPECT_TRUE(broken([](Json& j) { j["layers"][0]["annotations"] = 7; }));
+  EXPECT_TRUE(broken([](Json& j) { j["layers"] = Json::array(); }));
+  EXPECT_TRUE(broken([](Json& j) { j["layers"] = Json(300, j["layers"][0]); }));
+  EXPECT_TRUE(broken([](Json& j) {
+    j["layers"][0]["annotations"]["containerd.io/snapshot/overlaybd/blob-digest"] = Digest('f');
+  }));
+}
+
+TEST(CheckBelongsTo, WantsSubjectAndLayersOfTheOriginal) {
+  auto m = ParseFastociManifest(TurboManifest().dump());
+  ASSERT_TRUE(m.ok());
+  Json original = {{"layers", {{{"digest", Digest('1')}}, {{"digest", Digest('2')}}}}};
+  EXPECT_TRUE(CheckBelongsTo(*m, Digest('5'), original.dump()).ok());
+  EXPECT_FALSE(CheckBelongsTo(*m, Digest('6'), original.dump()).ok());
+  std::swap(original["layers"][0], original["layers"][1]);
+  EXPECT_FALSE(CheckBelongsTo(*m, Digest('5'), original.dump()).ok());
+  original["layers"].erase(1);
+  EXPECT_FALSE(CheckBelongsTo(*m, Digest('5'), original.dump()).ok());
+}
+
+TEST(PickPlatform, ChoosesThisMachineAndLeavesManifestsAlone) {
+  EXPECT_EQ(*PickPlatform(TurboManifest().dump()), "");
+  auto entry = [](char d, const char* arch) {
+    return Json{{"digest", Digest(d)}, {"platform", {{"os", "linux"}, {"architecture", arch}}}};
+  };
+  Json index = {{"manifests", {entry('1', "riscv64"), entry('2', "amd64"), entry('3', "arm64")}}};
+#ifdef __x86_64__
+  EXPECT_EQ(*PickPlatform(index.dump()), Digest('2'));
+#endif
+  index["manifests"] = {entry('1', "pdp11")};
+  EXPECT_EQ(PickPlatform(index.dump()).error().kind, ErrorKind::kNotFound);
+}
+
+TEST(FastociReferrers, FindsOursOnly) {
+  Json index = {{"manifests",
+                 {{{"digest", Digest('1')}, {"artifactType", "application/x"}},
+                  {{"digest", Digest('2')},
+                   {"artifactType", "application/vnd.containerd.overlaybd.turbo.v1+json"}}}}};
+  auto found = FastociReferrers(index.dump());
+  ASSERT_TRUE(found.ok());
+  ASSERT_EQ(found->size(), 1U);
+  EXPECT_EQ((*found)[0], Digest('2'));
+}
+
+TEST(SourcesJson, NamesEachBlobInOrder) {
+  auto m = ParseFastociManifest(TurboManifest().dump());
+  m->layers[1].target_bytes = 77;
+  Json j = Json::parse(SourcesJson("h:1/r:t", Digest('9'), *m, {"http", "h:1", "r"}));
+  EXPECT_EQ(j["version"], 1);
+  EXPECT_EQ(j["image"], "h:1/r:t");
+  ASSERT_EQ(j["blobs"].size(), 2U);
+  EXPECT_EQ(j["blobs"][1]["digest"], Digest('2'));
+  EXPECT_EQ(j["blobs"][1]["size"], 77);
+  EXPECT_EQ(j["blobs"][1]["sources"][0]["type"], "registry");
+  EXPECT_EQ(j["blobs"][1]["sources"][0]["scheme"], "http");
+  EXPECT_EQ(j["blobs"][1]["sources"][0]["host"], "h:1");
+  EXPECT_EQ(j["blobs"][1]["sources"][0]["repository"], "r");
+}
+
+TEST(DefaultImageName, IsAlwaysAValidName) {
+  EXPECT_EQ(DefaultImageName("a/demo", "latest"), "demo-latest");
+  EXPECT_EQ(DefaultImageName("demo", Digest('a')), "demo-aaaaaaaaaaaa");
+  EXPECT_EQ(DefaultImageName("demo", "a/b c"), "demo-a_b_c");
+  EXPECT_LE(DefaultImageName(std::string(200, 'x'), "t").size(), 100U);
+}
+
+// --- superblocks ---
+
+void Put32(Bytes* sb, size_t at, uint32_t v) {
+  for (size_t i = 0; i < 4; i++) (*sb)[at + i] = static_cast<uint8_t>(v >> (8 * i));
+}
+
+// What mke2fs -O ^has_journal makes.
+Bytes GoodExt4() {
+  Bytes sb(kSuperblockBytes);
+  Put32(&sb, 0x4, 2048);
+  Put32(&sb, 0x18, 2);
+  Put32(&sb, 0x38, 0x0001ef53);
+  Put32(&sb, 0x4c, 1);
+  Put32(&sb, 0x58, 256);
+  Put32(&sb, 0x5c, 0x38);
+  Put32(&sb, 0x60, 0x2c2);
+  Put32(&sb, 0x64, 0x6b);
+  Put32(&sb, 0x100, 0xc);
+  return sb;
+}
+constexpr uint64_t kDevice = 2048 * 4096;
+
+TEST(CheckSuperblock, TakesPlainExt4) {
+  auto type = CheckSuperblock(GoodExt4(), kDevice);
+  ASSERT_TRUE(type.ok()) << type.error().message;
+  EXPECT_EQ(*type, FsType::kExt4);
+}
+
+TEST(CheckSuperblock, RefusesWhatIsNotOnTheList) {
+  struct Case {
+    const char* what;
+    size_t offset;
+    uint32_t value;
+  };
+  const Case cases[] = {{"journal", 0x5c, 0x3c},          {"orphan file", 0x5c, 0x1038},
+                        {"needs recovery", 0x60, 0x2c6},  {"inline data", 0x60, 0x82c2},
+                        {"encryption", 0x60, 0x102c2},    {"casefold", 0x60, 0x202c2},
+                        {"mmp", 0x60, 0x3c2},             {"unknown incompat", 0x60, 0x800002c2},
+                        {"bigalloc", 0x64, 0x26b},        {"verity", 0x64, 0x806b},
+                        {"journal inode", 0xe0, 8},       {"journal device", 0xe4, 1},
+                        {"orphans", 0xe8, 12},            {"data=journal default", 0x100, 0x2c},
+                        {"mount options", 0x200, 'e'},    {"too many blocks", 0x4, 2049},
+                        {"64-bit block count", 0x150, 1}, {"64 KiB blocks", 0x18, 6},
+                        {"inode size 0", 0x58, 0},        {"odd inode size", 0x58, 200},
+                        {"revision", 0x4c, 2},            {"no blocks", 0x4, 0}};
+  for (const Case& c : cases) {
+    Bytes sb = GoodExt4();
+    Put32(&sb, c.offset, c.value);
+    EXPECT_FALSE(CheckSuperblock(sb, kDevice).ok()) << c.what;
+  }
+  EXPECT_FALSE(CheckSuperblock(Bytes(kSuperblockBytes), kDevice).ok());
+  EXPECT_FALSE(CheckSuperblock(Bytes(10), kDevice).ok());
+}
+
+TEST(CheckSuperblock, TakesPlainErofsOnly) {
+  Bytes sb(kSuperblockBytes);
+  Put32(&sb, 0, 0xe0f5e1e2);
+  Put32(&sb, 8, 3);
+  sb[12] = 12;
+  Put32(&sb, 36, 2048);
+  auto type = CheckSuperblock(sb, kDevice);
+  ASSERT_TRUE(type.ok()) << type.error().message;
+  EXPECT_EQ(*type, FsType::kErofs);
+  Put32(&sb, 80, 1);  // compressed with padding
+  EXPECT_FALSE(CheckSuperblock(sb, kDevice).ok());
+}
+
+// --- mounts ---
+
+TEST(ParseMountInfo, ReadsFieldsAndEscapes) {
+  auto m = ParseMountInfo(
+      "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
+      "rubbish\n"
+      "40 35 253:3 / /mnt/a\\040b ro - ext4 /dev/mapper/fastoci-t ro\n");
+  ASSERT_EQ(m.size(), 2U);
+  EXPECT_EQ(m[0].dir, "/mnt2");
+  EXPECT_EQ(m[0].fs_type, "ext3");
+  EXPECT_EQ(m[1].major, 253U);
+  EXPECT_EQ(m[1].minor, 3U);
+  EXPECT_EQ(m[1].dir, "/mnt/a b");
+}
+
+// --- bounded children ---
+
+TEST(RunBounded, ReturnsTheValueOrTimesOut) {
+  EXPECT_EQ(*RunBounded("test", 10000, [] { return 7; }), 7);
+  auto begin = std::chrono::steady_clock::now();
+  auto late = RunBounded("test", 50, [] { return ::pause(); });
+  ASSERT_FALSE(late.ok());
+  EXPECT_EQ(late.error().err, ETIMEDOUT);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+}
+
+TEST(RunBoundedProgram, KeepsPrintableOutputWithinItsLimit) {
+  BoundedProgram p;
+  p.what = "test";
+  p.argv = {"/bin/sh", "-c", "printf 'a\\033b\\n'; printf x 1>&2; exit 3"};
+  std::string output;
+  EXPECT_EQ(*RunBoundedProgram(p, &output), 3);
+  EXPECT_EQ(output, "a?b\nx");
+  p.argv = {"/bin/sh", "-c", "head -c 100000 /dev/zero"};
+  p.max_output = 10;
+  output.clear();
+  EXPECT_EQ(*RunBoundedProgram(p, &output), 0);
+  EXPECT_EQ(output.size(), 10U);
+  p.argv = {"/no/such/program"};
+  EXPECT_EQ(*RunBoundedProgram(p, &output), 127);
+}
+
+// --- state ---
+
+class StateTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/fastoci-state.XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    root_ = name;
+  }
+  void TearDown() override { ::rmdir(root_.c_str()); }
+  std::string root_;
+};
+
+TEST_F(StateTest, KeepsAndRemoves) {
+  auto dir = StateDir::Open(root_, "demo", 1000);
+  ASSERT_TRUE(dir.ok());
+  EXPECT_EQ(dir->Load().error().kind, ErrorKind::kNotFound);
+  ImageState state;
+  state.name = "demo";
+  state.ref = "h/r:t";
+  state.meta_sha256 = "ab";
+  ASSERT_TRUE(dir->Save(state).ok());
+  auto loaded = ReadState(root_, "demo");
+  ASSERT_TRUE(loaded.ok());
+  EXPECT_EQ(loaded->ref, "h/r:t");
+  EXPECT_EQ(loaded->meta_sha256, "ab");
+  EXPECT_EQ(StateNames(root_), std::vector<std::string>{"demo"});
+  ASSERT_TRUE(dir->Remove().ok());
+  EXPECT_TRUE(StateNames(root_).empty());
+}
+
+TEST_F(StateTest, OneAtATime) {
+  auto first = StateDir::Open(root_, "demo", 1000);
+  ASSERT_TRUE(first.ok());
+  auto second = StateDir::Open(root_, "demo", 100);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.error().err, EBUSY);
+  ASSERT_TRUE(first->Remove().ok());
+  // The directory is gone, its lock means nothing to whoever makes a new one.
+  auto third = StateDir::Open(root_, "demo", 1000);
+  ASSERT_TRUE(third.ok());
+  ASSERT_TRUE(third->Remove().ok());
+}
+
+TEST(StateFromJson, RefusesDamage) {
+  EXPECT_FALSE(StateFromJson("").ok());
+  EXPECT_FALSE(StateFromJson("{}").ok());
+  EXPECT_FALSE(StateFromJson("{\"version\": 2}").ok());
+  EXPECT_FALSE(StateFromJson("{\"version\": \"1\"}").ok());
+  EXPECT_TRUE(StateFromJson("{\"version\": 1, \"name\": 5}").ok());
+}
+
+}  // namespace
+}  // namespace fastoci

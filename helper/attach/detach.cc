@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// MountImage(), UnmountImage() and DetachImage().
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <dirent.h>
+#include <memory>
+#include <thread>
+
+#include "attach/attach.h"
+#include "attach/bounded.h"
+#include "attach/mounts.h"
+#include "base/unique_fd.h"
+#include "kernel/loop.h"
+
+namespace fastoci {
+namespace {
+
+constexpr int64_t kLockMs = 10000;
+constexpr int64_t kUmountMs = 1000;
+constexpr int64_t kPollMs = 50;
+constexpr int64_t kLoopMs = 2000;
+constexpr size_t kMaxHoldersNamed = 5;
+
+using Clock = std::chrono::steady_clock;
+
+Clock::time_point In(int64_t ms) { return Clock::now() + std::chrono::milliseconds(ms); }
+void Pause() { std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs)); }
+
+bool IsBusy(const Status& s) {
+  return !s.ok() && (s.error().err == EBUSY || s.error().err == ETIMEDOUT);
+}
+
+// Lets reads fail while it lives, then sets the policy back if the device is
+// still there.
+class FailingReads {
+ public:
+  explicit FailingReads(const ImageReport& image)
+      : dm_name_(image.device.substr(image.device.rfind('/') + 1)) {
+    if (image.status) policy_ = image.status->policy;
+  }
+  ~FailingReads() {
+    auto message = PolicyMessage(policy_);
+    if (active_ && message.ok()) (void)DmMessage(dm_name_, *message).ok();
+  }
+  // Again and again: readers may come to a new miss.
+  void Fail() {
+    active_ = true;
+    (void)DmMessage(dm_name_, "fail_after_ms 0").ok();
+    (void)DmMessage(dm_name_, "fail_pending").ok();
+  }
+  void Gone() { active_ = false; }
+  uint64_t Pending() const {
+    auto line = DmTargetStatus(dm_name_);
+    auto status = line.ok() ? ParseImageStatus(*line) : Result<ImageStatus>(line.error());
+    return status.ok() ? status->pending : 0;
+  }
+  const std::string& dm_name() const { return dm_name_; }
+
+ private:
+  std::string dm_name_;
+  std::string policy_;
+  bool active_ = false;
+};
+
+// Processes whose mount namespace has the device mounted, for the error text.
+std::string Holders(uint32_t major, uint32_t minor) {
+  std::string text;
+  size_t named = 0;
+  std::unique_ptr<DIR, int (*)(DIR*)> proc(::opendir("/proc"), ::closedir);
+  for (struct dirent* e; proc && named < kMaxHoldersNamed && (e = ::readdir(proc.get()));) {
+    std::string pid = e->d_name;
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (pid == std::to_string(::getpid())) continue;
+    auto info = ReadFile("/proc/" + pid + "/mountinfo", 16 << 20);
+    if (!info.ok()) continue;
+    for (const MountEntry& m : ParseMountInfo(*info)) {
+      if (m.major != major || m.minor != minor) continue;
+      auto comm = ReadFile("/proc/" + pid + "/comm", 64);
+      std::string name = comm.ok() ? comm->substr(0, comm->find('\n')) : "?";
+      text += (text.empty() ? "" : ", ") + pid + " (" + name + ") sees it at " + m.dir;
+      named++;
+      break;
+    }
+  }
+  return text;
+}
+
+Error BusyError(const ImageReport& image, const Error& cause) {
+  std::string message = image.name + " is in use: " + cause.message;
+  std::string holders = Holders(image.major, image.minor);
+  if (!holders.empty()) message += "; process " + holders;
+  message += ". Stop what uses it (fuser -vm " + image.device + "), then detach again";
+  return {ErrorKind::kIo, EBUSY, message};
+}
+
+// One round: unmounts what is still mounted, then removes the device.
+Status TryRemove(const ImageReport& image, const std::string& dm_name) {
+  FASTOCI_TRY(auto dirs, MountsOf(image.major, image.minor));
+  // The last mount at a place is on top.
+  for (auto dir = dirs.rbegin(); dir != dirs.rend(); ++dir) {
+    FASTOCI_CHECK_OK(Unmount(*dir, kUmountMs));
+  }
+  return DmRemove(dm_name, 0);
+}
+
+Status RemoveDevice(const ImageReport& image, const DetachRequest& request) {
+  FailingReads reads(image);
+  if (image.suspended) (void)DmResume(reads.dm_name()).ok();
+  auto end = In(request.timeout_ms);
+  for (;;) {
+    Status status = TryRemove(image, reads.dm_name());
+    if (status.ok()) {
+      reads.Gone();
+      return status;
+    }
+    if (!IsBusy(status)) return status;
+    if (reads.Pending() > 0 || request.force) reads.Fail();
+    if (Clock::now() > end) return BusyError(image, status.error());
+    Pause();
+  }
+}
+
+// The loop device goes when the device-mapper lets go of it, a moment later.
+void AwaitLoopRelease(const ImageReport& image, Progress* progress) {
+  unsigned major = 0, minor = 0;
+  if (std::sscanf(image.meta_device.c_str(), "%u:%u", &major, &minor) != 2 || major != 7) return;
+  std::string file = LoopBackingFile(minor);
+  if (file.empty() || file != image.state.meta_path) return;
+  auto end = In(kLoopMs);
+  while (LoopBackingFile(minor) == file) {
+    if (Clock::now() > end) {
+      progress->Warn("/dev/loop" + std::to_string(minor) +
+                     " still holds the meta image: somebody else has it open");
+      return;
+    }
+    Pause();
+  }
+}
+
+Status CheckOnce(const AttachPaths& paths, const ImageReport& image, FsType type,
+                 const MountRequest& request, Progress* progress) {
+  if (request.skip_fsck) return OkStatus();
+  const std::string& sha = image.state.meta_sha256;
+  if (!sha.empty() && image.state.fsck_sha256 == sha) return OkStatus();
+  progress->Step("checking the file system");
+  FASTOCI_CHECK_OK(RunFsck(type, image.major, image.minor, request.fsck_timeout_ms));
+  if (sha.empty()) return OkStatus();  // attached by hand: checked each time
+  FASTOCI_TRY(StateDir dir, StateDir::Open(paths.state_dir, image.name, kLockMs));
+  FASTOCI_TRY(ImageState state, dir.Load());
+  state.fsck_sha256 = sha;
+  return dir.Save(state);
+}
+
+}  // namespace
+
+Status MountImage(const AttachPaths& paths, const ImageReport& image, const std::string& dir,
+                  const MountRequest& request, Progress* progress) {
+  if (!image.attached) {
+    return NotFoundError(image.name + " is not attached; `fastoci attach` it first");
+  }
+  FASTOCI_CHECK_OK(MakeDirs(dir));
+  char* real = ::realpath(dir.c_str(), nullptr);
+  std::string target = real ? real : dir;
+  ::free(real);
+  if (std::find(image.mounts.begin(), image.mounts.end(), target) != image.mounts.end()) {
+    return OkStatus();
+  }
+  // A hostile layout may make even the superblock a miss: read it in a child.
+  FsType type = FsType::kExt4;
+  UniqueFd fd(::open(image.device.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoError("open " + image.device);
+  auto readable = RunBounded("reading the superblock", request.mount_timeout_ms, [&] {
+    return CheckDeviceSuperblock(fd.get(), image.device).ok() ? 0 : 1;
+  });
+  if (!readable.ok()) return readable.error();
+  FASTOCI_TRY(type, CheckDeviceSuperblock(fd.get(), image.device));
+  fd.reset();
+  FASTOCI_CHECK_OK(CheckOnce(paths, image, type, request, progress));
+  return MountReadOnly(type, image.device, target, request.mount_timeout_ms);
+}
+
+Status UnmountImage(const AttachPaths& paths, const std::string& what, bool force,
+                    int64_t timeout_ms) {
+  FASTOCI_TRY(ImageReport image, FindImage(paths, what));
+  if (image.mounts.empty()) return NotFoundError(image.name + " is not mounted here");
+  std::vector<std::string> dirs = image.mounts;
+  char* real = ::realpath(what.c_str(), nullptr);
+  std::string path = real ? real : what;
+  ::free(real);
+  if (std::find(dirs.begin(), dirs.end(), path) != dirs.end()) dirs = {path};
+  FailingReads reads(image);
+  Status status = OkStatus();
+  auto end = In(timeout_ms);
+  for (auto dir = dirs.rbegin(); dir != dirs.rend(); ++dir) {
+    for (;;) {
+      status = Unmount(*dir, kUmountMs);
+      if (!IsBusy(status)) break;
+      if (force) reads.Fail();
+      if (Clock::now() > end) return BusyError(image, status.error());
+      Pause();
+    }
+    if (!status.ok()) return status;
+  }
+  return status;
+}
+
+Status DetachImage(const AttachPaths& paths, const std::string& what,
+                   const DetachRequest& request, Progress* progress) {
+  FASTOCI_TRY(ImageReport image, FindImage(paths, what));
+  FASTOCI_TRY(StateDir dir, StateDir::Open(paths.state_dir, image.name, kLockMs));
+  if (image.attached) {
+    FASTOCI_CHECK_OK(RemoveDevice(image, request));
+    AwaitLoopRelease(image, progress);
+  }
+  if (request.keep) return OkStatus();
+  return dir.Remove();
+}
+
+}  // namespace fastoci

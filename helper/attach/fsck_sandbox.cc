@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// RunFsck(): the sandbox that fs_check.h promises.
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "attach/bounded.h"
+#include "attach/fs_check.h"
+
+namespace fastoci {
+namespace {
+
+constexpr uid_t kNobody = 65534;
+constexpr rlim_t kMaxMemory = 2ULL << 30;
+constexpr int kEnterFailed = 126;
+constexpr int kNoProgram = 127;
+// Empty directories inside the sandbox: sockets, other processes, secrets.
+constexpr const char* kHidden[] = {"/run", "/proc", "/home", "/root", "/tmp", "/dev/shm"};
+constexpr char kNode[] = "/run/image";
+
+int Fail(const char* what) {
+  dprintf(2, "sandbox: %s: %s\n", what, std::strerror(errno));
+  return kEnterFailed;
+}
+
+// A list of what e2fsck and fsck.erofs call. Opens are for reading only.
+bool LoadSeccomp() {
+  scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+  if (ctx == nullptr) return false;
+  static const int allowed[] = {
+      SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(preadv), SCMP_SYS(write), SCMP_SYS(writev),
+      SCMP_SYS(close), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(stat), SCMP_SYS(lstat),
+      SCMP_SYS(newfstatat), SCMP_SYS(statx), SCMP_SYS(access), SCMP_SYS(faccessat),
+      SCMP_SYS(faccessat2), SCMP_SYS(readlink), SCMP_SYS(readlinkat), SCMP_SYS(mmap),
+      SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(mprotect), SCMP_SYS(madvise), SCMP_SYS(brk),
+      SCMP_SYS(fadvise64), SCMP_SYS(ioctl), SCMP_SYS(uname), SCMP_SYS(getuid),
+      SCMP_SYS(geteuid), SCMP_SYS(getgid), SCMP_SYS(getegid), SCMP_SYS(getpid),
+      SCMP_SYS(gettid), SCMP_SYS(getrusage), SCMP_SYS(times), SCMP_SYS(gettimeofday),
+      SCMP_SYS(clock_gettime), SCMP_SYS(time), SCMP_SYS(sysinfo), SCMP_SYS(getrandom),
+      SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
+      SCMP_SYS(sigaltstack), SCMP_SYS(getrlimit), SCMP_SYS(prlimit64), SCMP_SYS(arch_prctl),
+      SCMP_SYS(set_tid_address), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(futex),
+      SCMP_SYS(sched_getaffinity), SCMP_SYS(execve), SCMP_SYS(exit), SCMP_SYS(exit_group),
+      SCMP_SYS(getcwd), SCMP_SYS(fcntl), SCMP_SYS(dup), SCMP_SYS(tgkill)};
+  bool ok = true;
+  for (int nr : allowed) ok = ok && seccomp_rule_add(ctx, SCMP_ACT_ALLOW, nr, 0) == 0;
+  const scmp_datum_t writing = O_ACCMODE | O_CREAT | O_TRUNC;
+  ok = ok &&
+       seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(open), 1,
+                        SCMP_A1(SCMP_CMP_MASKED_EQ, writing, O_RDONLY)) == 0 &&
+       seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
+                        SCMP_A2(SCMP_CMP_MASKED_EQ, writing, O_RDONLY)) == 0 &&
+       seccomp_load(ctx) == 0;
+  seccomp_release(ctx);
+  return ok;
+}
+
+bool Limit(int resource, rlim_t value) {
+  struct rlimit limit = {value, value};
+  return ::setrlimit(static_cast<__rlimit_resource>(resource), &limit) == 0;
+}
+
+// Runs in the child before the exec; ends as process 1 of its own namespace.
+int Enter(dev_t device, int64_t timeout_ms) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS) != 0) {
+    return Fail("new namespaces");
+  }
+  pid_t pid = ::fork();
+  if (pid < 0) return Fail("fork");
+  if (pid > 0) {  // stays outside as the one that passes the exit code on
+    int status = 0;
+    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : kEnterFailed);
+  }
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+    return Fail("private mounts");
+  }
+  for (const char* dir : kHidden) {
+    struct stat st;
+    if (::stat(dir, &st) != 0) continue;
+    if (::mount("none", dir, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k") != 0) {
+      return Fail(dir);
+    }
+  }
+  ::umask(0);
+  if (::mknod(kNode, S_IFBLK | 0400, device) != 0 || ::chown(kNode, kNobody, kNobody) != 0) {
+    return Fail("make the device node");
+  }
+  rlim_t seconds = static_cast<rlim_t>(timeout_ms / 1000 + 1);
+  if (!Limit(RLIMIT_AS, kMaxMemory) || !Limit(RLIMIT_CPU, seconds) || !Limit(RLIMIT_FSIZE, 0) ||
+      !Limit(RLIMIT_CORE, 0) || !Limit(RLIMIT_NOFILE, 32) || !Limit(RLIMIT_MEMLOCK, 0)) {
+    return Fail("limits");
+  }
+  if (::chdir("/") != 0 || ::setgroups(0, nullptr) != 0 ||
+      ::setresgid(kNobody, kNobody, kNobody) != 0 || ::setresuid(kNobody, kNobody, kNobody) != 0) {
+    return Fail("drop privileges");
+  }
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Fail("no_new_privs");
+  if (!LoadSeccomp()) return Fail("seccomp");
+  return 0;
+}
+
+std::string FindProgram(const std::string& name) {
+  for (const char* dir : {"/usr/sbin/", "/sbin/", "/usr/bin/", "/bin/"}) {
+    std::string path = dir + name;
+    if (::access(path.c_str(), X_OK) == 0) return path;
+  }
+  return "";
+}
+
+}  // namespace
+
+Status RunFsck(FsType type, uint32_t major, uint32_t minor, int64_t timeout_ms) {
+  std::string name = type == FsType::kExt4 ? "e2fsck" : "fsck.erofs";
+  std::string path = FindProgram(name);
+  std::string package = type == FsType::kExt4 ? "e2fsprogs" : "erofs-utils";
+  if (path.empty()) {
+    return Error{ErrorKind::kUnsupported, ENOENT,
+                 name + " is needed before a mount: install " + package};
+  }
+  BoundedProgram program;
+  program.what = name;
+  program.argv = type == FsType::kExt4 ? std::vector<std::string>{path, "-f", "-n", kNode}
+                                       : std::vector<std::string>{path, kNode};
+  program.env = {"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  dev_t device = makedev(major, minor);
+  program.enter = [device, timeout_ms] { return Enter(device, timeout_ms); };
+  program.timeout_ms = timeout_ms;
+  std::string output;
+  FASTOCI_TRY(int code, RunBoundedProgram(program, &output));
+  if (code == 0) return OkStatus();
+  if (code == kEnterFailed || code == kNoProgram) {
+    return Error{ErrorKind::kIo, EIO, "cannot run " + name + " in its sandbox: " + output};
+  }
+  return MismatchError("refused to mount: " + name + " says that the file system is damaged (exit " +
+                       std::to_string(code) + "):\n" + output);
+}
+
+}  // namespace fastoci

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attach/manifest.h"
+
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "base/digest.h"
+#include "kernel/dm_control.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr char kPrefix[] = "containerd.io/snapshot/overlaybd/";
+constexpr char kTurboArtifact[] = "application/vnd.containerd.overlaybd.turbo.v1+json";
+
+std::string Text(const Json& object, const std::string& key) {
+  if (!object.is_object()) return "";
+  auto it = object.find(key);
+  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
+}
+
+Json Child(const Json& object, const std::string& key) {
+  if (!object.is_object()) return {};
+  auto it = object.find(key);
+  return it == object.end() ? Json() : *it;
+}
+
+std::string Annotation(const Json& annotations, const std::string& name) {
+  return Text(annotations, kPrefix + name);
+}
+
+Result<Json> ParseObject(const std::string& body, const char* what) {
+  Json j = Json::parse(body, nullptr, false);
+  if (!j.is_object()) return InvalidError(std::string(what) + " is not a JSON object");
+  return j;
+}
+
+Error NotFastoci(size_t layer, const std::string& what) {
+  return {ErrorKind::kUnsupported, EINVAL,
+          "layer " + std::to_string(layer) + " is " + what +
+              ": not a FastOCI image; make one with `convertor -r HOST/REPOSITORY -i TAG --fastoci "
+              "NEWTAG` and name NEWTAG"};
+}
+
+Result<MetaLayer> ParseLayer(const Json& layer, size_t number) {
+  MetaLayer out;
+  out.digest = Text(layer, "digest");
+  FASTOCI_CHECK_OK(ParseDigest(out.digest));
+  Json size = Child(layer, "size");
+  if (!size.is_number_unsigned()) return InvalidError("a layer has no size");
+  out.bytes = size.get<uint64_t>();
+  if (out.bytes == 0 || out.bytes > kMaxMetaLayerBytes) {
+    return InvalidError("meta layer " + out.digest + " has " + std::to_string(out.bytes) +
+                        " bytes; the limit is " + std::to_string(kMaxMetaLayerBytes));
+  }
+  Json notes = Child(layer, "annotations");
+  for (const char* name : {"turbo-oci/target-", "fastoci/target-"}) {
+    if (!out.target_digest.empty()) break;
+    out.target_digest = Annotation(notes, std::string(name) + "digest");
+    out.target_media_type = Annotation(notes, std::string(name) + "media-type");
+  }
+  if (out.target_digest.empty()) {
+    if (!Annotation(notes, "version").empty()) return NotFastoci(number, "an overlaybd layer");
+    return NotFastoci(number, "an ordinary layer");
+  }
+  FASTOCI_CHECK_OK(ParseDigest(out.target_digest));
+  std::string named = Annotation(notes, "blob-digest");
+  if (!named.empty() && named != out.digest) {
+    return MismatchError("layer " + std::to_string(number) +
+                         ": its annotation blob-digest names another blob than its descriptor");
+  }
+  return out;
+}
+
+Result<std::vector<std::string>> LayerDigests(const std::string& body) {
+  FASTOCI_TRY(Json j, ParseObject(body, "the original's manifest"));
+  std::vector<std::string> digests;
+  Json layers = Child(j, "layers");
+  if (!layers.is_array()) return InvalidError("the original's manifest has no layers");
+  for (const Json& layer : layers) digests.push_back(Text(layer, "digest"));
+  return digests;
+}
+
+// GOARCH of this machine.
+std::string Architecture() {
+  struct utsname name = {};
+  ::uname(&name);
+  std::string machine = name.machine;
+  if (machine == "x86_64") return "amd64";
+  if (machine == "aarch64") return "arm64";
+  return machine;
+}
+
+}  // namespace
+
+Result<FastociManifest> ParseFastociManifest(const std::string& body) {
+  FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
+  Json layers = Child(j, "layers");
+  if (!layers.is_array() || layers.empty()) return InvalidError("the manifest has no layers");
+  if (layers.size() > kMaxLayers) return InvalidError("the manifest has too many layers");
+  FastociManifest out;
+  out.subject = Text(Child(j, "subject"), "digest");
+  for (const Json& layer : layers) {
+    FASTOCI_TRY(MetaLayer parsed, ParseLayer(layer, out.layers.size()));
+    out.layers.push_back(std::move(parsed));
+  }
+  return out;
+}
+
+Result<std::string> PickPlatform(const std::string& body) {
+  FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
+  Json manifests = Child(j, "manifests");
+  if (!manifests.is_array()) return std::string();
+  std::string arch = Architecture();
+  for (const Json& m : manifests) {
+    Json platform = Child(m, "platform");
+    if (Text(platform, "os") != "linux" || Text(platform, "architecture") != arch) continue;
+    std::string digest = Text(m, "digest");
+    FASTOCI_CHECK_OK(ParseDigest(digest));
+    return digest;
+  }
+  return NotFoundError("the image has no manifest for linux/" + arch);
+}
+
+Result<std::vector<std::string>> FastociReferrers(const std::string& index_body) {
+  FASTOCI_TRY(Json j, ParseObject(index_body, "the list of referrers"));
+  std::vector<std::string> found;
+  for (const Json& m : Child(j, "manifests")) {
+    if (Text(m, "artifactType") != kTurboArtifact) continue;
+    std::string digest = Text(m, "digest");
+    if (ParseDigest(digest).ok()) found.push_back(digest);
+  }
+  return found;
+}
+
+Status CheckBelongsTo(const FastociManifest& manifest, const std::string& original_digest,
+                      const std::string& original_body) {
+  if (manifest.subject != original_digest) {
+    return MismatchError("the FastOCI manifest's subject is not the image that was named");
+  }
+  FASTOCI_TRY(auto digests, LayerDigests(original_body));
+  bool same = digests.size() == manifest.layers.size();
+  for (size_t i = 0; same && i < digests.size(); i++) {
+    same = manifest.layers[i].target_digest == digests[i];
+  }
+  if (!same) return MismatchError("the FastOCI manifest does not map the layers of its subject");
+  return OkStatus();
+}
+
+std::string SourcesJson(const std::string& ref, const std::string& manifest_digest,
+                        const FastociManifest& manifest, const BlobLocation& location) {
+  Json source = {{"type", "registry"},
+                 {"scheme", location.scheme},
+                 {"host", location.host},
+                 {"repository", location.repository}};
+  Json blobs = Json::array();
+  for (const MetaLayer& layer : manifest.layers) {
+    blobs.push_back({{"digest", layer.target_digest},
+                     {"size", layer.target_bytes},
+                     {"media_type", layer.target_media_type},
+                     {"sources", Json::array({source})}});
+  }
+  Json j = {{"version", 1},
+            {"image", ref},
+            {"manifest_digest", manifest_digest},
+            {"blobs", blobs}};
+  return j.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string DefaultImageName(const std::string& repository, const std::string& identifier) {
+  std::string name = repository.substr(repository.rfind('/') + 1);
+  // A digest's first 12 digits say enough.
+  size_t colon = identifier.find(':');
+  name += "-" + (colon == std::string::npos ? identifier : identifier.substr(colon + 1, 12));
+  for (char& c : name) {
+    if (!IsImageName(std::string("x") + c)) c = '_';
+  }
+  if (name[0] == '.' || name[0] == '-') name.insert(0, "x");
+  return name.substr(0, 100);
+}
+
+}  // namespace fastoci

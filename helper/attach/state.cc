@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attach/state.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "base/byte_reader.h"
+#include "kernel/dm_control.h"
+
+namespace fastoci {
+namespace {
+
+constexpr int64_t kPollMs = 50;
+constexpr uint64_t kMaxStateBytes = 1 << 20;
+constexpr int kStateVersion = 1;
+
+using DirPtr = std::unique_ptr<DIR, int (*)(DIR*)>;
+
+std::vector<std::string> Entries(const std::string& path) {
+  std::vector<std::string> names;
+  DirPtr dir(::opendir(path.c_str()), ::closedir);
+  if (!dir) return names;
+  while (struct dirent* e = ::readdir(dir.get())) {
+    std::string name = e->d_name;
+    if (name != "." && name != "..") names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace
+
+Result<StateDir> StateDir::Open(const std::string& root, const std::string& name,
+                                int64_t timeout_ms) {
+  if (!IsImageName(name)) return InvalidError("not a name for an image: " + name);
+  auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+  StateDir dir;
+  dir.path_ = root + "/" + name;
+  for (;;) {
+    FASTOCI_CHECK_OK(MakeDirs(root, 0755));
+    FASTOCI_CHECK_OK(MakeDirs(dir.path_, 0700));
+    dir.lock_.reset(::open(dir.path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!dir.lock_.valid()) return ErrnoError("open " + dir.path_);
+    if (::flock(dir.lock_.get(), LOCK_EX | LOCK_NB) == 0) {
+      // Whoever held it before may have removed the directory.
+      struct stat locked, now;
+      if (::fstat(dir.lock_.get(), &locked) == 0 && ::stat(dir.path_.c_str(), &now) == 0 &&
+          locked.st_ino == now.st_ino && locked.st_dev == now.st_dev) {
+        return dir;
+      }
+    } else if (errno != EWOULDBLOCK && errno != EINTR) {
+      return ErrnoError("lock " + dir.path_);
+    }
+    if (std::chrono::steady_clock::now() > end) {
+      return Error{ErrorKind::kUnavailable, EBUSY,
+                   "another fastoci command is working on " + name + "; try again"};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
+  }
+}
+
+StateDir::~StateDir() {
+  if (lock_.valid()) ::flock(lock_.get(), LOCK_UN);
+}
+
+Result<ImageState> StateDir::Load() const {
+  FASTOCI_TRY(std::string text, ReadFile(path_ + "/state.json", kMaxStateBytes));
+  return StateFromJson(text);
+}
+
+Status StateDir::Save(const ImageState& state) const {
+  return WriteFileAtomic(path_ + "/state.json", AsBytes(StateToJson(state)), 0600);
+}
+
+Status StateDir::Remove() {
+  for (const std::string& name : Entries(path_)) {
+    std::string file = path_ + "/" + name;
+    if (::unlink(file.c_str()) != 0 && errno != ENOENT) return ErrnoError("remove " + file);
+  }
+  if (::rmdir(path_.c_str()) != 0 && errno != ENOENT) return ErrnoError("remove " + path_);
+  return OkStatus();
+}
+
+Result<ImageState> ReadState(const std::string& root, const std::string& name) {
+  if (!IsImageName(name)) return NotFoundError("no image " + name);
+  FASTOCI_TRY(std::string text, ReadFile(root + "/" + name + "/state.json", kMaxStateBytes));
+  return StateFromJson(text);
+}
+
+std::vector<std::string> StateNames(const std::string& root) {
+  std::vector<std::string> names = Entries(root);
+  std::erase_if(names, [](const std::string& name) { return !IsImageName(name); });
+  return names;
+}
+
+std::string StateToJson(const ImageState& s) {
+  nlohmann::ordered_json j = {{"version", kStateVersion},
+                              {"name", s.name},
+                              {"ref", s.ref},
+                              {"manifest_digest", s.manifest_digest},
+                              {"meta_path", s.meta_path},
+                              {"meta_sha256", s.meta_sha256},
+                              {"fsck_sha256", s.fsck_sha256}};
+  return j.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+Result<ImageState> StateFromJson(const std::string& text) {
+  auto j = nlohmann::json::parse(text, nullptr, false);
+  if (!j.is_object()) return InvalidError("state.json is damaged");
+  auto get = [&](const char* key) {
+    auto it = j.find(key);
+    return it != j.end() && it->is_string() ? it->get<std::string>() : std::string();
+  };
+  auto version = j.find("version");
+  if (version == j.end() || !version->is_number_integer() || *version != kStateVersion) {
+    return InvalidError("state.json has another version");
+  }
+  ImageState s;
+  s.name = get("name");
+  s.ref = get("ref");
+  s.manifest_digest = get("manifest_digest");
+  s.meta_path = get("meta_path");
+  s.meta_sha256 = get("meta_sha256");
+  s.fsck_sha256 = get("fsck_sha256");
+  return s;
+}
+
+}  // namespace fastoci

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is kept about an attached image: <state dir>/<name>/ holds meta.img (the
+// assembled meta image) and state.json. The kernel's devices are the truth
+// about what is attached; the state only adds what the kernel does not know.
+#ifndef FASTOCI_ATTACH_STATE_H_
+#define FASTOCI_ATTACH_STATE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace fastoci {
+
+inline constexpr char kDefaultStateDir[] = "/var/lib/fastoci/images";
+
+struct ImageState {
+  std::string name;
+  std::string ref;              // as the user named it; "" for a local meta image
+  std::string manifest_digest;  // of the FastOCI manifest
+  std::string meta_path;        // the assembled meta image
+  std::string meta_sha256;      // of that file
+  std::string fsck_sha256;      // meta_sha256 that passed the file-system check
+};
+
+// Exclusive use of one image's directory; made if need be. Another process's
+// use is waited for, as long as timeout_ms: kUnavailable, EBUSY.
+class StateDir {
+ public:
+  static Result<StateDir> Open(const std::string& root, const std::string& name,
+                               int64_t timeout_ms);
+  const std::string& path() const { return path_; }
+  std::string MetaPath() const { return path_ + "/meta.img"; }
+  Result<ImageState> Load() const;  // kNotFound
+  Status Save(const ImageState& state) const;
+  // Deletes the directory's files and the directory.
+  Status Remove();
+  // Unlocks by name: a child that hangs may have inherited the descriptor.
+  ~StateDir();
+  StateDir(StateDir&&) noexcept = default;
+  StateDir& operator=(StateDir&&) noexcept = default;
+
+ private:
+  StateDir() = default;
+  std::string path_;
+  UniqueFd lock_;
+};
+
+// Without a lock, for reports. kNotFound; kInvalid if the file is damaged.
+Result<ImageState> ReadState(const std::string& root, const std::string& name);
+// Names of the directories there; none if root does not exist.
+std::vector<std::string> StateNames(const std::string& root);
+
+std::string StateToJson(const ImageState& state);
+Result<ImageState> StateFromJson(const std::string& text);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_ATTACH_STATE_H_
