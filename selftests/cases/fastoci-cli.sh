@@ -1,0 +1,134 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# The fastoci command on local meta images: attach, mount, status, detach, refusals, exit codes.
+# The helper is the minimal one, so that this case needs neither registry nor broker.
+# timeout: 240
+. "$(dirname "$0")/../lib.sh"
+requires e2fsck mke2fs debugfs dmsetup "$BIN/fastoci"
+
+tmp=/dev/shm/cli
+mkdir -p $tmp
+cli() { "$BIN/fastoci" --state-dir $tmp/state --control $tmp/control.sock "$@"; }
+exits() { # exits CODE COMMAND...: it ends with that exit code
+	local want=$1 got
+	shift
+	"$@" > $tmp/out 2>&1
+	got=$?
+	[ $got = "$want" ] || { echo "exit code $got, wanted $want"; cat $tmp/out; return 1; }
+}
+said() { grep -qE -- "$1" $tmp/out || { cat $tmp/out; return 1; }; }
+json() { "$PYTHON" -c "import json,sys; print(json.load(sys.stdin)$1)"; }
+helper=''
+start_fake() {
+	"$PYTHON" "$SELFTESTS/lib/fakehelper.py" /dev/ram1 > $tmp/helper.out 2> $tmp/helper.log &
+	helper=$!
+	defer stop_fake
+	wait_for 20 grep -q ready $tmp/helper.out || die 'the minimal helper does not start'
+}
+stop_fake() { [ -z "$helper" ] || { kill -9 "$helper"; wait "$helper" 2>/dev/null; }; helper=''; }
+make_images() {
+	local kind
+	truncate -s 4M $tmp/cache
+	for kind in good journal mntopts damaged; do
+		FASTOCI_EXT4=$kind "$PYTHON" "$SELFTESTS/lib/mkext4meta.py" $tmp/$kind.img $tmp/cache $tmp/blob || return 1
+	done
+	dd if=$tmp/cache of=/dev/ram1 bs=64K conv=fsync,notrunc 2>/dev/null
+}
+
+modprobe -a dm-mod loop ext4 && modprobe brd rd_nr=2 rd_size=8192 && modprobe libcrc32c || die modprobe
+must insmod "$MODULE"
+make_images > $tmp/make.log 2>&1 || die "cannot make images: $(cat $tmp/make.log)"
+attach() { cli attach --meta-image $tmp/good.img --name t --cache-device /dev/ram1 "$@"; }
+
+check 'list is empty at first' exits 0 cli list
+check 'and says what to do' said 'fastoci attach'
+check 'status of nothing is "not found"' exits 3 cli status t
+check 'wrong usage has an exit code of its own' exits 2 cli attach
+check 'a file that is no meta image is refused' exits 7 cli attach --meta-image $tmp/blob --name t --cache-device /dev/ram1
+check 'a missing one is not found' exits 3 cli attach --meta-image $tmp/none --name t --cache-device /dev/ram1
+check 'without helper and --cache-device: unavailable' exits 4 cli attach --meta-image $tmp/good.img --name t
+check 'and says what to do' said 'start it'
+check 'a bad name is refused' exits 7 cli attach --meta-image $tmp/good.img --name ../t --cache-device /dev/ram1
+check 'a cache that is none is refused' exits 1 cli attach --meta-image $tmp/good.img --name t --cache-device /dev/ram0
+check 'with the reason of the kernel' said 'kernel: .*fastoci'
+check 'no loop device is left' no_loop_devices
+check 'no device is left' no_dm_devices
+is 'no state is left' "$(ls -A $tmp/state 2>/dev/null)" ''
+
+check 'attach' exits 0 attach
+check 'says the device' said 'attached as /dev/mapper/fastoci-t'
+check 'the node is there without udev' test -b /dev/mapper/fastoci-t
+is 'the uuid is ours' "$(dmsetup info -c --noheadings -o uuid fastoci-t)" FASTOCI-t
+is 'the device is read-only' "$(blockdev --getro /dev/mapper/fastoci-t)" 1
+loop=$(losetup -nO NAME -j $tmp/good.img)
+is 'one loop device, autoclear, read-only, 512-byte blocks' \
+	"$(losetup -nO AUTOCLEAR,RO,LOG-SEC "$loop" | tr -s ' ')" ' 1 1 512'
+check 'attaching again succeeds' exits 0 attach
+check 'and says so' said 'already attached'
+check 'list shows it' exits 0 cli list
+check 'with its name' said '^t .*attached'
+is 'status --json tells the policy' "$(cli status t --json | json '["policy"]')" hold
+is 'and the chunks' "$(cli status t --json | json '["chunks_total"]')" 40
+
+check 'mount' exits 0 cli mount t $tmp/mnt
+is 'read-only, errors=continue' "$(awk -v d=$tmp/mnt '$2 == d { print $4 }' /proc/mounts | grep -c '^ro,.*')" 1
+is 'metadata is readable without a helper' "$(cat $tmp/mnt/etc/motd)" hello
+check 'mounting again succeeds' exits 0 cli mount t $tmp/mnt
+is 'the check of the file system is remembered' \
+	"$(json '["fsck_sha256"]' < $tmp/state/t/state.json)" "$(sha256sum < $tmp/good.img | cut -d' ' -f1)"
+start_fake
+check 'file content through misses' cmp $tmp/mnt/data $tmp/blob
+is 'status counts them' "$(cli status t --json | json '["chunks_cached"]')" 40
+check 'umount by directory' exits 0 cli umount $tmp/mnt
+check 'umount again: not found' exits 3 cli umount t
+check 'mount for the next checks' exits 0 cli mount t $tmp/mnt
+exec 9< $tmp/mnt/etc/motd
+check 'detach of an image in use is busy' exits 6 cli detach t --timeout-ms 500
+check 'and names who uses it' said 'in use.*(fuser|process)'
+is 'its policy is as before' "$(cli status t --json | json '["policy"]')" hold
+exec 9<&-
+check 'detach' exits 0 cli detach t
+check 'no loop device is left after it' wait_for 5 no_loop_devices
+check 'no device is left after it' no_dm_devices
+check 'no mount is left' bash -c "! mountpoint -q $tmp/mnt"
+is 'no state is left after it' "$(ls -A $tmp/state)" ''
+stop_fake
+
+# A cold cache and no helper: a reader hangs in a held miss.
+dd if=/dev/zero of=/dev/ram1 bs=64K 2>/dev/null
+dd if=$tmp/cache of=/dev/ram1 bs=64K conv=fsync,notrunc 2>/dev/null
+check 'attach and mount in one' exits 0 attach --mount $tmp/mnt
+cat $tmp/mnt/data > /dev/null 2>&1 &
+reader=$!
+has_pending() { [ "$(cli status t --json | json '["pending"]')" -gt 0 ]; }
+check 'a reader waits' wait_for 10 has_pending
+begin=$(now_ms)
+check 'detach frees the reader and ends' exits 0 cli detach t
+took=$(($(now_ms) - begin))
+check "within 5 s (took $took ms)" test $took -lt 5500
+wait $reader
+is 'the reader got an error' $? 1
+check 'no loop device is left by it' wait_for 5 no_loop_devices
+
+check 'attach with --fail-after-ms' exits 0 attach --fail-after-ms 200 --mount $tmp/mnt
+is 'status tells it' "$(cli status t --json | json '["policy"]')" fail_after_ms:200
+check 'reads fail then' bash -c "! cat $tmp/mnt/data > /dev/null 2>&1"
+check 'detach by mount point with --keep' exits 0 cli detach $tmp/mnt --keep
+check 'list shows what is kept' exits 0 cli list
+check 'as kept' said '^t .*kept'
+check 'detach removes what was kept' exits 0 cli detach t
+is 'nothing is kept then' "$(ls -A $tmp/state)" ''
+
+for bad in journal mntopts damaged; do
+	check "attach of an image with bad file system ($bad)" exits 0 cli attach --meta-image $tmp/$bad.img --name bad --cache-device /dev/ram1
+	check "is refused at mount ($bad)" exits 7 cli mount bad $tmp/mnt
+	check "with a reason ($bad)" said 'refused to mount'
+	check "and is detached ($bad)" exits 0 cli detach bad
+done
+
+# A killed attach leaks nothing: the loop device is cleared with its last user.
+(attach & pid=$!; kill -9 $pid; wait $pid) > /dev/null 2>&1
+cli detach t > /dev/null 2>&1
+check 'a killed attach leaves no loop device' wait_for 5 no_loop_devices
+check 'nothing is left' nothing_left
+finish

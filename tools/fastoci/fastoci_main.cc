@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// fastoci: attach, mount and detach images on a node. Arguments and printing
+// only; the work is done in helper/attach.
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "attach/attach.h"
+#include "tools/fastoci/output.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kStatMs = 5000;
+
+constexpr char kFooter[] =
+    "Examples:\n"
+    "  fastoci attach 127.0.0.1:5000/demo:latest_fastoci --mount /mnt/demo\n"
+    "  fastoci status demo-latest_fastoci\n"
+    "  fastoci detach demo-latest_fastoci\n"
+    "Exit codes: 0 success, 1 failure, 2 wrong usage, 3 not found, 4 registry or helper\n"
+    "unavailable, 5 denied, 6 in use, 7 refused (not a FastOCI image, wrong digest, unsafe\n"
+    "file system). See fastoci(1).";
+
+struct Options {
+  AttachPaths paths;
+  AttachRequest attach;
+  MountRequest mount;
+  DetachRequest detach;
+  std::string what;   // an image's name, reference, device or mount point
+  std::string dir;    // mount
+  std::string output; // assemble
+  bool hold = false;
+  bool json = false;
+  bool quiet = false;
+  bool force = false;
+  int64_t fail_after_ms = -1;
+};
+
+class Commands {
+ public:
+  explicit Commands(Options* options) : o_(*options), progress_(o_.quiet || o_.json) {}
+
+  int Attach() {
+    if (o_.fail_after_ms >= 0) {
+      o_.attach.policy = "fail_after_ms " + std::to_string(o_.fail_after_ms);
+    }
+    auto result = AttachImage(o_.paths, o_.attach, &progress_);
+    progress_.End();
+    if (!result.ok()) return PrintError(result.error(), o_.json);
+    ImageReport image = result->image;
+    if (!o_.dir.empty()) {
+      Status mounted = MountImage(o_.paths, image, o_.dir, o_.mount, &progress_);
+      progress_.End();
+      if (!mounted.ok()) {
+        std::fprintf(stderr, "fastoci: %s is attached, but not mounted\n", image.name.c_str());
+        return PrintError(mounted.error(), o_.json);
+      }
+      if (auto again = FindImage(o_.paths, image.name); again.ok()) image = *again;
+    }
+    if (o_.json) {
+      Json j = ReportJson(image);
+      j["already_attached"] = result->already;
+      PrintJson(j);
+      return kExitOk;
+    }
+    std::printf("%s %s as %s%s%s\n", image.name.c_str(),
+                result->already ? "is already attached" : "attached", image.device.c_str(),
+                o_.dir.empty() ? "" : ", mounted at ", o_.dir.c_str());
+    return kExitOk;
+  }
+
+  int Assemble() {
+    Status status = AssembleImage(o_.attach.ref, o_.attach.access, o_.output, &progress_);
+    progress_.End();
+    return Finish(status, {{"meta_image", o_.output}}, "wrote " + o_.output);
+  }
+
+  int Mount() {
+    auto image = FindImage(o_.paths, o_.what);
+    if (!image.ok()) return PrintError(image.error(), o_.json);
+    Status status = MountImage(o_.paths, *image, o_.dir, o_.mount, &progress_);
+    progress_.End();
+    return Finish(status, {{"name", image->name}, {"mounted", o_.dir}},
+                  image->name + " mounted at " + o_.dir);
+  }
+
+  int Umount() {
+    Status status = UnmountImage(o_.paths, o_.what, o_.force, o_.detach.timeout_ms);
+    return Finish(status, {{"unmounted", o_.what}}, o_.what + " unmounted");
+  }
+
+  int Detach() {
+    o_.detach.force = o_.force;
+    Status status = DetachImage(o_.paths, o_.what, o_.detach, &progress_);
+    progress_.End();
+    return Finish(status, {{"detached", o_.what}}, o_.what + " detached");
+  }
+
+  int List() {
+    auto images = ListImages(o_.paths);
+    if (!images.ok()) return PrintError(images.error(), o_.json);
+    if (!o_.json) {
+      PrintList(*images);
+      return kExitOk;
+    }
+    Json list = Json::array();
+    for (const ImageReport& r : *images) list.push_back(ReportJson(r));
+    PrintJson(list);
+    return kExitOk;
+  }
+
+  // One image, or all of them and the helper. Without a helper the exit code
+  // is kExitUnavailable, so that scripts can wait for it.
+  int StatusOf() {
+    if (!o_.what.empty()) {
+      auto image = FindImage(o_.paths, o_.what);
+      if (!image.ok()) return PrintError(image.error(), o_.json);
+      if (o_.json) PrintJson(ReportJson(*image));
+      else PrintStatus(*image);
+      return kExitOk;
+    }
+    auto images = ListImages(o_.paths);
+    auto helper = CallHelper(o_.paths.control_socket, {{"op", "stat"}}, kStatMs);
+    if (o_.json) {
+      Json list = Json::array();
+      if (images.ok()) {
+        for (const ImageReport& r : *images) list.push_back(ReportJson(r));
+      }
+      Json j = {{"images", list}};
+      if (helper.ok()) j["helper"] = Json::parse(helper->dump());
+      else j["helper_error"] = helper.error().message;
+      PrintJson(j);
+    } else {
+      if (images.ok()) {
+        for (const ImageReport& r : *images) PrintStatus(r);
+      }
+      if (helper.ok()) PrintHelper(*helper);
+    }
+    if (!images.ok() && images.error().kind != ErrorKind::kDenied) {
+      std::fprintf(stderr, "fastoci: %s\n", images.error().message.c_str());
+    }
+    if (helper.ok()) return kExitOk;
+    std::fprintf(stderr, "fastoci: %s\n", helper.error().message.c_str());
+    return ExitCodeOf(helper.error());
+  }
+
+ private:
+  int Finish(const Status& status, const Json& json, const std::string& text) {
+    if (!status.ok()) return PrintError(status.error(), o_.json);
+    if (o_.json) PrintJson(json);
+    else if (!o_.quiet) std::printf("%s\n", text.c_str());
+    return kExitOk;
+  }
+
+  static void PrintHelper(const nlohmann::json& stat) {
+    std::printf("helper\n");
+    for (const auto& [key, value] : stat.items()) {
+      if (key == "ok") continue;
+      std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+      std::printf("  %-10s %s\n", key.c_str(), text.c_str());
+    }
+  }
+
+  Options& o_;
+  TerminalProgress progress_;
+};
+
+void AddRegistryOptions(CLI::App* command, Options* o) {
+  RegistryAccess* access = &o->attach.access;
+  command->add_flag("--plain", access->plain_http, "speak HTTP, not HTTPS, to the registry");
+  command->add_option("-u,--username", access->user_password,
+                      "user:password (default: docker's config.json)")
+      ->type_name("USER:PASSWORD");
+  command->add_option("--credentials", access->credentials_file,
+                      "file with credentials, as docker's config.json")
+      ->type_name("FILE");
+  command->add_option("--root-ca", access->tls.ca_file, "PEM file with the registry's CA")
+      ->type_name("FILE");
+  command->add_flag("--insecure", access->tls.insecure, "accept any certificate");
+}
+
+void AddMountOptions(CLI::App* command, Options* o) {
+  command->add_flag("--skip-fsck", o->mount.skip_fsck,
+                    "mount without running e2fsck first (only for images you made yourself)");
+}
+
+void AddForce(CLI::App* command, Options* o) {
+  command->add_flag("--force", o->force, "let reads of the image fail, so that its users end");
+  command->add_option("--timeout-ms", o->detach.timeout_ms, "how long to try (default 5000)")
+      ->type_name("MS");
+}
+
+struct Parser {
+  CLI::App app{"Run containers from OCI images that are not downloaded yet."};
+  CLI::App *attach, *assemble, *mount, *umount, *detach, *list, *status;
+
+  explicit Parser(Options* o) {
+    app.footer(kFooter);
+    app.set_version_flag("--version", std::string("fastoci ") + FASTOCI_VERSION);
+    app.require_subcommand(1);
+    app.fallthrough();
+    app.add_option("--state-dir", o->paths.state_dir, "default /var/lib/fastoci/images")
+        ->type_name("DIR");
+    app.add_option("--control", o->paths.control_socket,
+                   "the helper's socket, default /run/fastoci/control.sock")
+        ->type_name("SOCKET");
+    app.add_flag("--json", o->json, "print JSON");
+    app.add_flag("-q,--quiet", o->quiet, "print no progress");
+    AddAttach(o);
+    AddOthers(o);
+  }
+
+  void AddAttach(Options* o) {
+    attach = app.add_subcommand("attach", "make a block device of an image");
+    auto* ref = attach->add_option("image", o->attach.ref, "FastOCI image: HOST/REPOSITORY:TAG");
+    auto* file = attach
+                     ->add_option("--meta-image", o->attach.meta_image,
+                                  "a file made by `fastoci assemble`, instead of an image")
+                     ->type_name("FILE");
+    ref->excludes(file);
+    attach->add_option("--name", o->attach.name, "name of the image here (default: by tag)");
+    auto* hold = attach->add_flag("--hold", o->hold,
+                                  "without a helper reads wait for the next one (default)");
+    attach->add_option("--fail-after-ms", o->fail_after_ms, "... fail after that time")
+        ->type_name("MS")
+        ->check(CLI::Range(0, 86400000))
+        ->excludes(hold);
+    attach->add_option("--cache-device", o->attach.cache_device,
+                       "cache device (default: the helper's)")
+        ->type_name("DEV");
+    attach->add_option("--mount", o->dir, "mount it there, too")->type_name("DIR");
+    AddMountOptions(attach, o);
+    AddRegistryOptions(attach, o);
+    attach->footer(
+        "Examples:\n"
+        "  fastoci attach registry.example/app:1.0_fastoci --mount /mnt/app\n"
+        "  fastoci attach 127.0.0.1:5000/demo:latest_fastoci --fail-after-ms 30000\n"
+        "  fastoci attach --meta-image demo.img --name demo --cache-device /dev/vg/cache");
+    attach->final_callback([this, o] {
+      if (o->attach.ref.empty() && o->attach.meta_image.empty()) {
+        throw CLI::RequiredError("an image or --meta-image");
+      }
+    });
+  }
+
+  void AddOthers(Options* o) {
+    assemble = app.add_subcommand("assemble", "make a meta image file, to attach by hand");
+    assemble->add_option("image", o->attach.ref, "FastOCI image: HOST/REPOSITORY:TAG")->required();
+    assemble->add_option("-o,--output", o->output, "the file to write")
+        ->type_name("FILE")
+        ->required();
+    AddRegistryOptions(assemble, o);
+    assemble->footer("Example:\n  fastoci assemble 127.0.0.1:5000/demo:latest_fastoci -o demo.img");
+
+    mount = app.add_subcommand("mount", "check an attached image's file system and mount it");
+    mount->add_option("image", o->what, "name or reference of an attached image")->required();
+    mount->add_option("dir", o->dir, "directory, made if need be")->required();
+    AddMountOptions(mount, o);
+    mount->footer("Example:\n  fastoci mount demo-latest_fastoci /mnt/demo");
+
+    umount = app.add_subcommand("umount", "unmount it");
+    umount->add_option("image", o->what, "directory, or name of an image: all its mounts")
+        ->required();
+    AddForce(umount, o);
+
+    detach = app.add_subcommand("detach", "unmount and remove the device");
+    detach->add_option("image", o->what, "name, reference, device or mount point")->required();
+    detach->add_flag("--keep", o->detach.keep, "keep the meta image for the next attach");
+    AddForce(detach, o);
+
+    list = app.add_subcommand("list", "the images of this node");
+    status = app.add_subcommand("status", "cache, reads and policy of one image, or all");
+    status->add_option("image", o->what, "name, reference, device or mount point");
+  }
+};
+
+int Run(int argc, char** argv) {
+  Options options;
+  Parser parser(&options);
+  try {
+    parser.app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return parser.app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  Commands run(&options);
+  if (*parser.attach) return run.Attach();
+  if (*parser.assemble) return run.Assemble();
+  if (*parser.mount) return run.Mount();
+  if (*parser.umount) return run.Umount();
+  if (*parser.detach) return run.Detach();
+  if (*parser.list) return run.List();
+  return run.StatusOf();
+}
+
+}  // namespace
+}  // namespace fastoci
+
+int main(int argc, char** argv) { return fastoci::Run(argc, argv); }

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/fastoci/output.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace fastoci {
+namespace {
+
+constexpr int kBarCells = 30;
+constexpr std::chrono::milliseconds kRedraw(100);
+
+using Json = nlohmann::ordered_json;
+
+std::string Percent(uint64_t part, uint64_t whole) {
+  if (whole == 0) return "-";
+  char text[16];
+  std::snprintf(text, sizeof(text), "%.1f%%",
+                100.0 * static_cast<double>(part) / static_cast<double>(whole));
+  return text;
+}
+
+std::string Join(const std::vector<std::string>& words) {
+  std::string all;
+  for (const std::string& w : words) all += (all.empty() ? "" : " ") + w;
+  return all.empty() ? "-" : all;
+}
+
+void Row(const char* key, const std::string& value) {
+  std::printf("  %-10s %s\n", key, value.empty() ? "-" : value.c_str());
+}
+
+std::string U(uint64_t v) { return std::to_string(v); }
+
+}  // namespace
+
+ExitCode ExitCodeOf(const Error& error) {
+  if (error.err == EBUSY || error.err == EEXIST) return kExitBusy;
+  switch (error.kind) {
+    case ErrorKind::kNotFound: return kExitNotFound;
+    case ErrorKind::kUnavailable: return kExitUnavailable;
+    case ErrorKind::kDenied: return kExitDenied;
+    case ErrorKind::kInvalid:
+    case ErrorKind::kMismatch:
+    case ErrorKind::kUnsupported: return kExitRefused;
+    default: break;
+  }
+  return error.err == EPERM || error.err == EACCES ? kExitDenied : kExitFailed;
+}
+
+TerminalProgress::TerminalProgress(bool quiet) : quiet_(quiet), terminal_(::isatty(2) == 1) {}
+TerminalProgress::~TerminalProgress() { End(); }
+
+void TerminalProgress::End() {
+  if (open_line_) std::fputc('\n', stderr);
+  open_line_ = false;
+}
+
+void TerminalProgress::Step(const std::string& what) {
+  step_ = what;
+  End();
+  if (quiet_) return;
+  if (terminal_) {
+    std::fprintf(stderr, "\r\033[K%s", what.c_str());
+    open_line_ = true;
+  } else {
+    std::fprintf(stderr, "%s\n", what.c_str());
+  }
+}
+
+void TerminalProgress::Warn(const std::string& what) {
+  End();
+  std::fprintf(stderr, "fastoci: warning: %s\n", what.c_str());
+}
+
+void TerminalProgress::Bytes(uint64_t done, uint64_t total) {
+  if (quiet_ || !terminal_) return;
+  auto now = std::chrono::steady_clock::now();
+  if (now - last_ < kRedraw && done < total) return;
+  last_ = now;
+  std::string bar;
+  if (total > 0) {
+    int full = static_cast<int>(kBarCells * std::min(done, total) / total);
+    bar = " [" + std::string(static_cast<size_t>(full), '#') +
+          std::string(static_cast<size_t>(kBarCells - full), '.') + "]";
+  }
+  std::fprintf(stderr, "\r\033[K%s%s %s", step_.c_str(), bar.c_str(), HumanBytes(done).c_str());
+  std::fflush(stderr);
+  open_line_ = true;
+}
+
+std::string HumanBytes(uint64_t bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double v = static_cast<double>(bytes);
+  size_t unit = 0;
+  for (; v >= 1024 && unit + 1 < std::size(units); unit++) v /= 1024;
+  char text[32];
+  std::snprintf(text, sizeof(text), unit == 0 ? "%.0f %s" : "%.1f %s", v, units[unit]);
+  return text;
+}
+
+Json ReportJson(const ImageReport& r) {
+  Json j = {{"name", r.name},
+            {"ref", r.state.ref},
+            {"attached", r.attached},
+            {"manifest_digest", r.state.manifest_digest},
+            {"meta_image", r.state.meta_path},
+            {"meta_sha256", r.state.meta_sha256}};
+  if (!r.attached) return j;
+  j["device"] = r.device;
+  j["device_number"] = U(r.major) + ":" + U(r.minor);
+  j["device_bytes"] = r.sectors * 512;
+  j["meta_device"] = r.meta_device;
+  j["cache_device"] = r.cache_device;
+  j["open_count"] = r.open_count;
+  j["suspended"] = r.suspended;
+  j["mounts"] = r.mounts;
+  if (r.status) {
+    const ImageStatus& s = *r.status;
+    j["image_id"] = s.image_id;
+    j["extents"] = s.extents;
+    j["chunks_cached"] = s.chunks_cached;
+    j["chunks_total"] = s.chunks_total;
+    j["hits"] = s.hits;
+    j["misses"] = s.misses;
+    j["pending"] = s.pending;
+    j["errors"] = s.errors;
+    j["helper"] = s.helper;
+    j["policy"] = s.policy;
+  }
+  return j;
+}
+
+void PrintJson(const Json& json) {
+  std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+}
+
+void PrintList(const std::vector<ImageReport>& images) {
+  if (images.empty()) {
+    std::printf("no images; attach one with: fastoci attach HOST/REPOSITORY:TAG\n");
+    return;
+  }
+  size_t name = 4, ref = 5;
+  for (const auto& r : images) {
+    name = std::max(name, r.name.size());
+    ref = std::max(ref, r.state.ref.size());
+  }
+  int n = static_cast<int>(name), w = static_cast<int>(ref);
+  std::printf("%-*s  %-*s  %-8s  %-7s  %s\n", n, "NAME", w, "IMAGE", "STATE", "CACHED", "MOUNTED AT");
+  for (const auto& r : images) {
+    const char* state = !r.attached ? "kept" : r.suspended ? "suspended" : "attached";
+    std::string cached = r.status ? Percent(r.status->chunks_cached, r.status->chunks_total) : "-";
+    std::printf("%-*s  %-*s  %-8s  %-7s  %s\n", n, r.name.c_str(), w,
+                r.state.ref.empty() ? "-" : r.state.ref.c_str(), state, cached.c_str(),
+                Join(r.mounts).c_str());
+  }
+}
+
+void PrintStatus(const ImageReport& r) {
+  std::printf("%s\n", r.name.c_str());
+  Row("image", r.state.ref);
+  Row("manifest", r.state.manifest_digest);
+  if (!r.attached) {
+    Row("state", "not attached; its meta image is kept");
+    return;
+  }
+  Row("device", r.device + ", " + HumanBytes(r.sectors * 512) + (r.suspended ? ", suspended" : ""));
+  Row("mounted", Join(r.mounts));
+  if (!r.status) {
+    Row("state", "the device has no status (not made by dm-fastoci?)");
+    return;
+  }
+  const ImageStatus& s = *r.status;
+  Row("cached", U(s.chunks_cached) + " of " + U(s.chunks_total) + " chunks (" +
+                    Percent(s.chunks_cached, s.chunks_total) + ")");
+  Row("reads", U(s.hits) + " hits, " + U(s.misses) + " misses, " + U(s.pending) + " waiting, " +
+                   U(s.errors) + " failed");
+  Row("helper", s.helper);
+  Row("policy", s.policy);
+}
+
+ExitCode PrintError(const Error& error, bool json) {
+  ExitCode code = ExitCodeOf(error);
+  std::fprintf(stderr, "fastoci: %s\n", error.message.c_str());
+  if (json) {
+    PrintJson({{"error", error.message},
+               {"kind", ErrorKindName(error.kind)},
+               {"exit_code", static_cast<int>(code)}});
+  }
+  return code;
+}
+
+}  // namespace fastoci
