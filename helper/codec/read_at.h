@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// ReadAtFile: random reads from something with a size. What the codecs read
+// from; never a URL.
+#ifndef FASTOCI_CODEC_READ_AT_H_
+#define FASTOCI_CODEC_READ_AT_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "base/byte_reader.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace fastoci {
+
+class ReadAtFile {
+ public:
+  virtual ~ReadAtFile() = default;
+  virtual uint64_t size() const = 0;
+  // Fills all of `out`; kInvalid if the range reaches past size().
+  virtual Status ReadAt(uint64_t offset, std::span<uint8_t> out) const = 0;
+
+ protected:
+  Status CheckRange(uint64_t offset, size_t bytes) const {
+    if (offset > size() || bytes > size() - offset) return InvalidError("read past the end");
+    return OkStatus();
+  }
+};
+
+// Does not own the bytes.
+class MemoryFile : public ReadAtFile {
+ public:
+  explicit MemoryFile(ByteSpan data) : data_(data) {}
+  uint64_t size() const override { return data_.size(); }
+  Status ReadAt(uint64_t offset, std::span<uint8_t> out) const override {
+    FASTOCI_CHECK_OK(CheckRange(offset, out.size()));
+    std::copy_n(data_.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
+    return OkStatus();
+  }
+
+ private:
+  ByteSpan data_;
+};
+
+// Does not own the descriptor. size: as found by the caller.
+class FdFile : public ReadAtFile {
+ public:
+  FdFile(int fd, uint64_t size) : fd_(fd), size_(size) {}
+  uint64_t size() const override { return size_; }
+  Status ReadAt(uint64_t offset, std::span<uint8_t> out) const override {
+    FASTOCI_CHECK_OK(CheckRange(offset, out.size()));
+    return PreadFull(fd_, out, offset, "file");
+  }
+
+ private:
+  int fd_;
+  uint64_t size_;
+};
+
+// A stretch of another file, which it does not own; cut to what is there.
+class SubFile : public ReadAtFile {
+ public:
+  SubFile(const ReadAtFile* file, uint64_t offset, uint64_t bytes)
+      : file_(file),
+        offset_(std::min(offset, file->size())),
+        size_(std::min(bytes, file->size() - offset_)) {}
+  uint64_t size() const override { return size_; }
+  Status ReadAt(uint64_t offset, std::span<uint8_t> out) const override {
+    FASTOCI_CHECK_OK(CheckRange(offset, out.size()));
+    return file_->ReadAt(offset_ + offset, out);
+  }
+
+ private:
+  const ReadAtFile* file_;
+  uint64_t offset_, size_;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_CODEC_READ_AT_H_
