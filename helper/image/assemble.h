@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Assembly: the meta layers of one image become the node's assembled meta image
+// (include/uapi/fastoci_meta.h). Parses hostile bytes: outside of tests it runs
+// in the decoder's sandbox, see assemble_sandbox.h. The result depends on the
+// input alone.
+//
+// Past the end: where a run of file data ends inside a 4 KiB block and its own
+// layer maps nothing behind it, the rest of the block becomes zeros, so that no
+// lower layer's bytes show behind a file's end.
+#ifndef FASTOCI_IMAGE_ASSEMBLE_H_
+#define FASTOCI_IMAGE_ASSEMBLE_H_
+
+#include <fastoci_meta.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/byte_reader.h"
+#include "base/digest.h"
+#include "base/result.h"
+
+namespace fastoci {
+
+inline constexpr size_t kMaxAssembleLayers = 255;
+
+struct AssembleLayer {
+  int meta_fd = -1;  // the meta layer (tar.gz) as a file or memfd, read with pread(2)
+  Sha256Digest meta_digest{};    // of that file; checked
+  Sha256Digest target_digest{};  // the original layer
+  uint64_t target_bytes = 0;     // its size, as the registry tells it
+  fastoci_codec codec = FASTOCI_CODEC_GZIP;  // RAW or GZIP, by its media type: CodecOfMediaType()
+};
+
+struct AssembleInput {
+  std::vector<AssembleLayer> layers;  // bottom first
+  Sha256Digest image_id{};            // sha256 of the manifest
+  // The JSON part. Its "blobs" must name one blob per layer, in this order:
+  // blob table entry i is layer i.
+  std::string json;
+};
+
+struct AssembleOptions {
+  // Limits; what is above is refused.
+  uint64_t max_layer_bytes = 1ULL << 30;   // one meta layer, uncompressed
+  uint64_t max_output_bytes = 2ULL << 30;  // the assembled meta image
+};
+
+// Writes the image to out_fd from offset 0 on (pwrite(2), ftruncate(2)); the
+// caller syncs and renames it.
+Status Assemble(const AssembleInput& input, const AssembleOptions& options, int out_fd);
+
+// tar -> RAW, tar+gzip and tar.gzip -> GZIP (OCI and docker types); kUnsupported
+// for anything else.
+Result<fastoci_codec> CodecOfMediaType(const std::string& media_type);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_IMAGE_ASSEMBLE_H_
