@@ -133,6 +133,7 @@ Result<AttachResult> AttachImage(const AttachPaths& paths, const AttachRequest& 
     FASTOCI_TRY(result.image, FindImage(paths, name));
     return result;
   }
+  if (device.ok()) FASTOCI_CHECK_OK(DmRemove(DmName(name), 0));  // an attach was killed half-way
   bool fresh = state.meta_path.empty();
   Status status = Provide(request, dir, &state, progress);
   std::string cache = request.cache_device;

@@ -3,8 +3,9 @@
 # The fastoci command on local meta images: attach, mount, status, detach, refusals, exit codes.
 # The helper is the minimal one, so that this case needs neither registry nor broker.
 # timeout: 240
+# shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
-requires e2fsck mke2fs debugfs dmsetup "$BIN/fastoci"
+requires e2fsck mke2fs mkfs.erofs fsck.erofs debugfs dmsetup "$BIN/fastoci"
 
 tmp=/dev/shm/cli
 mkdir -p $tmp
@@ -29,13 +30,14 @@ stop_fake() { [ -z "$helper" ] || { kill -9 "$helper"; wait "$helper" 2>/dev/nul
 make_images() {
 	local kind
 	truncate -s 4M $tmp/cache
-	for kind in good journal mntopts damaged; do
+	for kind in good erofs journal mntopts damaged; do
 		FASTOCI_EXT4=$kind "$PYTHON" "$SELFTESTS/lib/mkext4meta.py" $tmp/$kind.img $tmp/cache $tmp/blob || return 1
 	done
 	dd if=$tmp/cache of=/dev/ram1 bs=64K conv=fsync,notrunc 2>/dev/null
 }
 
-modprobe -a dm-mod loop ext4 && modprobe brd rd_nr=2 rd_size=8192 && modprobe libcrc32c || die modprobe
+modprobe -a dm-mod loop ext4 erofs && modprobe brd rd_nr=2 rd_size=8192 &&
+	modprobe libcrc32c || die modprobe
 must insmod "$MODULE"
 make_images > $tmp/make.log 2>&1 || die "cannot make images: $(cat $tmp/make.log)"
 attach() { cli attach --meta-image $tmp/good.img --name t --cache-device /dev/ram1 "$@"; }
@@ -55,7 +57,7 @@ check 'no loop device is left' no_loop_devices
 check 'no device is left' no_dm_devices
 is 'no state is left' "$(ls -A $tmp/state 2>/dev/null)" ''
 
-check 'attach' exits 0 attach
+check 'attach' exits 0 attach --hold
 check 'says the device' said 'attached as /dev/mapper/fastoci-t'
 check 'the node is there without udev' test -b /dev/mapper/fastoci-t
 is 'the uuid is ours' "$(dmsetup info -c --noheadings -o uuid fastoci-t)" FASTOCI-t
@@ -63,7 +65,7 @@ is 'the device is read-only' "$(blockdev --getro /dev/mapper/fastoci-t)" 1
 loop=$(losetup -nO NAME -j $tmp/good.img)
 is 'one loop device, autoclear, read-only, 512-byte blocks' \
 	"$(losetup -nO AUTOCLEAR,RO,LOG-SEC "$loop" | tr -s ' ')" ' 1 1 512'
-check 'attaching again succeeds' exits 0 attach
+check 'attaching again succeeds' exits 0 attach --hold
 check 'and says so' said 'already attached'
 check 'list shows it' exits 0 cli list
 check 'with its name' said '^t .*attached'
@@ -126,9 +128,30 @@ for bad in journal mntopts damaged; do
 	check "and is detached ($bad)" exits 0 cli detach bad
 done
 
+check 'attach an erofs image' exits 0 cli attach --meta-image $tmp/erofs.img --name e --cache-device /dev/ram1
+check 'mount it after its check' exits 0 cli mount e $tmp/mnt
+is 'it is readable' "$(cat $tmp/mnt/etc/motd)" hello
+check 'detach it' exits 0 cli detach e
+
+# As README and operations.md have it.
+by_hand() {
+	local loop sectors
+	loop=$(losetup -f --show -r -b 512 $tmp/good.img) && sectors=$(od -An -tu8 -j64 -N8 $tmp/good.img) &&
+	dmsetup create fastoci-hand --uuid FASTOCI-hand --readonly \
+		--table "0 $((sectors)) fastoci $loop /dev/ram1 1 hold" && losetup -d "$loop"
+}
+check 'attach by hand' by_hand
+check 'is known to status' exits 0 cli status hand
+check 'mount of it' exits 0 cli mount hand $tmp/mnt
+check 'detach of it' exits 0 cli detach hand
+
 # A killed attach leaks nothing: the loop device is cleared with its last user.
-(attach & pid=$!; kill -9 $pid; wait $pid) > /dev/null 2>&1
-cli detach t > /dev/null 2>&1
-check 'a killed attach leaves no loop device' wait_for 5 no_loop_devices
+for seconds in 0.1 0.2 0.3 0.4 0.5 0.6 0.8 1; do
+	timeout -s KILL $seconds "$BIN/fastoci" --state-dir $tmp/state attach --meta-image $tmp/good.img --name t \
+		--cache-device /dev/ram1 > /dev/null 2>&1
+	check "attach after one that was killed after $seconds s" exits 0 attach --hold
+	check "and detach ($seconds)" exits 0 cli detach t
+done
+check 'killed attaches leave no loop device' wait_for 5 no_loop_devices
 check 'nothing is left' nothing_left
 finish

@@ -3,7 +3,8 @@
 """mkext4meta.py META CACHE BLOB_FILE: an assembled meta image that holds a mountable ext4 file system.
 
 Its file /data holds mkmeta.py's blob and is mapped to it; everything else is metadata. The same content goes to BLOB_FILE.
-FASTOCI_EXT4=journal|mntopts|damaged makes a file system that must be refused. The cache file must exist with its size.
+FASTOCI_EXT4=journal|mntopts|damaged makes a file system that must be refused, erofs another one, all of it metadata. The
+cache file must exist with its size.
 """
 import hashlib, os, struct, subprocess, sys, tempfile, uuid
 
@@ -17,13 +18,19 @@ def run(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def make_ext4(path, data, kind):
+def make_fs(path, data, kind):
     with tempfile.TemporaryDirectory() as root:
         with open(root + "/data", "wb") as f:
             f.write(data)
         os.makedirs(root + "/etc")
         with open(root + "/etc/motd", "w") as f:
             f.write("hello\n")
+        if kind == "erofs":
+            os.unlink(root + "/data")
+            run("mkfs.erofs", "--quiet", path, root)
+            with open(path, "r+b") as f:
+                f.truncate(1 << 20)
+            return
         features = "^metadata_csum," + ("has_journal" if kind == "journal" else "^has_journal")
         run("mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-I", "256", "-O", features, "-d", root, path, "8M")
     if kind == "mntopts":
@@ -41,13 +48,14 @@ def main():
     meta_path, cache_path, blob_path = sys.argv[1:4]
     blob = mkmeta.blob_data(mkmeta.BLOB_BYTES)
     with tempfile.NamedTemporaryFile() as t:
-        make_ext4(t.name, blob, os.environ.get("FASTOCI_EXT4", ""))
+        kind = os.environ.get("FASTOCI_EXT4", "")
+        make_fs(t.name, blob, kind)
         with open(t.name, "rb") as f:
             fs = f.read()
-        blocks = blocks_of(t.name, "/data")
-    data = [b for b in blocks if fs[b * BLOCK:(b + 1) * BLOCK] == blob[:BLOCK]]
-    at = blocks.index(data[0])  # extent tree blocks, if any, come before
-    position = {b: i for i, b in enumerate(blocks[at:])}
+        blocks = [] if kind == "erofs" else blocks_of(t.name, "/data")
+    while blocks and fs[blocks[0] * BLOCK:(blocks[0] + 1) * BLOCK] != blob[:BLOCK]:
+        del blocks[0]  # extent tree blocks, if any, come before
+    position = {b: i for i, b in enumerate(blocks)}
     keys, payloads, metadata = [], [], bytearray()
     md_at = 1 << 16
     previous = None
