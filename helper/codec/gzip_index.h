@@ -66,6 +66,9 @@ class GzipIndex {
   std::vector<GzipIndexEntry> entries_;
 };
 
+// ISA-L is twice as fast in pieces of 64 KiB; zlib serves as its oracle in tests.
+enum class GzipEngine { kIsal, kZlib };
+
 // Inflates from one checkpoint to the end of the member, in one stream across
 // later checkpoints. Fed with the blob's bytes from entry.blob_offset() on.
 class GzipStream {
@@ -75,7 +78,8 @@ class GzipStream {
     size_t produced = 0;  // of `out`
     bool ended = false;   // the deflate stream is complete
   };
-  static Result<GzipStream> Open(const GzipIndex& index, size_t entry);
+  static Result<GzipStream> Open(const GzipIndex& index, size_t entry,
+                                 GzipEngine engine = GzipEngine::kIsal);
   GzipStream(GzipStream&&) noexcept;
   GzipStream& operator=(GzipStream&&) noexcept;
   ~GzipStream();
@@ -84,9 +88,13 @@ class GzipStream {
   Result<Progress> Decode(ByteSpan in, std::span<uint8_t> out);
 
  private:
-  struct State;
-  explicit GzipStream(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
+  class Inflater;
+  class ZlibInflater;
+  class IsalInflater;
+  GzipStream(std::unique_ptr<Inflater> inflater, uint8_t bits);
+  std::unique_ptr<Inflater> inflater_;
+  uint8_t bits_to_prime_;  // 0: the shared byte was taken, or there is none
+  bool ended_ = false;
 };
 
 struct GzipIndexOptions {

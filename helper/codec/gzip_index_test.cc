@@ -73,8 +73,8 @@ Result<Bytes> Build(const Bytes& gz, const GzipIndexOptions& options, size_t ste
 
 // Decodes from an entry to the end with one stream, in pieces of `step`.
 Result<Bytes> DecodeFrom(const GzipIndex& index, size_t entry, const Bytes& gz, size_t step,
-                         size_t max_bytes = SIZE_MAX) {
-  FASTOCI_TRY(GzipStream stream, GzipStream::Open(index, entry));
+                         size_t max_bytes = SIZE_MAX, GzipEngine engine = GzipEngine::kIsal) {
+  FASTOCI_TRY(GzipStream stream, GzipStream::Open(index, entry, engine));
   ByteSpan in = ByteSpan(gz).subspan(index.entries()[entry].blob_offset());
   Bytes out;
   Bytes buf(step);
@@ -93,8 +93,10 @@ void ExpectEveryEntryDecodes(const Bytes& index_file, const Bytes& gz, const Byt
   ASSERT_TRUE(index.ok()) << index.error().message;
   EXPECT_EQ(index->uncompressed_bytes(), data.size());
   EXPECT_EQ(index->gzip_bytes(), gz.size());
-  for (size_t i = 0; i < index->entries().size(); i++) {
-    auto out = DecodeFrom(*index, i, gz, 50000, max_bytes);
+  for (size_t n = 0; n < 2 * index->entries().size(); n++) {
+    size_t i = n / 2;
+    GzipEngine engine = n % 2 == 0 ? GzipEngine::kIsal : GzipEngine::kZlib;
+    auto out = DecodeFrom(*index, i, gz, 50000, max_bytes, engine);
     ASSERT_TRUE(out.ok()) << i << ": " << out.error().message;
     size_t at = index->entries()[i].data_offset;
     ASSERT_TRUE(out->size() >= max_bytes || out->size() == data.size() - at) << i;
@@ -225,6 +227,78 @@ TEST(GzipIndexTest, SinkErrorEndsTheBuild) {
   EXPECT_EQ(builder->Update(gz).error().message, "stop");
 }
 
+// Both inflaters, input and output cut at any place.
+TEST(GzipIndexTest, EnginesAgreeWhateverTheCut) {
+  Bytes data = MakeData(400000, 41);
+  data.insert(data.end(), 300000, 'z');  // an output far larger than its input
+  for (int level : {0, 1, 9}) {
+    Bytes gz = Gzip(data, {30000, 4, 60000}, level);
+    auto file = Build(gz, {.span_bytes = 60000});
+    auto index = GzipIndex::Parse(*file);
+    ASSERT_TRUE(index.ok());
+    std::mt19937 rng(static_cast<uint32_t>(level));
+    for (size_t entry = 0; entry < index->entries().size(); entry++) {
+      for (auto engine : {GzipEngine::kIsal, GzipEngine::kZlib}) {
+        auto stream = GzipStream::Open(*index, entry, engine);
+        ByteSpan in = ByteSpan(gz).subspan(index->entries()[entry].blob_offset());
+        Bytes out, buf(70000);
+        size_t longest = 4 << rng() % 15;
+        bool ended = false;
+        for (int rounds = 0; !ended && rounds < 10000000; rounds++) {
+          auto p = stream->Decode(in.first(std::min<size_t>(in.size(), rng() % longest)),
+                                  std::span(buf).first(rng() % longest));
+          ASSERT_TRUE(p.ok()) << p.error().message;
+          out.insert(out.end(), buf.begin(), buf.begin() + static_cast<ptrdiff_t>(p->produced));
+          in = in.subspan(p->consumed);
+          ended = p->ended;
+        }
+        size_t at = index->entries()[entry].data_offset;
+        ASSERT_EQ(out.size(), data.size() - at);
+        ASSERT_TRUE(std::equal(out.begin(), out.end(), data.begin() + static_cast<ptrdiff_t>(at)));
+      }
+    }
+  }
+}
+
+// A stream with flipped bits: no engine writes past what it was given, and up to
+// the first error both say the same.
+TEST(GzipIndexTest, EnginesSurviveCorruptStreams) {
+  Bytes data = MakeData(60000, 43);
+  Bytes gz = Gzip(data, {9000}, 6);
+  auto file = Build(gz, {.span_bytes = 9000});
+  auto index = GzipIndex::Parse(*file);
+  ASSERT_TRUE(index.ok());
+  std::mt19937 rng(2);
+  constexpr size_t kPiece = 5000;
+  constexpr uint8_t kCanary = 0xc5;
+  for (int i = 0; i < 1500; i++) {
+    size_t entry = rng() % index->entries().size();
+    Bytes bad(gz.begin() + static_cast<ptrdiff_t>(index->entries()[entry].blob_offset()), gz.end());
+    for (int k = 0; k < 1 + i % 3; k++) {
+      size_t at = rng() % std::min<size_t>(bad.size(), 12000);
+      bad[at] = static_cast<uint8_t>(bad[at] ^ 1 << rng() % 8);
+    }
+    Bytes out[2];
+    for (auto engine : {GzipEngine::kIsal, GzipEngine::kZlib}) {
+      auto stream = GzipStream::Open(*index, entry, engine);
+      Bytes& o = out[engine == GzipEngine::kZlib];
+      ByteSpan in = bad;
+      for (;;) {
+        Bytes buf(kPiece + 512, kCanary);
+        auto p = stream->Decode(in, std::span(buf).first(kPiece));
+        ASSERT_EQ(std::count(buf.begin() + kPiece, buf.end(), kCanary), 512);
+        if (!p.ok() || (p->consumed == 0 && p->produced == 0)) break;
+        o.insert(o.end(), buf.begin(), buf.begin() + static_cast<ptrdiff_t>(p->produced));
+        in = in.subspan(p->consumed);
+        if (o.size() > 1000000) break;
+      }
+    }
+    size_t common = std::min(out[0].size(), out[1].size());
+    ASSERT_TRUE(std::equal(out[0].begin(), out[0].begin() + static_cast<ptrdiff_t>(common),
+                           out[1].begin()));
+  }
+}
+
 TEST(GzipIndexTest, FindEntry) {
   Bytes gz = Gzip(MakeData(500000, 29), {50000});
   auto file = Build(gz, {.span_bytes = 50000});
@@ -299,7 +373,8 @@ TEST(GzipIndexTest, ParseSurvivesEveryFlippedByteAndCut) {
     for (size_t e = 0; e < index->entries().size(); e++) {
       ASSERT_LE(index->entries()[e].blob_offset(), index->gzip_bytes());
       if (index->entries()[e].blob_offset() < gz.size())
-        (void)DecodeFrom(*index, e, gz, 4096, 100000);
+        for (auto engine : {GzipEngine::kIsal, GzipEngine::kZlib})
+          (void)DecodeFrom(*index, e, gz, 4096, 100000, engine);
     }
   }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // fastoci-decoderd: the process that parses untrusted bytes. Started by the
 // broker, one per lane; protocol.h says how. `fastoci-decoderd assemble N ...`
-// runs assembly instead, with the descriptors 3 to N + 2.
+// runs assembly (image/assemble_sandbox.h) with the descriptors 3 to N + 2.
 #include <cstdlib>
 #include <string_view>
 
@@ -9,10 +9,7 @@
 #include "decoder/decoder.h"
 #include "decoder/protocol.h"
 #include "decoder/sandbox.h"
-#if __has_include("image/assemble_sandbox.h")
 #include "image/assemble_sandbox.h"
-#define FASTOCI_HAVE_ASSEMBLE 1
-#endif
 
 namespace fastoci {
 namespace {
@@ -32,8 +29,7 @@ int Serve() {
   return s.ok() ? 0 : Fatal(s.error());
 }
 
-#ifdef FASTOCI_HAVE_ASSEMBLE
-int Assemble(int argc, char** argv) {
+int RunAssembly(int argc, char** argv) {
   constexpr int kMaxFds = 600;  // two for each of the most layers, and some
   int nr_fds = argc > 2 ? std::atoi(argv[2]) : -1;
   if (nr_fds < 0 || nr_fds > kMaxFds) return Fatal(InvalidError("assemble: number of descriptors"));
@@ -42,7 +38,6 @@ int Assemble(int argc, char** argv) {
   if (!s.ok()) return Fatal(s.error());
   return AssembleInSandbox(argc - 2, argv + 2);
 }
-#endif
 
 }  // namespace
 }  // namespace fastoci
@@ -50,11 +45,7 @@ int Assemble(int argc, char** argv) {
 int main(int argc, char** argv) {
   fastoci::SetLogProgram("fastoci-decoderd");
   if (argc == 1) return fastoci::Serve();
-#ifdef FASTOCI_HAVE_ASSEMBLE
-  if (std::string_view(argv[1]) == "assemble") return fastoci::Assemble(argc, argv);
-#else
-  (void)argv;
-#endif
+  if (std::string_view(argv[1]) == "assemble") return fastoci::RunAssembly(argc, argv);
   fastoci::Log(fastoci::LogLevel::kError, "unknown arguments; this program is started by fastoci-helperd");
   return 2;
 }
