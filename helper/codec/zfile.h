@@ -24,6 +24,8 @@ inline constexpr size_t kZFileHeaderBytes = 512;
 inline constexpr uint32_t kMinZFileBlockBytes = 512;
 inline constexpr uint32_t kMaxZFileBlockBytes = 65536;
 inline constexpr uint64_t kMaxZFileBlocks = 1ULL << 25;
+// Most that Serialize() makes: magic, payload offset, header, lengths.
+inline constexpr uint64_t kMaxZFileIndexBytes = 16 + kZFileHeaderBytes + 4 * kMaxZFileBlocks;
 
 enum class ZFileAlgorithm : uint8_t { kLz4 = 1, kZstd = 2 };
 

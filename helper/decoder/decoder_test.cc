@@ -183,6 +183,39 @@ TEST_F(DecoderTest, GzipSpansAcrossCheckpoints) {
   }
 }
 
+TEST_F(DecoderTest, ZFileInATarWrapper) {
+  Bytes data = MakeData((2 << 20) + 4321);
+  Bytes blob(1536, 0xee);
+  for (uint32_t block : {4096U, 65536U}) {
+    blob.resize(1536);
+    auto w = ZFileWriter::Create({.block_bytes = block}, [&blob](ByteSpan s) {
+      blob.insert(blob.end(), s.begin(), s.end());
+      return OkStatus();
+    });
+    ASSERT_TRUE(w->Update(data).ok());
+    auto header = w->Finish();
+    ASSERT_TRUE(header.ok());
+    std::copy(header->begin(), header->end(), blob.begin() + 1536);
+    MemoryFile whole(blob);
+    auto index = ZFileIndex::Read(SubFile(&whole, 1536, blob.size() - 1536));
+    ASSERT_TRUE(index.ok()) << index.error().message;
+    Bytes file = index->Serialize(1536);
+    ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_ZFILE, data.size(), blob.size(), file).ok());
+    for (uint64_t span : {uint64_t{0}, uint64_t{1} << 20, uint64_t{2} << 20}) {
+      uint64_t from = 1536 + index->block_offset(span / block);
+      auto o = Run({1, 1, span, from, span, data.size()}, Slice(blob, from, blob.size()), 777, 2);
+      EXPECT_EQ(o.err, 0) << o.text;
+      EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, span, data.size())));
+    }
+    EXPECT_EQ(Run({1, 1, 100, 1536, 65536, 131072}, {}).err, EINVAL);
+    Bytes bad = blob;
+    bad[1536 + index->block_offset(3) + 5] ^= 1;
+    auto o = Run({1, 1, 0, 0, 0, data.size()}, bad);
+    EXPECT_EQ(o.err, EBADMSG);
+    EXPECT_NE(o.text.find("block 3: wrong checksum"), std::string::npos) << o.text;
+  }
+}
+
 TEST_F(DecoderTest, StopsWithoutRoomAndGoesOn) {
   Bytes data = MakeData(4 << 20);
   ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());

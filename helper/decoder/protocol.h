@@ -7,8 +7,8 @@
 // One decoder process per lane; it inherits fd 3 (socket), fd 4 (input ring:
 // the fetcher's kFetchRingBytes, mapped read-only) and fd 5 (output ring,
 // kOutputPieces pieces of kPieceBytes).
-//   OpenSpace  + 1 fd: sealed memfd with the index of the blob (gzip.meta; for
-//              RAW an empty one). The decoder keeps the last spaces that it
+//   OpenSpace  + 1 fd: sealed memfd with the index of the blob (gzip.meta; a
+//              serialized ZFileIndex; for RAW an empty one). The decoder keeps the last spaces that it
 //              was given and is told about each again when in doubt.
 //   Decode     begin at span; emit [out_begin, out_end), both multiples of
 //              kPieceBytes, except that out_end may be data_bytes. Input byte i

@@ -31,6 +31,43 @@ class GzipDataStream : public DataStream {
   GzipStream stream_;
 };
 
+// Collects a block's stored bytes, decodes it, gives it out.
+class ZFileStream : public DataStream {
+ public:
+  ZFileStream(const ZFileIndex* index, size_t block) : index_(index), block_(block) {}
+  Result<Progress> Decode(ByteSpan in, std::span<uint8_t> out) override {
+    Progress p;
+    for (;;) {
+      size_t n = std::min(data_.size() - given_, out.size() - p.produced);
+      std::copy_n(data_.begin() + static_cast<ptrdiff_t>(given_), n,
+                  out.begin() + static_cast<ptrdiff_t>(p.produced));
+      given_ += n;
+      p.produced += n;
+      bool given_out = given_ == data_.size();
+      p.ended = given_out && block_ == index_->nr_blocks();
+      if (p.ended || !given_out || p.produced == out.size()) return p;
+      uint64_t stored = index_->block_offset(block_ + 1) - index_->block_offset(block_);
+      ByteSpan part = in.subspan(p.consumed);
+      part = part.first(std::min<uint64_t>(part.size(), stored - stored_.size()));
+      stored_.insert(stored_.end(), part.begin(), part.end());
+      p.consumed += part.size();
+      if (stored_.size() < stored) return p;
+      data_.resize(index_->data_bytes_of(block_));
+      given_ = 0;
+      FASTOCI_CHECK_OK(index_->DecodeBlock(block_, stored_, data_));
+      stored_.clear();
+      block_++;
+    }
+  }
+
+ private:
+  const ZFileIndex* index_;
+  size_t block_;        // the next one to decode
+  Bytes stored_;        // what came in of it
+  Bytes data_;          // of the block before it
+  size_t given_ = 0;    // of data_
+};
+
 }  // namespace
 
 Mapping::~Mapping() {
@@ -73,6 +110,16 @@ Result<std::shared_ptr<Space>> Space::Open(const DecodeMessage& message, const U
         return InvalidError("gzip index: larger than the blob");
       break;
     }
+    case FASTOCI_CODEC_ZFILE: {
+      FASTOCI_TRY(Mapping file, Mapping::Open(index.get(), false, 1, kMaxZFileIndexBytes));
+      FASTOCI_TRY(space->zfile_, ZFileIndex::Parse(file.data()));
+      const ZFileIndex& z = *space->zfile_;
+      if (z.data_bytes() != message.data_bytes)
+        return InvalidError("ZFile: uncompressed size differs from the data space's");
+      if (z.payload_offset() + z.block_offset(z.nr_blocks()) > message.blob_bytes)
+        return InvalidError("ZFile: larger than the blob");
+      break;
+    }
     default:
       return Error{ErrorKind::kUnsupported, EOPNOTSUPP,
                    "codec " + std::to_string(message.codec) + " is not supported"};
@@ -81,6 +128,13 @@ Result<std::shared_ptr<Space>> Space::Open(const DecodeMessage& message, const U
 }
 
 Result<Space::Start> Space::StartAt(uint64_t data_offset) const {
+  if (zfile_) {
+    if (data_offset % zfile_->block_bytes() != 0 || data_offset >= data_bytes_)
+      return InvalidError("no block begins there");
+    size_t block = data_offset / zfile_->block_bytes();
+    return Start{std::make_unique<ZFileStream>(&*zfile_, block),
+                 zfile_->payload_offset() + zfile_->block_offset(block)};
+  }
   if (!gzip_) return Start{std::make_unique<RawStream>(), data_offset};
   size_t i = gzip_->FindEntry(data_offset);
   const GzipIndexEntry& entry = gzip_->entries()[i];

@@ -18,6 +18,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "codec/gzip_index.h"
+#include "codec/zfile.h"
 #include "decoder/protocol.h"
 
 namespace fastoci {
@@ -68,6 +69,7 @@ class Space {
   uint64_t blob_bytes_ = 0;
   Mapping mapping_;
   std::optional<GzipIndex> gzip_;  // views mapping_
+  std::optional<ZFileIndex> zfile_;
 };
 
 // A space that failed to open is kept too: its error answers each Decode.
