@@ -10,16 +10,41 @@
 
 #include "base/digest.h"
 #include "base/unique_fd.h"
+#include "image/assemble_sandbox.h"
 
 namespace fastoci {
 namespace {
 
 constexpr size_t kHashBuffer = 1 << 20;
+constexpr char kDecoderName[] = "fastoci-decoderd";
 
 Result<Credentials> LoadCredentials(const RegistryAccess& access) {
   if (!access.user_password.empty()) return Credentials::FromUserPassword(access.user_password);
   if (!access.credentials_file.empty()) return Credentials::Load(access.credentials_file);
   return Credentials::LoadDefault();
+}
+
+// The decoder beside this program, or where packages put it.
+Result<std::string> FindDecoder(const std::string& named) {
+  if (!named.empty()) return named;
+  char self[4096];
+  ssize_t n = ::readlink("/proc/self/exe", self, sizeof(self) - 1);
+  std::string beside(self, n > 0 ? static_cast<size_t>(n) : 0);
+  beside = beside.substr(0, beside.rfind('/') + 1) + kDecoderName;
+  for (const std::string& path : {beside, std::string("/usr/libexec/fastoci/") + kDecoderName}) {
+    if (::access(path.c_str(), X_OK) == 0) return path;
+  }
+  return NotFoundError(std::string(kDecoderName) + " is not at " + beside +
+                       "; name it with --decoder");
+}
+
+Result<fastoci_codec> CodecOf(const std::string& media_type) {
+  if (media_type.ends_with(".tar")) return FASTOCI_CODEC_RAW;
+  if (media_type.ends_with(".tar+gzip") || media_type.ends_with(".tar.gzip")) {
+    return FASTOCI_CODEC_GZIP;
+  }
+  return Error{ErrorKind::kUnsupported, EINVAL,
+               "original layers of type \"" + media_type + "\" cannot be used"};
 }
 
 // Deletes files when the work on them ends, however it ends.
@@ -62,6 +87,7 @@ Result<ImagePuller> ImagePuller::Open(const RegistryAccess& access) {
   options.http.tls = access.tls;
   ImagePuller puller;
   puller.plain_http_ = access.plain_http;
+  puller.decoder_ = access.decoder;
   FASTOCI_TRY(puller.client_, RegistryClient::Open(options, std::move(credentials)));
   return puller;
 }
@@ -134,6 +160,37 @@ Result<std::string> ImagePuller::Download(const ResolvedImage& image, const Meta
   return path;
 }
 
+Status ImagePuller::RunAssembly(const ResolvedImage& image, const std::vector<std::string>& paths,
+                                const std::string& meta_path) {
+  AssembleInput input;
+  FASTOCI_TRY(input.image_id, ParseDigest(image.manifest.digest));
+  input.json = image.sources_json;
+  std::vector<UniqueFd> fds;
+  for (size_t i = 0; i < paths.size(); i++) {
+    const MetaLayer& layer = image.fastoci.layers[i];
+    fds.emplace_back(::open(paths[i].c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fds.back().valid()) return ErrnoError("open " + paths[i]);
+    AssembleLayer part;
+    part.meta_fd = fds.back().get();
+    FASTOCI_TRY(part.meta_digest, ParseDigest(layer.digest));
+    FASTOCI_TRY(part.target_digest, ParseDigest(layer.target_digest));
+    part.target_bytes = layer.target_bytes;
+    FASTOCI_TRY(part.codec, CodecOf(layer.target_media_type));
+    input.layers.push_back(part);
+  }
+  FASTOCI_TRY(std::string decoder, FindDecoder(decoder_));
+  std::string tmp = meta_path + ".tmp." + std::to_string(::getpid());
+  UniqueFd out(::open(tmp.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  if (!out.valid()) return ErrnoError("create " + tmp);
+  Status status = AssembleViaDecoder(decoder, input, out.get());
+  if (status.ok() && ::fsync(out.get()) != 0) status = ErrnoError("sync " + tmp);
+  if (status.ok() && ::rename(tmp.c_str(), meta_path.c_str()) != 0) {
+    status = ErrnoError("rename to " + meta_path);
+  }
+  if (!status.ok()) ::unlink(tmp.c_str());
+  return status;
+}
+
 Status ImagePuller::Assemble(const ResolvedImage& image, const std::string& work_dir,
                              const std::string& meta_path, Progress* progress) {
   std::vector<std::string> paths;
@@ -146,9 +203,7 @@ Status ImagePuller::Assemble(const ResolvedImage& image, const std::string& work
     unlinker.Add(path);
   }
   progress->Step("assembling");
-  // Assembly belongs in the decoder's sandbox, which is not there yet.
-  (void)meta_path;
-  return Error{ErrorKind::kUnsupported, ENOSYS, "this build cannot assemble meta images"};
+  return RunAssembly(image, paths, meta_path);
 }
 
 }  // namespace fastoci

@@ -4,7 +4,9 @@
 #ifndef FASTOCI_ATTACH_PULL_H_
 #define FASTOCI_ATTACH_PULL_H_
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "attach/manifest.h"
 #include "attach/progress.h"
@@ -18,6 +20,7 @@ struct RegistryAccess {
   std::string user_password;     // "user:password"; empty: docker's config.json
   std::string credentials_file;  // instead of docker's
   TlsOptions tls;
+  std::string decoder;  // fastoci-decoderd; empty: beside this program
 };
 
 struct ResolvedImage {
@@ -44,7 +47,11 @@ class ImagePuller {
   Status AskSizes(ResolvedImage* image);
   Result<std::string> Download(const ResolvedImage& image, const MetaLayer& layer,
                                const std::string& work_dir, Progress* progress);
+  // In the decoder's sandbox.
+  Status RunAssembly(const ResolvedImage& image, const std::vector<std::string>& paths,
+                     const std::string& meta_path);
   std::unique_ptr<RegistryClient> client_;
+  std::string decoder_;
   bool plain_http_ = false;
 };
 
