@@ -154,15 +154,6 @@ class Commands {
     return kExitOk;
   }
 
-  static void PrintHelper(const nlohmann::json& stat) {
-    std::printf("helper\n");
-    for (const auto& [key, value] : stat.items()) {
-      if (key == "ok") continue;
-      std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-      std::printf("  %-10s %s\n", key.c_str(), text.c_str());
-    }
-  }
-
   Options& o_;
   TerminalProgress progress_;
 };
@@ -177,6 +168,9 @@ void AddRegistryOptions(CLI::App* command, Options* o) {
                       "file with credentials, as docker's config.json")
       ->type_name("FILE");
   command->add_option("--root-ca", access->tls.ca_file, "PEM file with the registry's CA")
+      ->type_name("FILE");
+  command->add_option("--decoder", access->decoder,
+                      "fastoci-decoderd (default: beside this program)")
       ->type_name("FILE");
   command->add_flag("--insecure", access->tls.insecure, "accept any certificate");
 }

@@ -183,6 +183,34 @@ void PrintStatus(const ImageReport& r) {
   Row("policy", s.policy);
 }
 
+void PrintHelper(const nlohmann::json& stat) {
+  auto text = [](const nlohmann::json& object, const char* key) -> std::string {
+    if (!object.is_object() || !object.contains(key)) return "";
+    auto it = object.find(key);
+    return it->is_string() ? it->get<std::string>() : it->dump();
+  };
+  auto part = [&](const char* key) {
+    auto it = stat.find(key);
+    return it != stat.end() ? *it : nlohmann::json::array();
+  };
+  const nlohmann::json caches = part("caches"), images = part("images"), counts = part("counters");
+  std::printf("helper\n");
+  Row("version", text(stat, "version"));
+  for (const auto& c : caches) {
+    Row("cache", text(c, "device") + ": " + text(c, "present") + " of " + text(c, "nr_slots") +
+                     " slots in use, " + text(c, "durable") + " durable");
+  }
+  std::string counters;
+  for (const auto& [key, value] : counts.items()) {
+    counters += (counters.empty() ? "" : ", ") + key + " " + value.dump();
+  }
+  Row("counters", counters);
+  for (const auto& i : images) {
+    std::string error = text(i, "error");
+    if (!error.empty()) Row("error", "image " + text(i, "image_id").substr(0, 12) + ": " + error);
+  }
+}
+
 ExitCode PrintError(const Error& error, bool json) {
   ExitCode code = ExitCodeOf(error);
   std::fprintf(stderr, "fastoci: %s\n", error.message.c_str());

@@ -50,6 +50,8 @@ nlohmann::ordered_json ReportJson(const ImageReport& image);
 void PrintJson(const nlohmann::ordered_json& json);
 void PrintList(const std::vector<ImageReport>& images);
 void PrintStatus(const ImageReport& image);
+// The helper's answer to "stat".
+void PrintHelper(const nlohmann::json& stat);
 // Text on stderr; with json an object on stdout as well.
 ExitCode PrintError(const Error& error, bool json);
 
