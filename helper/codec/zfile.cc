@@ -33,8 +33,8 @@ uint32_t HeaderDigest(ByteSpan header) {
 }
 
 size_t CompressBound(ZFileAlgorithm algorithm, uint32_t n) {
-  return algorithm == ZFileAlgorithm::kLz4 ? static_cast<size_t>(LZ4_compressBound(static_cast<int>(n)))
-                                           : ZSTD_compressBound(n);
+  if (algorithm == ZFileAlgorithm::kZstd) return ZSTD_compressBound(n);
+  return static_cast<size_t>(LZ4_compressBound(static_cast<int>(n)));
 }
 
 }  // namespace
@@ -169,7 +169,8 @@ uint32_t ZFileIndex::data_bytes_of(size_t i) const {
 
 Status ZFileIndex::DecodeBlock(size_t i, ByteSpan stored, std::span<uint8_t> out) const {
   auto bad = [i](const char* what) { return ZError("block " + std::to_string(i) + ": " + what); };
-  if (i >= nr_blocks() || stored.size() != ends_[i + 1] - ends_[i] || out.size() != data_bytes_of(i))
+  if (i >= nr_blocks() || stored.size() != ends_[i + 1] - ends_[i] ||
+      out.size() != data_bytes_of(i))
     return bad("wrong length");
   if (verify_) {
     ByteReader crc(stored.last(kCrcBytes));
@@ -290,7 +291,8 @@ std::array<uint8_t, kZFileHeaderBytes> ZFileWriter::MakeHeader(bool trailer, uin
   std::array<uint8_t, kZFileHeaderBytes> header{};
   std::copy(w.bytes().begin(), w.bytes().end(), header.begin());
   uint32_t digest = HeaderDigest(header);
-  for (size_t i = 0; i < 4; i++) header[kDigestOffset + i] = static_cast<uint8_t>(digest >> (8 * i));
+  for (size_t i = 0; i < 4; i++)
+    header[kDigestOffset + i] = static_cast<uint8_t>(digest >> (8 * i));
   return header;
 }
 

@@ -129,9 +129,10 @@ TEST(ZFileTest, SerializedIndexDecodesBlocks) {
   for (size_t i = 0; i < again->nr_blocks(); i++) {
     Bytes out(again->data_bytes_of(i));
     uint64_t at = again->block_offset(i);
-    ASSERT_TRUE(
-        again->DecodeBlock(i, ByteSpan(file).subspan(at, again->block_offset(i + 1) - at), out).ok());
-    ASSERT_TRUE(std::equal(out.begin(), out.end(), data.begin() + static_cast<ptrdiff_t>(i * 4096)));
+    ByteSpan stored = ByteSpan(file).subspan(at, again->block_offset(i + 1) - at);
+    ASSERT_TRUE(again->DecodeBlock(i, stored, out).ok());
+    auto expected = data.begin() + static_cast<ptrdiff_t>(i * 4096);
+    ASSERT_TRUE(std::equal(out.begin(), out.end(), expected));
   }
   serialized.pop_back();
   EXPECT_FALSE(ZFileIndex::Parse(serialized).ok());

@@ -52,8 +52,8 @@ class DecoderClient {
   pid_t pid() const { return pid_; }
   bool busy() const { return busy_; }
 
-  // index: gzip.meta for GZIP, ZFileIndex::Serialize() for ZFILE, empty for RAW. What is wrong with it is told by
-  // the first Decode().
+  // index: gzip.meta for GZIP, ZFileIndex::Serialize() for ZFILE, empty for RAW.
+  // What is wrong with it is told by the first Decode().
   Status OpenSpace(uint64_t space, uint32_t codec, uint64_t data_bytes, uint64_t blob_bytes,
                    ByteSpan index);
   // See protocol.h; data_bytes of the space gives the last piece's length. Only

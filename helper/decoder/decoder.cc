@@ -17,7 +17,9 @@ constexpr size_t kInputStepBytes = 65536;
 // waits for a broker that waits for us.
 constexpr uint64_t kInputDoneBytes = kFetchRingBytes / 16;
 
-Error RequestError(const char* what) { return InvalidError(std::string("decode request: ") + what); }
+Error RequestError(const char* what) {
+  return InvalidError(std::string("decode request: ") + what);
+}
 
 }  // namespace
 
@@ -111,7 +113,8 @@ Status Decoder::StartJob(const DecodeMessage& m) {
   job->out_begin = m.out_begin;
   job->out_end = m.out_end;
   uint64_t data_bytes = job->space->data_bytes();
-  if (m.out_begin >= m.out_end || m.out_end > data_bytes) return RequestError("range is empty or too long");
+  if (m.out_begin >= m.out_end || m.out_end > data_bytes)
+    return RequestError("range is empty or too long");
   if (m.out_begin % kPieceBytes != 0 || (m.out_end % kPieceBytes != 0 && m.out_end != data_bytes))
     return RequestError("range is not aligned");
   if (m.span_data_offset > m.out_begin) return RequestError("span begins behind the range");

@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
   fastoci::SetLogProgram("fastoci-decoderd");
   if (argc == 1) return fastoci::Serve();
   if (std::string_view(argv[1]) == "assemble") return fastoci::RunAssembly(argc, argv);
-  fastoci::Log(fastoci::LogLevel::kError, "unknown arguments; this program is started by fastoci-helperd");
+  fastoci::Log(fastoci::LogLevel::kError,
+               "unknown arguments; this program is started by fastoci-helperd");
   return 2;
 }

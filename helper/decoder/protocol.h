@@ -8,8 +8,8 @@
 // the fetcher's kFetchRingBytes, mapped read-only) and fd 5 (output ring,
 // kOutputPieces pieces of kPieceBytes).
 //   OpenSpace  + 1 fd: sealed memfd with the index of the blob (gzip.meta; a
-//              serialized ZFileIndex; for RAW an empty one). The decoder keeps the last spaces that it
-//              was given and is told about each again when in doubt.
+//              serialized ZFileIndex; for RAW an empty one). The decoder keeps
+//              the last 64; Decode of another one fails with ESTALE.
 //   Decode     begin at span; emit [out_begin, out_end), both multiples of
 //              kPieceBytes, except that out_end may be data_bytes. Input byte i
 //              of the job is blob byte blob_offset + i.

@@ -86,8 +86,8 @@ bool AddRules(scmp_filter_ctx ctx, bool file_io) {
                                 SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0)) == 0;
   // abort() signals itself; with a pid namespace or without, only this process.
   ok = ok && seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 2,
-                              SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(getpid())),
-                              SCMP_A2(SCMP_CMP_EQ, SIGABRT)) == 0;
+                              SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(getpid()), 0),
+                              SCMP_A2(SCMP_CMP_EQ, SIGABRT, 0)) == 0;
   // Asked for by stdio and by glibc's fstat(); they can do without an answer.
   ok = ok && seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(newfstatat), 0) == 0;
   ok = ok && seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOTTY), SCMP_SYS(ioctl), 0) == 0;
