@@ -33,7 +33,9 @@ struct fastoci_space {
 	struct list_head node;		/* L(cache->lock) in cache->spaces */
 	u32 no;				/* I: */
 	u32 nr_chunks;			/* I: */
-	u32 nr_present;			/* L(cache->lock) */
+	u32 nr_present;			/* L(cache->lock) chunks that are served */
+	u32 nr_held;			/* L(cache->lock) slots present or restored */
+	u32 nr_users;			/* L(cache->lock) images, and RESTORE while it runs */
 	u64 data_bytes;			/* I: */
 	u8 id[32];			/* I: */
 	u32 *map;
@@ -86,8 +88,8 @@ struct fastoci_cache {
 	spinlock_t lock;
 	struct list_head images;	/* L(lock) */
 	struct list_head spaces;	/* L(lock) */
-	struct xarray spaces_by_no;	/* written under caches_mutex */
-	u32 next_space;			/* L(caches_mutex) */
+	struct xarray spaces_by_no;	/* L(lock), its numbers are reserved without */
+	u32 next_space;			/* L(xa_lock) */
 	struct fastoci_slot *slots;	/* L(lock) */
 	unsigned long *busy;		/* L(lock) bit per slot: not free */
 	unsigned long *accessed;	/* A: bit per slot */
@@ -101,12 +103,15 @@ struct fastoci_cache {
 	struct list_head released;	/* L(lock) bios for release_work */
 	u32 nr_misses;			/* L(lock) */
 	u32 unacked;			/* L(lock) */
+	unsigned long unacked_since;	/* L(lock) jiffies: last ACK, or first MISS after it */
 	u32 resends;			/* L(lock) counts fastoci_cache_resend() */
 	bool silent;			/* L(lock) lost a message: wait for a dump */
 
 	struct work_struct send_work;
 	struct work_struct release_work;
 	struct delayed_work timer_work;	/* deadlines and overflow */
+	bool timer_armed;		/* L(lock) */
+	unsigned long timer_at;		/* L(lock) jiffies */
 	struct work_struct free_work;
 	struct fastoci_miss_key batch[FASTOCI_MAX_BATCH]; /* W: send_work */
 
@@ -143,13 +148,11 @@ struct fastoci_image {
 	unsigned long drain_since;	/* L(cache->lock) */
 };
 
-enum fastoci_verdict { FASTOCI_RESUBMIT, FASTOCI_REQUEUE, FASTOCI_ERROR };
-
 /* Per-bio data; set by map(), then L(cache->lock) while parked. */
 struct fastoci_bio {
 	int srcu_idx;			/* -1: in no read section */
 	bool parked_before;
-	u8 verdict;
+	blk_status_t verdict;		/* BLK_STS_OK: look up again */
 	struct fastoci_image *image;
 	struct fastoci_space *space;
 	u64 data_sector;		/* first sector in the data space */
@@ -185,14 +188,21 @@ struct fastoci_cache *fastoci_cache_get(struct block_device *bdev,
 struct fastoci_cache *fastoci_cache_by_no(u32 no);	/* takes a reference */
 void fastoci_cache_put(struct fastoci_cache *cache);
 struct fastoci_space *fastoci_space_get(struct fastoci_cache *cache, const u8 *id, u64 data_bytes);
+void fastoci_space_put(struct fastoci_cache *cache, struct fastoci_space *space);
+
+static inline u64 fastoci_nr_chunks(const struct fastoci_cache *cache, u64 data_bytes)
+{
+	return (data_bytes + (1ULL << cache->chunk_shift) - 1) >> cache->chunk_shift;
+}
+
 void fastoci_cache_for_each(void (*fn)(struct fastoci_cache *cache, void *arg), void *arg);
 
 enum fastoci_park { FASTOCI_PARKED, FASTOCI_PRESENT, FASTOCI_PARK_REQUEUE, FASTOCI_PARK_FAIL };
 enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb);
 void fastoci_note_miss(struct fastoci_bio *pb, struct bio *bio);
-void fastoci_sweep(struct fastoci_image *image, enum fastoci_verdict verdict);
-void fastoci_sweep_locked(struct fastoci_image *image, enum fastoci_verdict verdict);
-void fastoci_cache_kick_timer(struct fastoci_cache *cache);
+void fastoci_sweep(struct fastoci_image *image, blk_status_t verdict);
+void fastoci_sweep_locked(struct fastoci_image *image, blk_status_t verdict);
+void fastoci_cache_arm_timer(struct fastoci_cache *cache, unsigned long at);
 void fastoci_cache_helper_lost(struct fastoci_cache *cache, void *arg);
 void fastoci_cache_resend(struct fastoci_cache *cache, void *arg);
 void fastoci_cache_ack(struct fastoci_cache *cache, u32 count);
@@ -200,17 +210,35 @@ u32 fastoci_slots_alloc(struct fastoci_cache *cache, u32 *slots, u32 count, u64 
 int fastoci_slots_return(struct fastoci_cache *cache, const u32 *slots, u32 count, u64 generation);
 int fastoci_chunk_fill(struct fastoci_cache *cache, u32 space, u32 chunk_no, u32 slot,
 		       u64 generation);
-int fastoci_chunk_fail(struct fastoci_cache *cache, u32 space, u32 chunk_no);
-int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr);
+int fastoci_chunk_fail(struct fastoci_cache *cache, u32 space, u32 chunk_no, u32 err);
+int fastoci_chunk_restore(struct fastoci_cache *cache, struct fastoci_space *space, u32 chunk_no,
+			  u32 slot, u64 generation);
+int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr,
+			 u64 reserve);
+
+struct fastoci_slot_info {
+	u8 state;	/* enum fastoci_slot_state */
+	bool accessed;
+	u32 space;
+	u32 chunk_no;
+};
+
+bool fastoci_slot_info(struct fastoci_cache *cache, u32 slot, struct fastoci_slot_info *info);
+
+enum fastoci_helper_state { FASTOCI_HELPER_NONE, FASTOCI_HELPER_STALLED, FASTOCI_HELPER_READY };
+enum fastoci_helper_state fastoci_helper_state(struct fastoci_cache *cache);
 
 /* netlink.c */
 int fastoci_netlink_init(void);
 void fastoci_netlink_exit(void);
 bool fastoci_helper_present(void);
+/* Whether slots may still be reserved for that generation. Any context. */
+bool fastoci_generation_alive(u64 generation);
 /* 0, or -ECONNREFUSED (no helper), -EAGAIN (its socket is full), -ENOMEM. May sleep. */
 int fastoci_send_misses(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr);
 void fastoci_send_evicted(struct fastoci_cache *cache, const struct fastoci_miss_key *keys,
 			  const u32 *slots, u32 nr);
 void fastoci_send_image(struct fastoci_image *image, bool added);
+void fastoci_send_cache(struct fastoci_cache *cache, bool added);
 
 #endif /* FASTOCI_H */

@@ -267,7 +267,7 @@ int fastoci_cache_sb_load(struct block_device *bdev, struct fastoci_cache_sb *ou
 {
 	struct dm_io_client *io = dm_io_client_create();
 	struct fastoci_cache_sb *sb;
-	u64 chunk, offset, dev_bytes = bdev_nr_bytes(bdev);
+	u64 offset, dev_bytes = bdev_nr_bytes(bdev);
 	u32 shift, nr;
 	int err;
 
@@ -298,7 +298,7 @@ int fastoci_cache_sb_load(struct block_device *bdev, struct fastoci_cache_sb *ou
 		*error = "cache: chunk size out of range";
 	else if (!nr || nr > FASTOCI_MAX_SLOTS)
 		*error = "cache: number of slots out of range";
-	else if (chunk = 1ULL << shift, !offset || offset % chunk || offset > dev_bytes ||
+	else if (!offset || offset & ((1ULL << shift) - 1) || offset > dev_bytes ||
 		 nr > (dev_bytes - offset) >> shift)
 		*error = "cache: the slots do not fit the device";
 	else

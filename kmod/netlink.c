@@ -3,6 +3,9 @@
  * Generic netlink family "fastoci", see fastoci_netlink.h. Parses and replies;
  * states change in cache.c only.
  *
+ * Slots that a helper reserved are its own until its socket is closed, also
+ * after a takeover: so each registration is kept in helper.all until then.
+ *
  * helper.lock serializes registration, its end and every state-changing
  * command, so that a command of an old generation cannot overtake its end.
  * portid is read without it where a stale value is harmless: a message to a
@@ -21,12 +24,24 @@ static struct genl_family family;
 static struct {
 	struct mutex lock;
 	u32 portid;		/* L(lock), A: 0 without a helper */
-	u64 generation;		/* L(lock) */
-} helper = { .lock = __MUTEX_INITIALIZER(helper.lock) };
+	u64 generation;		/* L(lock), A: of the current helper */
+	struct list_head all;	/* L(lock) of struct registration */
+} helper = { .lock = __MUTEX_INITIALIZER(helper.lock), .all = LIST_HEAD_INIT(helper.all) };
+
+struct registration {
+	struct list_head node;
+	u32 portid;
+	u64 generation;
+};
 
 bool fastoci_helper_present(void)
 {
 	return READ_ONCE(helper.portid);
+}
+
+bool fastoci_generation_alive(u64 generation)
+{
+	return fastoci_helper_present() && READ_ONCE(helper.generation) == generation;
 }
 
 /* ---- events ---- */
@@ -139,11 +154,31 @@ void fastoci_send_image(struct fastoci_image *image, bool added)
 		send_event(skb, hdr);
 }
 
+void fastoci_send_cache(struct fastoci_cache *cache, bool added)
+{
+	struct sk_buff *skb;
+	void *hdr;
+
+	if (!fastoci_helper_present())
+		return;
+	skb = new_event(added ? FASTOCI_CMD_CACHE_ADDED : FASTOCI_CMD_CACHE_REMOVED, 128, &hdr);
+	if (!skb)
+		return; /* IMAGE_ADDED names the cache, too */
+	if (nla_put_u32(skb, FASTOCI_A_CACHE, cache->no) ||
+	    nla_put(skb, FASTOCI_A_UUID, 16, cache->uuid) ||
+	    nla_put_u32(skb, FASTOCI_A_CACHE_DEV, cache->dev))
+		nlmsg_free(skb);
+	else
+		send_event(skb, hdr);
+}
+
 /* ---- commands ---- */
 
 static int register_helper(struct sk_buff *skb, struct genl_info *info)
 {
+	struct registration *reg;
 	struct sk_buff *reply;
+	bool takeover = false;
 	void *hdr;
 	int err = 0;
 
@@ -154,16 +189,26 @@ static int register_helper(struct sk_buff *skb, struct genl_info *info)
 		NL_SET_ERR_MSG(info->extack, "protocol version is not 1: helper too old or too new");
 		return -EPROTONOSUPPORT;
 	}
+	if (info->attrs[FASTOCI_A_FLAGS])
+		takeover = nla_get_u32(info->attrs[FASTOCI_A_FLAGS]) & FASTOCI_REGISTER_TAKEOVER;
 	reply = genlmsg_new(64, GFP_KERNEL);
-	if (!reply)
+	reg = kzalloc(sizeof(*reg), GFP_KERNEL);
+	if (!reply || !reg) {
+		nlmsg_free(reply);
+		kfree(reg);
 		return -ENOMEM;
+	}
 	mutex_lock(&helper.lock);
-	if (helper.portid && helper.portid != info->snd_portid) {
+	if (helper.portid && helper.portid != info->snd_portid && !takeover) {
 		NL_SET_ERR_MSG(info->extack, "another helper is registered");
 		err = -EBUSY;
+		kfree(reg);
 	} else {
-		helper.generation++;
+		WRITE_ONCE(helper.generation, helper.generation + 1);
 		WRITE_ONCE(helper.portid, info->snd_portid);
+		reg->portid = info->snd_portid;
+		reg->generation = helper.generation;
+		list_add_tail(&reg->node, &helper.all);
 		hdr = genlmsg_put_reply(reply, info, &family, 0, FASTOCI_CMD_REGISTER);
 		if (!hdr || nla_put_u32(reply, FASTOCI_A_VERSION, FASTOCI_PROTOCOL_VERSION) ||
 		    nla_put_u64_64bit(reply, FASTOCI_A_GENERATION, helper.generation,
@@ -297,6 +342,8 @@ static const struct nla_policy chunk_policy[FASTOCI_C_MAX + 1] = {
 /* FILL, FAIL and EVICT. */
 static int do_chunks(struct sk_buff *skb, struct genl_info *info)
 {
+	struct nlattr *flags = info->attrs[FASTOCI_A_FLAGS];
+	bool reserve = flags && (nla_get_u32(flags) & FASTOCI_EVICT_RESERVE);
 	u8 cmd = info->genlhdr->cmd;
 	struct nlattr *tb[FASTOCI_C_MAX + 1], *pos;
 	struct fastoci_miss_key *keys;
@@ -324,7 +371,7 @@ static int do_chunks(struct sk_buff *skb, struct genl_info *info)
 		if (err)
 			break;
 		err = -EINVAL;
-		if (!tb[FASTOCI_C_SPACE] || !tb[FASTOCI_C_CHUNK_NO] ||
+		if (nla_type(pos) != FASTOCI_A_CHUNK || !tb[FASTOCI_C_SPACE] || !tb[FASTOCI_C_CHUNK_NO] ||
 		    (cmd == FASTOCI_CMD_FILL && !tb[FASTOCI_C_SLOT]))
 			break;
 		k = &keys[nr++];
@@ -335,7 +382,9 @@ static int do_chunks(struct sk_buff *skb, struct genl_info *info)
 						 nla_get_u32(tb[FASTOCI_C_SLOT]),
 						 helper.generation);
 		else if (cmd == FASTOCI_CMD_FAIL)
-			err = fastoci_chunk_fail(cache, k->space, k->chunk_no);
+			err = fastoci_chunk_fail(cache, k->space, k->chunk_no,
+						 tb[FASTOCI_C_ERRNO] ?
+							 nla_get_u32(tb[FASTOCI_C_ERRNO]) : EIO);
 		else
 			err = 0;
 		if (err) {
@@ -344,9 +393,48 @@ static int do_chunks(struct sk_buff *skb, struct genl_info *info)
 		}
 	}
 	if (!err && cmd == FASTOCI_CMD_EVICT)
-		err = fastoci_chunks_evict(cache, keys, nr);
+		err = fastoci_chunks_evict(cache, keys, nr, reserve ? helper.generation : 0);
 	end(cache);
 	kfree(keys);
+	return err;
+}
+
+static int restore(struct sk_buff *skb, struct genl_info *info)
+{
+	struct nlattr *tb[FASTOCI_C_MAX + 1], *pos, **a = info->attrs;
+	struct fastoci_space *space;
+	struct fastoci_cache *cache;
+	int rem, err = 0;
+
+	if (!a[FASTOCI_A_SPACE_ID] || !a[FASTOCI_A_DATA_BYTES] || !a[FASTOCI_A_CHUNKS])
+		return -EINVAL;
+	cache = begin(skb, info);
+	if (IS_ERR(cache))
+		return PTR_ERR(cache);
+	space = fastoci_space_get(cache, nla_data(a[FASTOCI_A_SPACE_ID]),
+				  nla_get_u64(a[FASTOCI_A_DATA_BYTES]));
+	if (IS_ERR(space)) {
+		err = PTR_ERR(space);
+		goto out;
+	}
+	nla_for_each_nested(pos, a[FASTOCI_A_CHUNKS], rem) {
+		err = nla_parse_nested(tb, FASTOCI_C_MAX, pos, chunk_policy, info->extack);
+		if (!err && (nla_type(pos) != FASTOCI_A_CHUNK || !tb[FASTOCI_C_CHUNK_NO] ||
+			     !tb[FASTOCI_C_SLOT]))
+			err = -EINVAL;
+		if (!err)
+			err = fastoci_chunk_restore(cache, space,
+						    nla_get_u32(tb[FASTOCI_C_CHUNK_NO]),
+						    nla_get_u32(tb[FASTOCI_C_SLOT]),
+						    helper.generation);
+		if (err) {
+			NL_SET_ERR_MSG_ATTR(info->extack, pos, "chunk refused");
+			break;
+		}
+	}
+	fastoci_space_put(cache, space);
+out:
+	end(cache);
 	return err;
 }
 
@@ -479,11 +567,80 @@ static int dump_pending(struct sk_buff *skb, struct netlink_callback *cb)
 static const struct nla_policy policy[FASTOCI_A_MAX + 1] = {
 	[FASTOCI_A_VERSION] = { .type = NLA_U32 },
 	[FASTOCI_A_GENERATION] = { .type = NLA_U64 },
+	[FASTOCI_A_FLAGS] = { .type = NLA_U32 },
 	[FASTOCI_A_CACHE] = { .type = NLA_U32 },
+	[FASTOCI_A_SPACE_ID] = NLA_POLICY_EXACT_LEN(32),
+	[FASTOCI_A_DATA_BYTES] = { .type = NLA_U64 },
 	[FASTOCI_A_COUNT] = NLA_POLICY_MIN(NLA_U32, 1),
 	[FASTOCI_A_SLOTS] = { .type = NLA_BINARY, .len = FASTOCI_MAX_BATCH * sizeof(u32) },
 	[FASTOCI_A_CHUNKS] = { .type = NLA_NESTED },
 };
+
+/* args: 0 next slot, 1 cache, 2 flags */
+static int start_slots(struct netlink_callback *cb)
+{
+	struct nlattr **tb;
+	int err;
+
+	if (!netlink_capable(cb->skb, CAP_SYS_ADMIN))
+		return -EPERM;
+	tb = kcalloc(FASTOCI_A_MAX + 1, sizeof(*tb), GFP_KERNEL);
+	if (!tb)
+		return -ENOMEM;
+	err = nlmsg_parse(cb->nlh, GENL_HDRLEN, tb, FASTOCI_A_MAX, policy, cb->extack);
+	if (!err && !tb[FASTOCI_A_CACHE])
+		err = -EINVAL;
+	if (!err) {
+		cb->args[1] = nla_get_u32(tb[FASTOCI_A_CACHE]);
+		cb->args[2] = tb[FASTOCI_A_FLAGS] ? nla_get_u32(tb[FASTOCI_A_FLAGS]) : 0;
+	}
+	kfree(tb);
+	return err;
+}
+
+static int dump_slots(struct sk_buff *skb, struct netlink_callback *cb)
+{
+	struct fastoci_cache *cache = fastoci_cache_by_no(cb->args[1]);
+	struct dump d = { .skb = skb, .cb = cb, .cmd = FASTOCI_CMD_GET_SLOTS };
+	u32 slot = cb->args[0];
+
+	if (!cache)
+		return -ENOENT;
+	for (; slot < cache->nr_slots && !d.full; slot++) {
+		struct fastoci_slot_info i;
+		struct nlattr *nests, *nest;
+		void *hdr;
+
+		if (!fastoci_slot_info(cache, slot, &i)) {
+			cond_resched();
+			continue;
+		}
+		d.at = slot;
+		cb->args[0] = slot;
+		hdr = begin_item(&d);
+		if (!hdr)
+			break;
+		nests = nla_nest_start(skb, FASTOCI_A_CHUNKS);
+		nest = nests ? nla_nest_start(skb, FASTOCI_A_CHUNK) : NULL;
+		if (!nest || nla_put_u32(skb, FASTOCI_C_SLOT, slot) ||
+		    nla_put_u8(skb, FASTOCI_C_STATE, i.state) ||
+		    (i.state != FASTOCI_SLOT_RESERVED &&
+		     (nla_put_u32(skb, FASTOCI_C_SPACE, i.space) ||
+		      nla_put_u32(skb, FASTOCI_C_CHUNK_NO, i.chunk_no))) ||
+		    (i.accessed && nla_put_flag(skb, FASTOCI_C_ACCESSED))) {
+			end_item(&d, hdr, true);
+			break;
+		}
+		nla_nest_end(skb, nest);
+		nla_nest_end(skb, nests);
+		end_item(&d, hdr, false);
+		if (cb->args[2] & FASTOCI_SLOTS_CLEAR_ACCESSED)
+			clear_bit(slot, cache->accessed);
+	}
+	cb->args[0] = slot;
+	fastoci_cache_put(cache);
+	return skb->len;
+}
 
 #define DO(c, fn) { .cmd = FASTOCI_CMD_##c, .flags = GENL_ADMIN_PERM, .doit = fn }
 #define DUMP(c, fn) { .cmd = FASTOCI_CMD_GET_##c, .flags = GENL_ADMIN_PERM, \
@@ -491,8 +648,11 @@ static const struct nla_policy policy[FASTOCI_A_MAX + 1] = {
 static const struct genl_ops ops[] = {
 	DO(REGISTER, register_helper), DO(ALLOC, alloc_slots), DO(RETURN, return_slots),
 	DO(ACK, ack), DO(FILL, do_chunks), DO(FAIL, do_chunks), DO(EVICT, do_chunks),
+	DO(RESTORE, restore),
 	DUMP(CACHES, dump_caches), DUMP(IMAGES, dump_images), DUMP(SPACES, dump_spaces),
 	DUMP(PENDING, dump_pending),
+	{ .cmd = FASTOCI_CMD_GET_SLOTS, .flags = GENL_ADMIN_PERM,
+	  .start = start_slots, .dumpit = dump_slots },
 };
 
 static struct genl_family family __ro_after_init = {
@@ -511,20 +671,23 @@ static struct genl_family family __ro_after_init = {
 static int on_release(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct netlink_notify *n = data;
-	u64 generation;
-	bool lost;
+	struct registration *reg, *tmp;
+	LIST_HEAD(lost);
 
 	if (event != NETLINK_URELEASE || n->protocol != NETLINK_GENERIC ||
 	    !net_eq(n->net, &init_net) || !n->portid)
 		return NOTIFY_DONE;
 	mutex_lock(&helper.lock);
-	lost = n->portid == helper.portid;
-	generation = helper.generation;
-	if (lost)
+	list_for_each_entry_safe(reg, tmp, &helper.all, node)
+		if (reg->portid == n->portid)
+			list_move_tail(&reg->node, &lost);
+	if (n->portid == helper.portid)
 		WRITE_ONCE(helper.portid, 0);
 	mutex_unlock(&helper.lock);
-	if (lost)
-		fastoci_cache_for_each(fastoci_cache_helper_lost, &generation);
+	list_for_each_entry_safe(reg, tmp, &lost, node) {
+		fastoci_cache_for_each(fastoci_cache_helper_lost, &reg->generation);
+		kfree(reg);
+	}
 	return NOTIFY_DONE;
 }
 
@@ -544,6 +707,10 @@ int fastoci_netlink_init(void)
 
 void fastoci_netlink_exit(void)
 {
+	struct registration *reg, *tmp;
+
 	netlink_unregister_notifier(&release_notifier);
 	genl_unregister_family(&family);
+	list_for_each_entry_safe(reg, tmp, &helper.all, node)
+		kfree(reg); /* of a helper that lives on without us */
 }

@@ -204,29 +204,39 @@ static int open_devices(struct dm_target *ti, char **argv, struct fastoci_image 
 static int open_spaces(struct dm_target *ti, struct fastoci_image *image,
 		       const struct fastoci_meta *meta)
 {
+	u64 nr_chunks = 0;
 	u32 i;
 
+	for (i = 0; i < meta->nr_blobs; i++)
+		nr_chunks += fastoci_nr_chunks(image->cache,
+					       le64_to_cpu(meta->blobs[i].data_bytes));
+	if (nr_chunks > FASTOCI_MAX_IMAGE_CHUNKS) {
+		ti->error = "fastoci: too many chunks in all data spaces";
+		return -E2BIG;
+	}
 	image->spaces = kcalloc(max(meta->nr_blobs, 1U), sizeof(*image->spaces), GFP_KERNEL);
 	if (!image->spaces) {
 		ti->error = "fastoci: out of memory";
 		return -ENOMEM;
 	}
-	image->nr_spaces = meta->nr_blobs;
 	for (i = 0; i < meta->nr_blobs; i++) {
 		const struct fastoci_meta_blob *blob = &meta->blobs[i];
+		struct fastoci_space *space = fastoci_space_get(image->cache, blob->data_space_id,
+								le64_to_cpu(blob->data_bytes));
 
-		image->spaces[i] = fastoci_space_get(image->cache, blob->data_space_id,
-						     le64_to_cpu(blob->data_bytes));
-		if (IS_ERR(image->spaces[i])) {
+		if (IS_ERR(space)) {
 			ti->error = "fastoci: cannot set up a data space (too large, no memory, or known with another size)";
-			return PTR_ERR(image->spaces[i]);
+			return PTR_ERR(space);
 		}
+		image->spaces[image->nr_spaces++] = space;
 	}
 	return 0;
 }
 
 static void free_image(struct dm_target *ti, struct fastoci_image *image)
 {
+	while (image->nr_spaces)
+		fastoci_space_put(image->cache, image->spaces[--image->nr_spaces]);
 	kfree(image->spaces);
 	if (image->cache)
 		fastoci_cache_put(image->cache);
@@ -353,11 +363,11 @@ static void fastoci_presuspend(struct dm_target *ti)
 	spin_lock(&image->cache->lock);
 	if (dm_noflush_suspending(ti)) {
 		image->requeue = true;
-		fastoci_sweep_locked(image, FASTOCI_REQUEUE);
+		fastoci_sweep_locked(image, BLK_STS_DM_REQUEUE);
 	} else {
 		image->draining = true;
 		image->drain_since = jiffies;
-		fastoci_cache_kick_timer(image->cache);
+		fastoci_cache_arm_timer(image->cache, jiffies);
 	}
 	spin_unlock(&image->cache->lock);
 }
@@ -381,6 +391,8 @@ static void fastoci_status(struct dm_target *ti, status_type_t type, unsigned in
 	struct fastoci_cache *cache = image->cache;
 	u64 present = 0, total = 0, hits = 0, misses = 0, errors = 0;
 	u32 fail_ms, grace_ms, pending, i;
+	static const char *const helper_names[] = { "none", "stalled", "ready" };
+	enum fastoci_helper_state helper;
 	enum fastoci_policy policy;
 	size_t sz = 0;
 	int cpu;
@@ -390,6 +402,7 @@ static void fastoci_status(struct dm_target *ti, status_type_t type, unsigned in
 	fail_ms = image->fail_after_ms;
 	grace_ms = image->suspend_grace_ms;
 	pending = image->nr_parked;
+	helper = fastoci_helper_state(cache);
 	for (i = 0; i < image->nr_spaces; i++) {
 		present += image->spaces[i]->nr_present;
 		total += image->spaces[i]->nr_chunks;
@@ -406,7 +419,7 @@ static void fastoci_status(struct dm_target *ti, status_type_t type, unsigned in
 		}
 		DMEMIT("%*phN %u %llu/%llu %llu %llu %u %llu %s ", 32, image->image_id,
 		       image->extents.nr, present, total, hits, misses, pending, errors,
-		       fastoci_helper_present() ? "ready" : "none");
+		       helper_names[helper]);
 		if (policy == FASTOCI_HOLD)
 			DMEMIT("hold");
 		else
@@ -434,7 +447,7 @@ static int fastoci_message(struct dm_target *ti, unsigned int argc, char **argv,
 	u32 ms = 0;
 
 	if (argc == 1 && !strcasecmp(argv[0], "fail_pending")) {
-		fastoci_sweep(image, FASTOCI_ERROR);
+		fastoci_sweep(image, BLK_STS_IOERR);
 		return 0;
 	}
 	if (argc == 1 && !strcasecmp(argv[0], "hold")) {
@@ -449,7 +462,7 @@ static int fastoci_message(struct dm_target *ti, unsigned int argc, char **argv,
 		spin_lock(&cache->lock);
 		image->policy = FASTOCI_FAIL_AFTER;
 		image->fail_after_ms = ms;
-		fastoci_cache_kick_timer(cache);
+		fastoci_cache_arm_timer(cache, jiffies);
 		spin_unlock(&cache->lock);
 		return 0;
 	}

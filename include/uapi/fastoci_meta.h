@@ -47,7 +47,7 @@
 #define FASTOCI_MAX_EXTENTS	(8U << 20)
 #define FASTOCI_MAX_DEVICE_SECTORS ((1ULL << 32) - 1)	/* keys are 32 bits */
 #define FASTOCI_MAX_DATA_BYTES	(1ULL << 44)	/* 16 TiB per data space */
-#define FASTOCI_MAX_CHUNKS	(1U << 28)	/* per data space */
+#define FASTOCI_MAX_IMAGE_CHUNKS (1U << 24)	/* of all data spaces of an image */
 #define FASTOCI_MAX_SLOTS	(1U << 28)
 #define FASTOCI_MIN_CHUNK_SHIFT	16		/* 64 KiB */
 #define FASTOCI_MAX_CHUNK_SHIFT	22		/* 4 MiB */

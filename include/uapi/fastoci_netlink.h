@@ -16,9 +16,6 @@
  * number, given by the kernel and not used again soon. Chunks and slots are
  * counted in units of the cache's chunk size from 0.
  *
- * Not implemented by the module yet: GET_SLOTS, RESTORE, REGISTER's TAKEOVER,
- * EVICT's RESERVE and the CACHE_ADDED and CACHE_REMOVED events.
- *
  * A batch is a CHUNKS attribute: a nest of CHUNK nests, each with SPACE,
  * CHUNK_NO and, by command, SLOT, CLASS, ERRNO. A batch is handled in order
  * and as a whole is never larger than FASTOCI_MAX_BATCH; the first entry that
@@ -43,7 +40,8 @@
  *             What the helper's database knows. Takes a free slot, or one
  *             that the sender reserved, out of circulation for that chunk;
  *             served from its first FILL on. Makes the space if need be;
- *             -EEXIST where the slot or the chunk is taken.
+ *             -EEXIST where the slot or the chunk is taken. RETURN gives a
+ *             restored slot back whose content proved wrong.
  *   GET_CACHES, GET_IMAGES, GET_SPACES, GET_SLOTS, GET_PENDING   dumps
  *             GET_PENDING is empty itself: it makes the kernel send every
  *             pending miss again as MISS events, after a lost message.
