@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ext4Fs: an ext4 file system on a MemoryDevice, made and changed by libext2fs:
+// superblock, groups, bitmaps, inodes and extended attributes. Extent trees are
+// written here, since files are laid out as a whole; directories by ext4_dir.
+//
+// Layout: 64 GiB of 4 KiB blocks. All group metadata lies at the front (one flex
+// group, no backups); behind it a zone for other metadata (directories, extent
+// trees, long symlinks), then file contents from kDataZoneBlock on. Blocks are
+// given out in ascending order and not again before the device is used up, so a
+// file is one extent and a layer disturbs little of the layers below.
+// gdt_csum leaves the bitmaps and inode tables of unused groups unwritten.
+//
+// Nothing depends on the clock, on random numbers or on addresses.
+#ifndef FASTOCI_IMAGE_EXT4_FS_H_
+#define FASTOCI_IMAGE_EXT4_FS_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/digest.h"
+#include "base/result.h"
+#include "image/memory_device.h"
+
+namespace fastoci {
+
+inline constexpr uint64_t kFsBytes = 64ULL << 30;
+inline constexpr uint64_t kFsBlocks = kFsBytes / kFsBlockBytes;
+inline constexpr uint32_t kDataZoneBlock = 16 * 32768;
+inline constexpr uint32_t kMaxInodes = 4 << 20;
+inline constexpr uint32_t kMaxLinks = 65000;
+
+struct BlockRun {
+  uint32_t block = 0, nr_blocks = 0;
+};
+
+// logical block, physical block, length
+struct FileExtent {
+  uint32_t logical = 0, block = 0, nr_blocks = 0;
+};
+
+struct InodeAttributes {
+  uint32_t mode = 0;  // with the file type
+  uint32_t uid = 0, gid = 0;
+  int64_t mtime_sec = 0;
+  uint32_t mtime_nsec = 0;
+};
+
+// What an inode holds besides its attributes.
+struct InodeContent {
+  uint64_t size = 0;
+  uint32_t links = 1;
+  bool indexed = false;             // directory with an hash tree
+  std::vector<FileExtent> extents;  // sorted; files, directories, long symlinks
+  std::string fast_symlink;         // below 60 bytes
+  uint32_t dev_major = 0, dev_minor = 0;
+};
+
+class Ext4Fs {
+ public:
+  // identity decides UUID, hash seed and inode generations. The device must
+  // outlive the file system.
+  static Result<std::unique_ptr<Ext4Fs>> Create(MemoryDevice* device, const Sha256Digest& identity);
+  ~Ext4Fs();
+  Ext4Fs(const Ext4Fs&) = delete;
+  Ext4Fs& operator=(const Ext4Fs&) = delete;
+
+  MemoryDevice* device() { return device_; }
+  const uint32_t* hash_seed() const;
+
+  Result<uint32_t> NewInode(bool directory);
+  // nr_blocks > 0; as few runs as there is room for.
+  Result<std::vector<BlockRun>> AllocateData(uint64_t nr_blocks);
+  Result<std::vector<BlockRun>> AllocateMetadata(uint64_t nr_blocks);
+
+  // A new inode, or one that is written anew; its extended attributes stay.
+  Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes);
+  // tree_blocks: of the inode's extent tree; reused, and extended if need be.
+  Status WriteContent(uint32_t ino, const InodeContent& content,
+                      std::vector<uint32_t>* tree_blocks);
+  Status WriteLinks(uint32_t ino, uint32_t links);
+  // Replaces all of them. Names of unknown namespaces are left out.
+  Status WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs);
+
+  // Inode and blocks become free at the next Flush(), not before: what a layer
+  // maps does not overlap.
+  void FreeLater(uint32_t ino, bool directory);
+  void FreeLater(BlockRun run) { free_runs_.push_back(run); }
+
+  // Writes out what libext2fs keeps.
+  Status Flush();
+
+ private:
+  explicit Ext4Fs(MemoryDevice* device);
+  Status Initialize(const Sha256Digest& identity);
+  Result<std::vector<BlockRun>> Allocate(uint64_t nr_blocks, uint32_t* goal);
+  Status FreeInode(uint32_t ino, bool directory);
+  Status WriteExtents(const std::vector<FileExtent>& extents, std::vector<uint32_t>* tree_blocks,
+                      uint8_t* root);
+  Result<uint32_t> TreeBlock(std::vector<uint32_t>* tree_blocks, size_t* used);
+  static errcode_t AllocateHook(ext2_filsys fs, blk64_t goal, blk64_t* out);
+
+  MemoryDevice* device_;
+  ext2_filsys fs_ = nullptr;
+  uint32_t identity_word_ = 0;
+  uint32_t next_inode_ = 0, next_metadata_ = 0, next_data_ = kDataZoneBlock;
+  std::vector<std::pair<uint32_t, bool>> free_inodes_;
+  std::vector<BlockRun> free_runs_;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_IMAGE_EXT4_FS_H_

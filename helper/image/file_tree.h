@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// FileTree: names and inode numbers of the image as it stands, and which layer
+// put each of them there. Applies the rules of OCI layers: whiteouts and opaque
+// directories hide what lower layers brought, never what this layer brought.
+// Knows nothing of ext4; owns no blocks.
+#ifndef FASTOCI_IMAGE_FILE_TREE_H_
+#define FASTOCI_IMAGE_FILE_TREE_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "image/ext4_dir.h"
+#include "image/ext4_fs.h"
+
+namespace fastoci {
+
+// As many symbolic links as the kernel follows in one path.
+inline constexpr int kMaxSymlinks = 40;
+
+struct DirectoryNode;
+
+struct FileNode {
+  uint32_t ino = 0;
+  uint32_t links = 1;      // names; of a directory: 2 and one per subdirectory
+  uint8_t file_type = 0;   // EXT2_FT_*
+  std::string symlink;
+  std::vector<FileExtent> extents;
+  std::vector<uint32_t> tree_blocks;
+  std::unique_ptr<DirectoryNode> dir;
+};
+
+struct NameEntry {
+  FileNode* node = nullptr;
+  uint32_t hash = 0;
+  uint32_t layer = 0;  // that brought it, or updated it last
+};
+
+struct DirectoryNode {
+  FileNode* parent = nullptr;  // the root's is itself
+  std::map<std::string, NameEntry, std::less<>> names;
+  DirLayout layout;
+  bool dirty = true;
+};
+
+class FileTree {
+ public:
+  FileTree();
+  FileNode* root() { return root_; }
+  void BeginLayer(uint32_t layer) { layer_ = layer; }
+  uint32_t layer() const { return layer_; }
+
+  FileNode* NewNode(uint32_t ino, uint8_t file_type);
+  // Null if there is none. The node's directory must be one.
+  NameEntry* Find(FileNode* dir, std::string_view name);
+  void Add(FileNode* dir, const std::string& name, FileNode* node, uint32_t hash);
+  // Takes the name away, and everything below it. Nodes whose last name went are
+  // given to gone, then destroyed; others to fewer_links.
+  void Remove(FileNode* dir, std::string_view name);
+  // The same for what lower layers brought: the name and what is below it, or
+  // (opaque) only what is below the directory.
+  void RemoveLower(FileNode* dir, std::string_view name);
+  void RemoveLowerChildren(FileNode* dir);
+
+  // Follows symbolic links within the image. Missing directories are made with
+  // make_dir, if it is given; else null for a path that is not there.
+  using MakeDirFn = std::function<Result<FileNode*>(FileNode* parent, const std::string& name)>;
+  Result<FileNode*> ResolveDirectory(std::string_view path, const MakeDirFn& make_dir);
+
+  std::function<void(FileNode*)> gone, fewer_links;
+  const std::unordered_map<uint32_t, std::unique_ptr<FileNode>>& nodes() const { return nodes_; }
+
+ private:
+  void Unlink(FileNode* dir, std::map<std::string, NameEntry, std::less<>>::iterator it);
+
+  uint32_t layer_ = 0;
+  FileNode* root_;
+  std::unordered_map<uint32_t, std::unique_ptr<FileNode>> nodes_;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_IMAGE_FILE_TREE_H_

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/meta_layer.h"
+
+#include <zlib.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "codec/tar_reader.h"
+
+namespace fastoci {
+namespace {
+
+constexpr char kExt4Name[] = "ext4.fs.meta", kErofsName[] = "erofs.fs.meta",
+               kMarkerName[] = ".turbo.ociv1", kGzipName[] = "gzip.meta",
+               kDescriptionName[] = "fastoci.json", kChunksName[] = "fastoci.chunks";
+constexpr int kDescriptionVersion = 1;
+constexpr size_t kMaxDescriptionBytes = 64 << 10;
+constexpr int kDeflateLevel = 6;  // part of the convertor's format version
+constexpr int kGzipWindowBits = 15 + 16;
+constexpr size_t kIoBytes = 256 << 10;
+
+void AddTarHeader(ByteWriter* tar, const char* name, uint64_t bytes) {
+  char h[kTarBlockBytes] = {};
+  std::snprintf(h, 100, "%s", name);
+  std::snprintf(h + 100, 8, "%07o", 0644);
+  std::snprintf(h + 108, 8, "%07o", 0);
+  std::snprintf(h + 116, 8, "%07o", 0);
+  std::snprintf(h + 124, 12, "%011llo", static_cast<unsigned long long>(bytes));
+  std::snprintf(h + 136, 12, "%011o", 0);
+  h[156] = '0';
+  std::snprintf(h + 257, 6, "ustar");
+  h[263] = h[264] = '0';
+  unsigned sum = 8 * ' ';
+  for (char c : h) sum += static_cast<uint8_t>(c);
+  std::snprintf(h + 148, 8, "%06o", sum);
+  h[155] = ' ';
+  tar->Append({reinterpret_cast<const uint8_t*>(h), sizeof(h)});
+}
+
+void AddMember(ByteWriter* tar, const char* name, ByteSpan data) {
+  AddTarHeader(tar, name, data.size());
+  tar->Append(data);
+  tar->Zeros(-data.size() % kTarBlockBytes);
+}
+
+Result<Bytes> Gzip(ByteSpan data) {
+  z_stream z{};
+  if (deflateInit2(&z, kDeflateLevel, Z_DEFLATED, kGzipWindowBits, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+    return Error{ErrorKind::kInternal, ENOMEM, "deflateInit2"};
+  Bytes out(deflateBound(&z, data.size()) + 64);
+  z.next_out = out.data();
+  size_t in = 0;
+  int rc = Z_OK;
+  while (rc == Z_OK) {  // avail_* are 32 bits wide
+    size_t part = std::min<size_t>(data.size() - in, 1 << 30);
+    z.next_in = const_cast<uint8_t*>(data.data() + in);
+    z.avail_in = static_cast<uInt>(part);
+    in += part;
+    do {
+      z.avail_out = static_cast<uInt>(std::min<size_t>(out.size() - z.total_out, 1 << 30));
+      rc = deflate(&z, in == data.size() ? Z_FINISH : Z_NO_FLUSH);
+    } while (rc == Z_OK && (z.avail_in != 0 || in == data.size()));
+  }
+  size_t total = z.total_out;
+  deflateEnd(&z);
+  if (rc != Z_STREAM_END) return Error{ErrorKind::kInternal, EIO, "deflate"};
+  out.resize(total);
+  return out;
+}
+
+class Collector : public TarSink {
+ public:
+  Status OnEntry(const TarEntry& entry) override {
+    to_ = nullptr;
+    if (entry.type != TarType::kFile || entry.sparse) return OkStatus();
+    if (entry.path == kExt4Name) to_ = &files.ext4_fs_meta;
+    if (entry.path == kErofsName) to_ = &files.erofs_fs_meta;
+    if (entry.path == kGzipName) to_ = &files.gzip_meta;
+    if (entry.path == kChunksName) to_ = &files.chunk_digests;
+    if (entry.path == kDescriptionName) {
+      if (entry.size > kMaxDescriptionBytes) return InvalidError("fastoci.json is too large");
+      to_ = &description_;
+    }
+    if (to_ == nullptr) return OkStatus();
+    if (!to_->empty()) return InvalidError("a second " + entry.path + " in one meta layer");
+    return OkStatus();
+  }
+  Status OnData(uint64_t, ByteSpan data) override {
+    if (to_ != nullptr) to_->insert(to_->end(), data.begin(), data.end());
+    return OkStatus();
+  }
+  Status OnEntryEnd(bool) override {
+    if (to_ == &description_) files.description.assign(description_.begin(), description_.end());
+    return OkStatus();
+  }
+  MetaLayerFiles files;
+
+ private:
+  Bytes* to_ = nullptr;
+  Bytes description_;
+};
+
+struct Inflater {
+  z_stream z{};
+  bool open = false;
+  ~Inflater() {
+    if (open) inflateEnd(&z);
+  }
+};
+
+}  // namespace
+
+std::string DescriptionJson(const MetaLayerDescription& d) {
+  nlohmann::json j = {{"formatVersion", kDescriptionVersion},
+                      {"targetDigest", d.target_digest},
+                      {"targetSize", d.target_bytes},
+                      {"targetMediaType", d.target_media_type},
+                      {"dataBytes", d.data_bytes}};
+  return j.dump();
+}
+
+Result<MetaLayerDescription> ParseDescription(const std::string& json) {
+  auto j = nlohmann::json::parse(json, nullptr, false);
+  auto text = [&j](const char* key) { return j.contains(key) && j[key].is_string(); };
+  auto number = [&j](const char* key) { return j.contains(key) && j[key].is_number_unsigned(); };
+  if (!j.is_object() || !number("formatVersion") || !text("targetDigest") ||
+      !number("targetSize") || !text("targetMediaType") || !number("dataBytes"))
+    return InvalidError("fastoci.json is damaged");
+  if (j["formatVersion"].get<uint64_t>() != kDescriptionVersion)
+    return Error{ErrorKind::kUnsupported, EINVAL, "fastoci.json has an unknown version"};
+  return MetaLayerDescription{j["targetDigest"].get<std::string>(), j["targetSize"].get<uint64_t>(),
+                              j["targetMediaType"].get<std::string>(),
+                              j["dataBytes"].get<uint64_t>()};
+}
+
+Result<PackedMetaLayer> PackMetaLayer(const MetaLayerFiles& files) {
+  ByteWriter tar;
+  if (!files.ext4_fs_meta.empty()) AddMember(&tar, kExt4Name, files.ext4_fs_meta);
+  if (!files.erofs_fs_meta.empty()) AddMember(&tar, kErofsName, files.erofs_fs_meta);
+  AddMember(&tar, kMarkerName, {});
+  if (!files.gzip_meta.empty()) AddMember(&tar, kGzipName, files.gzip_meta);
+  if (!files.description.empty()) AddMember(&tar, kDescriptionName, AsBytes(files.description));
+  if (!files.chunk_digests.empty()) AddMember(&tar, kChunksName, files.chunk_digests);
+  tar.Zeros(2 * kTarBlockBytes);
+  PackedMetaLayer out;
+  out.diff_id = Sha256::Of(tar.bytes());
+  FASTOCI_TRY(out.data, Gzip(tar.bytes()));
+  out.digest = Sha256::Of(out.data);
+  return out;
+}
+
+Result<MetaLayerFiles> UnpackMetaLayer(const ReadAtFile& file, uint64_t max_bytes,
+                                       Sha256Digest* digest) {
+  Collector collector;
+  TarReader tar(&collector);
+  Sha256 hash;
+  Inflater inflater;
+  z_stream& z = inflater.z;
+  if (inflateInit2(&z, kGzipWindowBits) != Z_OK)
+    return Error{ErrorKind::kInternal, ENOMEM, "inflateInit2"};
+  inflater.open = true;
+  Bytes in(kIoBytes), out(kIoBytes);
+  uint64_t total = 0;
+  bool ended = false;
+  for (uint64_t at = 0; at < file.size();) {
+    std::span<uint8_t> part(in.data(), std::min<uint64_t>(in.size(), file.size() - at));
+    FASTOCI_CHECK_OK(file.ReadAt(at, part));
+    at += part.size();
+    hash.Update(part);
+    z.next_in = part.data();
+    z.avail_in = static_cast<uInt>(part.size());
+    // A full output buffer means that there may be more without further input.
+    z.avail_out = 0;
+    while (!ended && (z.avail_in != 0 || z.avail_out == 0)) {
+      z.next_out = out.data();
+      z.avail_out = static_cast<uInt>(out.size());
+      int rc = inflate(&z, Z_NO_FLUSH);
+      if (rc == Z_BUF_ERROR) break;
+      if (rc != Z_OK && rc != Z_STREAM_END) return InvalidError("meta layer: corrupt gzip stream");
+      size_t n = out.size() - z.avail_out;
+      total += n;
+      if (total > max_bytes)
+        return InvalidError("meta layer larger than " + std::to_string(max_bytes) + " bytes");
+      Status s = tar.Update({out.data(), n});
+      if (!s.ok()) return s.error().Wrap("meta layer");
+      ended = rc == Z_STREAM_END;
+    }
+  }
+  if (!ended) return InvalidError("meta layer: the gzip stream ends early");
+  Status s = tar.Finish();
+  if (!s.ok()) return s.error().Wrap("meta layer");
+  *digest = hash.Finish();
+  return std::move(collector.files);
+}
+
+}  // namespace fastoci
