@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole messages of one size, with descriptors, over SOCK_SEQPACKET.
+#ifndef FASTOCI_BASE_PACKET_H_
+#define FASTOCI_BASE_PACKET_H_
+
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "base/byte_reader.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace fastoci {
+
+inline constexpr size_t kMaxPacketFds = 8;
+
+template <typename T>
+ByteSpan ObjectBytes(const T& object) {
+  static_assert(std::has_unique_object_representations_v<T>, "padding would be sent");
+  return {reinterpret_cast<const uint8_t*>(&object), sizeof(T)};
+}
+template <typename T>
+std::span<uint8_t> WritableObjectBytes(T* object) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return {reinterpret_cast<uint8_t*>(object), sizeof(T)};
+}
+
+// The caller keeps fds. kUnavailable: the other end is gone (EPIPE), or the
+// socket is full (EAGAIN; only with dont_wait).
+Status SendPacket(int socket, ByteSpan bytes, std::span<const int> fds = {},
+                  bool dont_wait = false);
+
+// Fills bytes with one message of just that size; waits up to timeout_ms (-1:
+// for ever). kUnavailable: timeout (ETIMEDOUT) or the other end is gone (EPIPE);
+// kInvalid (EPROTO): a message of another size. Descriptors that come along are
+// closed unless fds is given.
+Status ReceivePacket(int socket, std::span<uint8_t> bytes, int timeout_ms,
+                     std::vector<UniqueFd>* fds = nullptr);
+
+// poll() on one descriptor up to timeout_ms (-1: for ever), however many signals
+// come. True: ready, or hung up.
+Result<bool> WaitFor(int fd, short events, int timeout_ms);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_BASE_PACKET_H_
