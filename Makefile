@@ -18,7 +18,7 @@ lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
 objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)
 # Libraries whose tests make check runs: add a directory with its first test.
-TESTDIRS := helper/base helper/codec helper/decoder helper/http helper/registry helper/attach helper/kernel
+TESTDIRS := helper/base helper/codec helper/decoder helper/fetcher helper/http helper/registry helper/attach helper/kernel
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
 
@@ -60,6 +60,7 @@ $(OUT)/test/$(1): $(call objs,$(filter-out %_main.cc,$(wildcard helper/$(1)/*.cc
 endef
 $(foreach t,$(TESTDIRS:helper/%=%),$(eval $(call test_rule,$(t))))
 $(OUT)/test/decoder: | bin/fastoci-decoderd
+$(OUT)/test/fetcher: | bin/fastoci-fetcherd
 
 kmod:
 	@set -e; for k in $(KVERS); do $(MAKE) -s kmod-$$k; done

@@ -5,12 +5,25 @@
 //
 // The broker starts one fetcher with a control socket as fd 3. On it:
 //   AddLane    + 2 fds: lane socket, ring memfd (kFetchRingBytes, shared)
-//   OpenImage  + 1 fd: memfd with the JSON part of an assembled meta image
-//   CloseImage
+//   OpenImage  + 1 fd: memfd with the JSON part of an assembled meta image;
+//              replaces an image of the same number
+//   CloseImage  fetches that run go on
+// Each is answered there by Done or Failed with its job number. A lane's socket
+// is another one, so the broker sends a Fetch only after the answer to the
+// OpenImage that it builds on. The fetcher ends when the control socket closes,
+// a lane when its own does.
+//
 // A lane fetches one range at a time. Body bytes go into the ring at
 // (bytes so far) % kFetchRingBytes; the fetcher never writes past
 // consumed + kFetchRingBytes. A lane's replies: Data (running total), then
-// Done or Failed. After Cancel the fetcher answers Failed(ECANCELED) or Done.
+// Done or Failed. After Cancel the fetcher answers Failed(ECANCELED) or Done,
+// or has answered already; the next Fetch may follow once that is read. All
+// totals count from the Fetch on. Bytes are as a source sent them: not verified.
+//
+// A blob's sources are tried in the order of the JSON part, beginning with
+// number `source` (modulo their count): the way to ask for bytes anew from
+// elsewhere when their digest did not match. A source that fails in the middle
+// is followed by the next from the byte reached.
 #ifndef FASTOCI_FETCHER_PROTOCOL_H_
 #define FASTOCI_FETCHER_PROTOCOL_H_
 
@@ -20,7 +33,7 @@ namespace fastoci {
 
 inline constexpr int kFetcherControlFd = 3;
 inline constexpr uint64_t kFetchRingBytes = 1 << 20;
-inline constexpr int kMessageTextBytes = 232;
+inline constexpr int kMessageTextBytes = 228;
 
 enum class FetchOp : uint32_t {
   kAddLane = 1,
@@ -44,6 +57,8 @@ struct FetchMessage {
   uint64_t total;        // Consumed, Data, Done: bytes so far
   uint32_t deadline_ms;  // Fetch: give up after that, retries included
   uint32_t miss_class;   // Fetch: enum fastoci_miss_class
+  uint32_t source;       // Fetch: where to begin; not 0: on a new connection.
+                         // Done: which one gave the last byte
   int32_t err;           // Failed: positive errno for the kernel
   uint32_t kind;         // Failed: ErrorKind
   char text[kMessageTextBytes];  // Failed: NUL-terminated, no secrets
