@@ -25,7 +25,7 @@ namespace fastoci {
 inline constexpr size_t kMaxAssembleLayers = 255;
 
 struct AssembleLayer {
-  int meta_fd = -1;  // the meta layer (tar.gz) as a file or memfd, read with pread(2)
+  int meta_fd = -1;  // the meta layer (tar.gz) as a file or memfd, read with pread(2); its offset moves
   Sha256Digest meta_digest{};    // of that file; checked
   Sha256Digest target_digest{};  // the original layer
   uint64_t target_bytes = 0;     // its size, as the registry tells it

@@ -120,7 +120,7 @@ Status Ext4Fs::Initialize(const Sha256Digest& identity) {
   std::memcpy(sb->s_hash_seed, identity.data() + sizeof(sb->s_uuid), sizeof(sb->s_hash_seed));
   std::memcpy(&identity_word_, identity.data(), sizeof(identity_word_));
   sb->s_def_hash_version = EXT2_HASH_HALF_MD4;
-  sb->s_flags |= EXT2_FLAGS_UNSIGNED_HASH;
+  sb->s_flags = EXT2_FLAGS_UNSIGNED_HASH;
   sb->s_max_mnt_count = -1;
   sb->s_checkinterval = 0;
   sb->s_mkfs_time = sb->s_lastcheck = sb->s_wtime = kEpoch;

@@ -1,0 +1,47 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""mkimage.py LAYOUT TAG LAYER...: adds an image of these layers (tar or tar.gz, bottom first) to an OCI layout."""
+import gzip, hashlib, json, os, sys
+
+
+def put(layout, data):
+    digest = hashlib.sha256(data).hexdigest()
+    os.makedirs(f"{layout}/blobs/sha256", exist_ok=True)
+    with open(f"{layout}/blobs/sha256/{digest}", "wb") as f:
+        f.write(data)
+    return "sha256:" + digest
+
+
+def main():
+    layout, tag, paths = sys.argv[1], sys.argv[2], sys.argv[3:]
+    layers, diff_ids = [], []
+    for path in paths:
+        with open(path, "rb") as f:
+            blob = f.read()
+        zipped = blob[:2] == b"\x1f\x8b"
+        tar = gzip.decompress(blob) if zipped else blob
+        diff_ids.append("sha256:" + hashlib.sha256(tar).hexdigest())
+        layers.append({"mediaType": "application/vnd.oci.image.layer.v1.tar" + ("+gzip" if zipped else ""),
+                       "digest": put(layout, blob), "size": len(blob)})
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {},
+                         "rootfs": {"type": "layers", "diff_ids": diff_ids}}).encode()
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                           "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                                      "digest": put(layout, config), "size": len(config)},
+                           "layers": layers}).encode()
+    with open(f"{layout}/oci-layout", "w") as f:
+        json.dump({"imageLayoutVersion": "1.0.0"}, f)
+    index = {"schemaVersion": 2, "manifests": []}
+    if os.path.exists(f"{layout}/index.json"):
+        with open(f"{layout}/index.json") as f:
+            index = json.load(f)
+    name = "org.opencontainers.image.ref.name"
+    index["manifests"] = [m for m in index["manifests"] if m.get("annotations", {}).get(name) != tag]
+    index["manifests"].append({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": put(layout, manifest),
+                               "size": len(manifest), "annotations": {name: tag}})
+    with open(f"{layout}/index.json", "w") as f:
+        json.dump(index, f)
+
+
+if __name__ == "__main__":
+    main()
