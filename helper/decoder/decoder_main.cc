@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "base/digest.h"
 #include "base/log.h"
 #include "decoder/decoder.h"
 #include "decoder/protocol.h"
@@ -34,6 +35,7 @@ int RunAssembly(int argc, char** argv) {
   int nr_fds = argc > 2 ? std::atoi(argv[2]) : -1;
   if (nr_fds < 0 || nr_fds > kMaxFds) return Fatal(InvalidError("assemble: number of descriptors"));
   SandboxOptions options{.max_fd = 2 + nr_fds, .address_space_bytes = 4ULL << 30, .file_io = true};
+  Sha256::Of({});  // OpenSSL reads its configuration at the first use
   Status s = EnterSandbox(options);
   if (!s.ok()) return Fatal(s.error());
   return AssembleInSandbox(argc - 2, argv + 2);
