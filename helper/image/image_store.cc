@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/image_store.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/digest.h"
+#include "base/unique_fd.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr char kRefName[] = "org.opencontainers.image.ref.name";
+constexpr size_t kReadBytes = 256 << 10;
+
+class RegistryStore : public ImageStore {
+ public:
+  RegistryStore(std::unique_ptr<RegistryClient> client, Reference repo)
+      : client_(std::move(client)), repo_(std::move(repo)) {}
+
+  Result<Manifest> GetManifest(const std::string& name) override {
+    return client_->GetManifest(Named(name));
+  }
+  Result<std::string> ReadBlob(const std::string& digest, uint64_t max_bytes) override {
+    return client_->ReadBlob(repo_, digest, max_bytes);
+  }
+  Status GetBlob(const std::string& digest, uint64_t bytes, const BlobSink& sink) override {
+    return client_->GetBlob(repo_, digest, bytes, sink);
+  }
+  Status PutBlob(const std::string& digest, ByteSpan data) override {
+    return client_->UploadBlob(repo_, digest, data.size(),
+                               [data](uint64_t offset, std::span<uint8_t> out) -> Status {
+                                 if (offset > data.size() || out.size() > data.size() - offset)
+                                   return InvalidError("read past the end of a blob");
+                                 std::copy_n(data.begin() + static_cast<ptrdiff_t>(offset),
+                                             out.size(), out.begin());
+                                 return OkStatus();
+                               });
+  }
+  Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
+                                  const std::string& body) override {
+    Reference ref = name.empty() ? repo_.WithDigest(DigestString(Sha256::Of(AsBytes(body))))
+                                 : repo_.WithTag(name);
+    return client_->PutManifest(ref, media_type, body);
+  }
+
+ private:
+  Reference Named(const std::string& name) const {
+    return name.starts_with("sha256:") ? repo_.WithDigest(name) : repo_.WithTag(name);
+  }
+  std::unique_ptr<RegistryClient> client_;
+  Reference repo_;
+};
+
+class LayoutStore : public ImageStore {
+ public:
+  explicit LayoutStore(std::string directory) : directory_(std::move(directory)) {}
+
+  Result<Json> Index() {
+    FASTOCI_TRY(std::string text, ReadFile(directory_ + "/index.json", kMaxManifestBytes));
+    Json j = Json::parse(text, nullptr, false);
+    if (!j.is_object() || !j.contains("manifests") || !j["manifests"].is_array())
+      return InvalidError(directory_ + "/index.json is damaged");
+    return j;
+  }
+
+  Result<Manifest> GetManifest(const std::string& name) override {
+    Manifest m;
+    m.digest = name;
+    if (!name.starts_with("sha256:")) {
+      FASTOCI_TRY(Json index, Index());
+      m.digest.clear();
+      for (const Json& d : index["manifests"])
+        if (TagOf(d) == name && d.contains("digest") && d["digest"].is_string())
+          m.digest = d["digest"].get<std::string>();
+      if (m.digest.empty()) return NotFoundError("no tag " + name + " in " + directory_);
+    }
+    FASTOCI_TRY(m.body, ReadBlob(m.digest, kMaxManifestBytes));
+    Json j = Json::parse(m.body, nullptr, false);
+    if (j.is_object() && j.contains("mediaType") && j["mediaType"].is_string())
+      m.media_type = j["mediaType"].get<std::string>();
+    if (m.media_type.empty()) m.media_type = kOciManifest;
+    return m;
+  }
+
+  Result<std::string> ReadBlob(const std::string& digest, uint64_t max_bytes) override {
+    FASTOCI_TRY(std::string path, BlobPath(digest));
+    FASTOCI_TRY(std::string data, ReadFile(path, max_bytes));
+    if (DigestString(Sha256::Of(AsBytes(data))) != digest)
+      return MismatchError("blob " + digest + " is damaged");
+    return data;
+  }
+
+  Status GetBlob(const std::string& digest, uint64_t, const BlobSink& sink) override {
+    FASTOCI_TRY(std::string path, BlobPath(digest));
+    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd.valid()) return ErrnoError("open " + path);
+    Sha256 hash;
+    Bytes buffer(kReadBytes);
+    for (;;) {
+      ssize_t n = ::read(fd.get(), buffer.data(), buffer.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return ErrnoError("read " + path);
+      if (n == 0) break;
+      ByteSpan part(buffer.data(), static_cast<size_t>(n));
+      hash.Update(part);
+      FASTOCI_CHECK_OK(sink(part));
+    }
+    if (DigestString(hash.Finish()) != digest) return MismatchError("blob " + digest + " is damaged");
+    return OkStatus();
+  }
+
+  Status PutBlob(const std::string& digest, ByteSpan data) override {
+    FASTOCI_TRY(std::string path, BlobPath(digest));
+    struct stat st;
+    if (::stat(path.c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == data.size())
+      return OkStatus();
+    return WriteFileAtomic(path, data);
+  }
+
+  Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
+                                  const std::string& body) override {
+    std::string digest = DigestString(Sha256::Of(AsBytes(body)));
+    FASTOCI_CHECK_OK(PutBlob(digest, AsBytes(body)));
+    FASTOCI_TRY(Json index, Index());
+    Json kept = Json::array();
+    for (const Json& d : index["manifests"])
+      if (name.empty() || TagOf(d) != name) kept.push_back(d);
+    Json d = {{"mediaType", media_type}, {"digest", digest}, {"size", body.size()}};
+    if (!name.empty()) d["annotations"] = {{kRefName, name}};
+    kept.push_back(d);
+    index["manifests"] = kept;
+    std::string text = index.dump(1, ' ', false, Json::error_handler_t::replace);
+    FASTOCI_CHECK_OK(WriteFileAtomic(directory_ + "/index.json", AsBytes(text)));
+    return digest;
+  }
+
+ private:
+  static std::string TagOf(const Json& d) {
+    if (!d.is_object() || !d.contains("annotations") || !d["annotations"].is_object()) return "";
+    const Json& notes = d["annotations"];
+    return notes.contains(kRefName) && notes[kRefName].is_string()
+               ? notes[kRefName].get<std::string>()
+               : "";
+  }
+  Result<std::string> BlobPath(const std::string& digest) const {
+    FASTOCI_CHECK_OK(ParseDigest(digest));  // so it names nothing outside
+    return directory_ + "/blobs/sha256/" + digest.substr(digest.find(':') + 1);
+  }
+  std::string directory_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& repository,
+                                                      RegistryOptions options,
+                                                      Credentials credentials) {
+  FASTOCI_TRY(Reference repo, ParseReference(repository));
+  repo.tag.clear();  // what is not named goes under its digest
+  FASTOCI_TRY(auto client, RegistryClient::Open(std::move(options), std::move(credentials)));
+  return std::unique_ptr<ImageStore>(new RegistryStore(std::move(client), std::move(repo)));
+}
+
+Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory) {
+  auto store = std::make_unique<LayoutStore>(directory);
+  Result<Json> index = store->Index();
+  if (!index.ok()) return index.error().Wrap("OCI layout " + directory);
+  return std::unique_ptr<ImageStore>(std::move(store));
+}
+
+}  // namespace fastoci

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// ImageStore: where images come from and go to: one repository of a registry, or
+// an OCI layout directory on this machine (no network; tests, air gaps).
+#ifndef FASTOCI_IMAGE_IMAGE_STORE_H_
+#define FASTOCI_IMAGE_IMAGE_STORE_H_
+
+#include <memory>
+#include <string>
+
+#include "base/byte_reader.h"
+#include "base/result.h"
+#include "registry/client.h"
+
+namespace fastoci {
+
+class ImageStore {
+ public:
+  virtual ~ImageStore() = default;
+  // name: a tag, or a digest.
+  virtual Result<Manifest> GetManifest(const std::string& name) = 0;
+  virtual Result<std::string> ReadBlob(const std::string& digest, uint64_t max_bytes) = 0;
+  // What sink got counts only if this succeeds.
+  virtual Status GetBlob(const std::string& digest, uint64_t bytes, const BlobSink& sink) = 0;
+  virtual Status PutBlob(const std::string& digest, ByteSpan data) = 0;
+  // name: a tag, or "" to store it under its digest alone. Returns the digest.
+  virtual Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
+                                          const std::string& body) = 0;
+};
+
+// repository: "host[:port]/repository"; no tag.
+Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& repository,
+                                                      RegistryOptions options,
+                                                      Credentials credentials);
+// Must hold an image already.
+Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_IMAGE_IMAGE_STORE_H_
