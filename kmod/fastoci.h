@@ -180,34 +180,21 @@ void fastoci_meta_free(struct fastoci_meta *meta);
 int fastoci_cache_sb_load(struct block_device *bdev, struct fastoci_cache_sb *sb, char **error);
 
 /* cache.c */
-extern struct workqueue_struct *fastoci_wq;
 int fastoci_cache_init(void);
 void fastoci_cache_exit(void);
+/* The cache of that superblock, with a reference; sleeps. */
 struct fastoci_cache *fastoci_cache_get(struct block_device *bdev,
 					const struct fastoci_cache_sb *sb, char **error);
 struct fastoci_cache *fastoci_cache_by_no(u32 no);	/* takes a reference */
-void fastoci_cache_put(struct fastoci_cache *cache);
+void fastoci_cache_put(struct fastoci_cache *cache);	/* any context, waits for nothing */
+void fastoci_cache_for_each(void (*fn)(struct fastoci_cache *cache, void *arg), void *arg);
+void fastoci_queue_evicted(struct work_struct *work);
+
+/* chunkmap.c: take cache->lock, those with "held" in their comment want it held. */
 struct fastoci_space *fastoci_space_get(struct fastoci_cache *cache, const u8 *id, u64 data_bytes);
 void fastoci_space_put(struct fastoci_cache *cache, struct fastoci_space *space);
-
-static inline u64 fastoci_nr_chunks(const struct fastoci_cache *cache, u64 data_bytes)
-{
-	return (data_bytes + (1ULL << cache->chunk_shift) - 1) >> cache->chunk_shift;
-}
-
-void fastoci_cache_for_each(void (*fn)(struct fastoci_cache *cache, void *arg), void *arg);
-
-enum fastoci_park { FASTOCI_PARKED, FASTOCI_PRESENT, FASTOCI_PARK_REQUEUE, FASTOCI_PARK_FAIL };
-enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb);
-void fastoci_note_miss(struct fastoci_bio *pb, struct bio *bio);
-void fastoci_sweep(struct fastoci_image *image, blk_status_t verdict);
-void fastoci_sweep_locked(struct fastoci_image *image, blk_status_t verdict);
-void fastoci_cache_arm_timer(struct fastoci_cache *cache, unsigned long at);
-void fastoci_cache_helper_lost(struct fastoci_cache *cache, void *arg);
-void fastoci_cache_resend(struct fastoci_cache *cache, void *arg);
-void fastoci_cache_ack(struct fastoci_cache *cache, u32 count);
-u32 fastoci_slots_alloc(struct fastoci_cache *cache, u32 *slots, u32 count, u64 generation);
-int fastoci_slots_return(struct fastoci_cache *cache, const u32 *slots, u32 count, u64 generation);
+void fastoci_spaces_free(struct list_head *spaces);
+bool fastoci_restored_drop(struct fastoci_cache *cache, u32 slot, struct list_head *reaped); /* held */
 int fastoci_chunk_fill(struct fastoci_cache *cache, u32 space, u32 chunk_no, u32 slot,
 		       u64 generation);
 int fastoci_chunk_fail(struct fastoci_cache *cache, u32 space, u32 chunk_no, u32 err);
@@ -215,6 +202,19 @@ int fastoci_chunk_restore(struct fastoci_cache *cache, struct fastoci_space *spa
 			  u32 slot, u64 generation);
 int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr,
 			 u64 reserve);
+
+static inline u64 fastoci_nr_chunks(const struct fastoci_cache *cache, u64 data_bytes)
+{
+	return (data_bytes + (1ULL << cache->chunk_shift) - 1) >> cache->chunk_shift;
+}
+
+/* slots.c: the first three with cache->lock held */
+bool fastoci_slot_reserved_by(struct fastoci_cache *cache, u32 slot, u64 generation);
+void fastoci_slot_free(struct fastoci_cache *cache, u32 slot);
+void fastoci_slot_reserve(struct fastoci_cache *cache, u32 slot, u64 generation);
+u32 fastoci_slots_alloc(struct fastoci_cache *cache, u32 *slots, u32 count, u64 generation);
+int fastoci_slots_return(struct fastoci_cache *cache, const u32 *slots, u32 count, u64 generation);
+void fastoci_cache_helper_lost(struct fastoci_cache *cache, void *generation);
 
 struct fastoci_slot_info {
 	u8 state;	/* enum fastoci_slot_state */
@@ -225,7 +225,26 @@ struct fastoci_slot_info {
 
 bool fastoci_slot_info(struct fastoci_cache *cache, u32 slot, struct fastoci_slot_info *info);
 
+/* missq.c */
+enum fastoci_park { FASTOCI_PARKED, FASTOCI_PRESENT, FASTOCI_PARK_REQUEUE, FASTOCI_PARK_FAIL };
 enum fastoci_helper_state { FASTOCI_HELPER_NONE, FASTOCI_HELPER_STALLED, FASTOCI_HELPER_READY };
+
+int fastoci_missq_init(void);
+void fastoci_missq_exit(void);
+void fastoci_missq_setup(struct fastoci_cache *cache);
+void fastoci_missq_free(struct fastoci_cache *cache);	/* waits for its work items */
+enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb);
+void fastoci_note_miss(struct fastoci_bio *pb, struct bio *bio);
+void fastoci_sweep(struct fastoci_image *image, blk_status_t verdict);
+void fastoci_cache_resend(struct fastoci_cache *cache, void *arg);
+void fastoci_cache_ack(struct fastoci_cache *cache, u32 count);
+/* with cache->lock held: */
+void fastoci_sweep_locked(struct fastoci_image *image, blk_status_t verdict);
+void fastoci_fail_readahead(struct fastoci_cache *cache);
+void fastoci_cache_arm_timer(struct fastoci_cache *cache, unsigned long at);
+void fastoci_miss_complete(struct fastoci_cache *cache, u32 space, u32 chunk_no,
+			   blk_status_t verdict);
+void fastoci_misses_drop(struct fastoci_cache *cache, u32 space);
 enum fastoci_helper_state fastoci_helper_state(struct fastoci_cache *cache);
 
 /* netlink.c */

@@ -5,10 +5,13 @@
 
 static int __init fastoci_init(void)
 {
-	int err = fastoci_cache_init();
+	int err = fastoci_missq_init();
 
 	if (err)
 		return err;
+	err = fastoci_cache_init();
+	if (err)
+		goto exit_missq;
 	err = fastoci_netlink_init();
 	if (err)
 		goto exit_cache;
@@ -20,6 +23,8 @@ exit_netlink:
 	fastoci_netlink_exit();
 exit_cache:
 	fastoci_cache_exit();
+exit_missq:
+	fastoci_missq_exit();
 	return err;
 }
 
@@ -28,6 +33,7 @@ static void __exit fastoci_exit(void)
 	fastoci_target_exit();
 	fastoci_cache_exit();
 	fastoci_netlink_exit();
+	fastoci_missq_exit();
 }
 
 module_init(fastoci_init);

@@ -10,9 +10,11 @@ import errno, os, socket, struct, sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import mkmeta
 
-CMD = dict(REGISTER=1, ALLOC=2, RETURN=3, ACK=4, FILL=5, FAIL=6, EVICT=7, MISS=14)
-VERSION, GENERATION, CACHE, COUNT, SLOTS, CHUNKS, CHUNK = 1, 2, 4, 6, 7, 8, 9
-SPACE, CHUNK_NO, SLOT, ERRNO = 1, 2, 3, 5
+CMD = dict(REGISTER=1, ALLOC=2, RETURN=3, ACK=4, FILL=5, FAIL=6, EVICT=7, RESTORE=8, GET_CACHES=9, GET_IMAGES=10,
+           GET_SPACES=11, GET_SLOTS=12, GET_PENDING=13, MISS=14, EVICTED=15, IMAGE_ADDED=16)
+VERSION, GENERATION, FLAGS, CACHE, COUNT, SLOTS, CHUNKS, CHUNK = 1, 2, 3, 4, 6, 7, 8, 9
+A_SPACE, SPACE_ID, DATA_BYTES = 10, 11, 12
+SPACE, CHUNK_NO, SLOT, ERRNO, STATE, ACCESSED = 1, 2, 3, 5, 6, 7
 
 
 def attr(kind, data, nested=False):
@@ -34,14 +36,39 @@ def u32(data):
 
 
 class Helper:
-    def __init__(self):
+    def __init__(self, register=True, takeover=False):
         self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 16)
         self.sock.bind((0, 0))
         self.seq, self.events = 0, []
         reply = self.call(16, 3, attr(2, b"fastoci\0"))
         self.family = struct.unpack("=H", dict(attrs(reply))[1])[0]
-        got = dict(attrs(self.call(self.family, CMD["REGISTER"], attr(VERSION, 1))))
-        self.generation = got[GENERATION]
+        if register:
+            self.register(takeover)
+
+    def register(self, takeover=False):
+        body = attr(VERSION, 1) + (attr(FLAGS, 1) if takeover else b"")
+        self.generation = dict(attrs(self.call(self.family, CMD["REGISTER"], body)))[GENERATION]
+
+    def dump(self, cmd, body=b""):
+        """All items of a dump, each as a dict of attributes."""
+        self.seq += 1
+        self.sock.send(struct.pack("=IHHII", 20 + len(body), self.family, 0x301, self.seq, 0)
+                       + struct.pack("=BBH", CMD[cmd], 1, 0) + body)
+        items = []
+        while True:
+            data = self.sock.recv(1 << 20)
+            while len(data) >= 16:
+                n, kind, _, seq, _ = struct.unpack_from("=IHHII", data)
+                msg, data = data[16:n], data[(n + 3) & ~3:]
+                if seq == 0:
+                    self.events.append(msg)
+                elif kind in (2, 3):
+                    err = struct.unpack_from("=i", msg)[0]
+                    if err:
+                        raise OSError(-err, os.strerror(-err), cmd)
+                    return items
+                else:
+                    items.append(dict(attrs(msg[4:])))
 
     def call(self, family, cmd, body):
         """Sends, collects events that come first, returns the reply's attributes; raises OSError on an error."""
@@ -66,6 +93,13 @@ class Helper:
 
     def do(self, cmd, cache, *more):
         return self.call(self.family, CMD[cmd], attr(GENERATION, self.generation) + attr(CACHE, cache) + b"".join(more))
+
+    def wait_for(self, cmd):
+        """The attributes of the next event of that kind; others are dropped."""
+        while True:
+            msg = self.event()
+            if msg[0] == CMD[cmd]:
+                return dict(attrs(msg[4:]))
 
     def event(self):
         if not self.events:

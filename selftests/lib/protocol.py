@@ -1,0 +1,243 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""protocol.py DM_DEVICE META CACHE_DEV: drives the miss protocol step by step over a device made by mkmeta.py's image.
+
+Each check is a KTAP line; the device must be fresh (no chunk present) and have the policy `hold`.
+"""
+import errno, hashlib, mmap, os, signal, subprocess, sys, threading, time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import mkmeta
+from fakehelper import *
+
+FREE, RESERVED, RESTORED, PRESENT, EVICTING = range(5)
+count = failed = 0
+BLOB = mkmeta.blob_data(mkmeta.BLOB_BYTES).ljust(40 * mkmeta.CHUNK, b"\0")
+
+
+def check(name, good):
+    global count, failed
+    count += 1
+    failed += not good
+    print(("ok" if good else "not ok"), count, name, flush=True)
+
+
+def refused(name, err, call, *args):
+    try:
+        call(*args)
+        check(name, False)
+    except OSError as e:
+        check(name, e.errno == err)
+        if e.errno != err:
+            print("# got", e)
+
+
+def blob_places(meta):
+    """(device sector, sectors, data sector) of each blob extent."""
+    with open(meta, "rb") as f:
+        image = f.read()
+    sectors, = struct.unpack_from("<Q", image, 64)
+    nr = struct.unpack_from("<I", image, 84)[0]
+    keys = list(struct.unpack_from(f"<{nr}I", image, 8192)) + [sectors]
+    payloads = struct.unpack_from(f"<{nr}Q", image, 12288)
+    return [(k, keys[i + 1] - k, p & (1 << 48) - 1) for i, (k, p) in enumerate(zip(keys, payloads)) if p >> 62 == 2]
+
+
+class Reader(threading.Thread):
+    """Reads one sector directly, in a thread of its own; .result is bytes or an errno."""
+
+    def __init__(self, path, sector, flags=0):
+        super().__init__(daemon=True)
+        self.path, self.sector, self.flags, self.result = path, sector, flags, None
+        self.start()
+
+    def run(self):
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECT)
+        buf = mmap.mmap(-1, 4096)
+        try:
+            n = os.preadv(fd, [memoryview(buf)[:512]], self.sector * 512, self.flags)
+            self.result = buf[:n]
+        except OSError as e:
+            self.result = e.errno
+        finally:
+            os.close(fd)
+
+    def done(self, seconds=20):
+        self.join(seconds)
+        return self.result
+
+
+def main():
+    device, meta, cache_dev = sys.argv[1:4]
+    name = os.path.basename(device)
+    places, used = blob_places(meta), set()
+
+    def fresh():
+        """A device sector whose chunk was not used yet, its chunk number, its content."""
+        for at, n, data in places:
+            if data // 128 not in used and (data + n - 1) // 128 == data // 128:
+                used.add(data // 128)
+                return at, data // 128, BLOB[data * 512:data * 512 + 512]
+        raise SystemExit("no chunk left")
+
+    disk = os.open(cache_dev, os.O_RDWR | os.O_SYNC)
+
+    def write(slot, chunk_no):
+        os.pwrite(disk, BLOB[chunk_no * mkmeta.CHUNK:(chunk_no + 1) * mkmeta.CHUNK], (slot + 1) * mkmeta.CHUNK)
+
+    a = Helper()
+    cache = u32(a.dump("GET_CACHES")[0][CACHE])
+    space = u32(a.dump("GET_SPACES")[0][A_SPACE])
+    check("GET_IMAGES names the image", len(a.dump("GET_IMAGES")) == 1)
+
+    def alloc(h, n=1):
+        got = dict(attrs(h.do("ALLOC", cache, attr(COUNT, n))))[SLOTS]
+        return struct.unpack(f"={len(got) // 4}I", got)
+
+    def slots(h):
+        items = [dict(attrs(dict(attrs(i[CHUNKS]))[CHUNK])) for i in h.dump("GET_SLOTS", attr(CACHE, cache))]
+        return {u32(i[SLOT]): i for i in items}
+
+    def fill(h, chunk_no, slot):
+        return h.do("FILL", cache, chunk(space, chunk_no, attr(SLOT, slot)))
+
+    def send_pending(h):
+        h.dump("GET_PENDING")
+
+    # a miss, filled; NOWAIT
+    at, no, want = fresh()
+    r = Reader(device, at, os.RWF_NOWAIT)
+    check("a NOWAIT read of an absent chunk is EAGAIN", r.done() == errno.EAGAIN)
+    miss = a.wait_for("MISS")
+    a.do("ACK", cache, attr(COUNT, 1))
+    got = dict(attrs(dict(attrs(miss[CHUNKS]))[CHUNK]))
+    check("and its chunk is asked for", u32(got[CHUNK_NO]) == no and u32(got[SPACE]) == space)
+    slot, = alloc(a)
+    refused("FILL of a slot that nobody reserved is refused", errno.EPERM, fill, a, no, slot + 1)
+    refused("FILL behind the space is refused", errno.EINVAL, fill, a, 40, slot)
+    write(slot, no)
+    fill(a, no, slot)
+    check("a NOWAIT read of a present chunk is a hit", Reader(device, at, os.RWF_NOWAIT).done() == want)
+    fill(a, no, slot)
+    check("the same FILL again succeeds", True)
+    second, = alloc(a)
+    fill(a, no, second)
+    state = slots(a)
+    check("FILL of a present chunk keeps the sender's slot reserved", state[second][STATE][0] == RESERVED)
+    check("GET_SLOTS tells chunk and state", state[slot][STATE][0] == PRESENT and u32(state[slot][CHUNK_NO]) == no)
+    a.do("RETURN", cache, attr(SLOTS, struct.pack("=I", second)))
+    check("RETURN frees it", second not in slots(a))
+    refused("RETURN of a slot in use is refused", errno.EINVAL, a.do, "RETURN", cache,
+            attr(SLOTS, struct.pack("=I", slot)))
+
+    # the errno of a FAIL
+    at, no, _ = fresh()
+    r = Reader(device, at)
+    a.wait_for("MISS")
+    a.do("FAIL", cache, chunk(space, no, attr(ERRNO, errno.ETIMEDOUT)))
+    check("FAIL's errno reaches the reader", r.done() == errno.ETIMEDOUT)
+
+    # eviction that hands its slot over
+    at, no, want = fresh()
+    slot, = alloc(a)
+    write(slot, no)
+    fill(a, no, slot)
+    check("FILL without a miss is served", Reader(device, at).done() == want)
+    a.do("EVICT", cache, attr(FLAGS, 1), chunk(space, no))
+    gone = dict(attrs(dict(attrs(a.wait_for("EVICTED")[CHUNKS]))[CHUNK]))
+    check("EVICTED names chunk and slot", u32(gone[SLOT]) == slot and u32(gone[CHUNK_NO]) == no)
+    check("an eviction with RESERVE gives the slot to its sender", slots(a)[slot][STATE][0] == RESERVED)
+    fill(a, no, slot)
+    check("which can fill it again", Reader(device, at).done() == want)
+
+    # takeover and quarantine
+    mine = alloc(a, 4)
+    b = Helper(register=False)
+    refused("a second helper is refused", errno.EBUSY, b.register)
+    b.register(takeover=True)
+    check("but may take over", True)
+    refused("the old helper is stale", errno.ESTALE, alloc, a)
+    theirs = alloc(b, 256)
+    check("its slots are in quarantine", not set(mine) & set(theirs))
+    b.do("RETURN", cache, attr(SLOTS, struct.pack(f"={len(theirs)}I", *theirs)))
+    a.sock.close()
+    check("until its socket is closed", not set(mine) & set(slots(b)))
+
+    # RESTORE
+    at, no, want = fresh()
+    sid = hashlib.sha256(b"space").digest()
+
+    def restore(chunk_no, slot, size=mkmeta.BLOB_BYTES):
+        one = attr(CHUNKS, attr(CHUNK, attr(CHUNK_NO, chunk_no) + attr(SLOT, slot), True), True)
+        return b.do("RESTORE", cache, attr(SPACE_ID, sid), attr(DATA_BYTES, struct.pack("=Q", size)), one)
+
+    write(50, no)
+    restore(no, 50)
+    restore(no, 50)
+    check("RESTORE takes a free slot, twice the same is fine", slots(b)[50][STATE][0] == RESTORED)
+    refused("RESTORE of a taken slot is refused", errno.EEXIST, restore, no + 1, 50)
+    refused("RESTORE with another size is refused", errno.EEXIST, restore, no, 51, 7)
+    r = Reader(device, at)
+    b.wait_for("MISS")
+    check("a restored chunk is not served before its FILL", r.result is None)
+    fill(b, no, 50)
+    check("and is afterwards, without an ALLOC", r.done() == want)
+    _, other, _ = fresh()
+    restore(other, 51)
+    b.do("RETURN", cache, attr(SLOTS, struct.pack("=I", 51)))
+    check("RETURN gives a restored slot back", 51 not in slots(b))
+
+    # who may
+    wrong = struct.pack("=Q", struct.unpack("=Q", b.generation)[0] + 1)
+    refused("a wrong generation is refused", errno.ESTALE, b.call, b.family, CMD["ALLOC"],
+            attr(GENERATION, wrong) + attr(CACHE, cache) + attr(COUNT, 1))
+    pid = os.fork()
+    if pid == 0:
+        os.setresuid(65534, 65534, 65534)
+        bad = 0
+        for call in ((lambda h: h.register()), (lambda h: h.dump("GET_IMAGES"))):
+            try:
+                call(Helper(register=False))
+                bad = 1
+            except OSError as e:
+                bad |= e.errno != errno.EPERM
+        os._exit(bad)
+    check("without CAP_SYS_ADMIN all is EPERM", os.waitpid(pid, 0)[1] == 0)
+
+    # a helper that takes nothing
+    with open("/sys/module/dm_fastoci/parameters/stall_ms", "w") as f:
+        f.write("300")
+    refused("stall_ms out of range is refused", errno.EINVAL,
+            lambda: open("/sys/module/dm_fastoci/parameters/stall_ms", "wb", 0).write(b"1"))
+    at, no, want = fresh()
+    r = Reader(device, at)
+    for _ in range(100):
+        status = subprocess.run(["dmsetup", "status", name], capture_output=True, text=True).stdout
+        if " stalled " in status:
+            break
+        time.sleep(0.1)
+    check("a helper that acknowledges nothing is stalled", " stalled " in status)
+    b.do("ACK", cache, attr(COUNT, 1000))
+    status = subprocess.run(["dmsetup", "status", name], capture_output=True, text=True).stdout
+    check("until it has acknowledged all", " ready " in status)
+
+    # a flushing suspend ends what the helper does not
+    subprocess.run(["dmsetup", "message", name, "0", "suspend_grace_ms", "300"], check=True)
+    done = subprocess.run(["dmsetup", "suspend", name], timeout=60).returncode
+    check("a flushing suspend ends after its grace", done == 0)
+    check("and fails what was parked", r.done() == errno.EIO)
+    subprocess.run(["dmsetup", "resume", name], check=True)
+    r = Reader(device, at)
+    b.wait_for("MISS")
+    slot, = alloc(b)
+    write(slot, no)
+    fill(b, no, slot)
+    check("a resumed device works", r.done() == want)
+
+    print(f"1..{count}")
+    sys.exit(failed != 0)
+
+
+if __name__ == "__main__":
+    signal.alarm(150)
+    main()
