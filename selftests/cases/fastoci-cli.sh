@@ -143,6 +143,7 @@ cat > $tmp/hostile.c <<'C'
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #define MUST_FAIL(call) if ((call) >= 0) { puts("allowed: " #call); bad = 4; }
 int main(void) {
@@ -157,6 +158,8 @@ int main(void) {
 	MUST_FAIL(socket(AF_UNIX, SOCK_STREAM, 0))
 	MUST_FAIL(socket(AF_NETLINK, SOCK_RAW, 16))
 	MUST_FAIL(fork())
+	MUST_FAIL(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0))
+	MUST_FAIL(syscall(SYS_clone3, 0, 0))
 	MUST_FAIL(kill(-1, 0))
 	MUST_FAIL(mount("none", "/tmp", "tmpfs", 0, ""))
 	MUST_FAIL(umount("/run"))
