@@ -130,7 +130,7 @@ class LayoutStore : public ImageStore {
     FASTOCI_TRY(Json index, Index());
     Json kept = Json::array();
     for (const Json& d : index["manifests"])
-      if (name.empty() || TagOf(d) != name) kept.push_back(d);
+      if (TagOf(d) != name || (name.empty() && d.value("digest", "") != digest)) kept.push_back(d);
     Json d = {{"mediaType", media_type}, {"digest", digest}, {"size", body.size()}};
     if (!name.empty()) d["annotations"] = {{kRefName, name}};
     kept.push_back(d);
