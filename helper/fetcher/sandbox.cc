@@ -96,11 +96,11 @@ void AddSocketRules(Filter* f) {
   // netlink: getaddrinfo() asks for the local addresses.
   for (scmp_datum_t family = 0; family < kAnyFamily; family++)
     if (family != AF_INET && family != AF_INET6 && family != AF_NETLINK)
-      f->Add(SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, family));
-  f->Add(SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), SCMP_A0(SCMP_CMP_GE, kAnyFamily));
+      f->Add(SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, family, 0));
+  f->Add(SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), SCMP_A0(SCMP_CMP_GE, kAnyFamily, 0));
   for (int protocol = 1; protocol < 32; protocol++)  // only 0, NETLINK_ROUTE
-    f->Add(SCMP_ACT_ERRNO(EPROTONOSUPPORT), SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, AF_NETLINK),
-           SCMP_A2(SCMP_CMP_EQ, static_cast<scmp_datum_t>(protocol)));
+    f->Add(SCMP_ACT_ERRNO(EPROTONOSUPPORT), SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, AF_NETLINK, 0),
+           SCMP_A2(SCMP_CMP_EQ, static_cast<scmp_datum_t>(protocol), 0));
 }
 
 void AddFileRules(Filter* f) {
@@ -116,11 +116,11 @@ void AddProcessRules(Filter* f) {
   f->Add(SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3));
   f->Add(SCMP_ACT_KILL_PROCESS, SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
   f->Add(SCMP_ACT_ERRNO(EPERM), SCMP_SYS(tgkill),
-         SCMP_A0(SCMP_CMP_NE, static_cast<scmp_datum_t>(getpid())));
-  f->Add(SCMP_ACT_ERRNO(EPERM), SCMP_SYS(prlimit64), SCMP_A0(SCMP_CMP_NE, 0));
+         SCMP_A0(SCMP_CMP_NE, static_cast<scmp_datum_t>(getpid()), 0));
+  f->Add(SCMP_ACT_ERRNO(EPERM), SCMP_SYS(prlimit64), SCMP_A0(SCMP_CMP_NE, 0, 0));
   // Not to be made traceable again.
-  f->Add(SCMP_ACT_ERRNO(EPERM), SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_DUMPABLE));
-  f->Add(SCMP_ACT_ERRNO(EPERM), SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_PTRACER));
+  f->Add(SCMP_ACT_ERRNO(EPERM), SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_DUMPABLE, 0));
+  f->Add(SCMP_ACT_ERRNO(EPERM), SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_PTRACER, 0));
 }
 
 Status BecomeNobody(int keep_capability) {
