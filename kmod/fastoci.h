@@ -177,6 +177,7 @@ struct fastoci_meta {
 };
 int fastoci_meta_load(struct block_device *bdev, struct fastoci_meta *meta, char **error);
 void fastoci_meta_free(struct fastoci_meta *meta);
+void fastoci_extents_free(struct fastoci_extents *t);
 int fastoci_cache_sb_load(struct block_device *bdev, struct fastoci_cache_sb *sb, char **error);
 
 /* cache.c */

@@ -190,6 +190,30 @@ static char *check_extents(struct fastoci_meta *meta, const struct fastoci_meta_
 	return NULL;
 }
 
+/* The buckets of a table that is known to be sorted. */
+static int build_starts(struct fastoci_extents *t)
+{
+	u64 sectors = t->keys[t->nr];
+	u32 nr_buckets, i = 0, b;
+
+	t->shift = 0;
+	while (t->shift < 31 && (sectors - 1) >> t->shift >= max(t->nr / 2, 1U))
+		t->shift++;
+	nr_buckets = ((sectors - 1) >> t->shift) + 1;
+	t->starts = kvmalloc_array(nr_buckets + 1, sizeof(u32), GFP_KERNEL);
+	if (!t->starts)
+		return -ENOMEM;
+	for (b = 0; b < nr_buckets; b++) {
+		while (t->keys[i + 1] <= (u64)b << t->shift)
+			i++;
+		t->starts[b] = i;
+		if (!(b % 4096))
+			cond_resched();
+	}
+	t->starts[nr_buckets] = t->nr - 1;
+	return 0;
+}
+
 int fastoci_meta_load(struct block_device *bdev, struct fastoci_meta *meta, char **error)
 {
 	struct dm_io_client *io = dm_io_client_create();
@@ -247,6 +271,10 @@ int fastoci_meta_load(struct block_device *bdev, struct fastoci_meta *meta, char
 	if (!*error)
 		*error = check_extents(meta, sb);
 	err = *error ? -EINVAL : 0;
+	if (!err) {
+		*error = "meta: out of memory";
+		err = build_starts(&meta->extents);
+	}
 out:
 	vfree(sb);
 	dm_io_client_destroy(io);
@@ -255,10 +283,16 @@ out:
 	return err;
 }
 
+void fastoci_extents_free(struct fastoci_extents *t)
+{
+	vfree(t->keys);
+	vfree(t->payloads);
+	kvfree(t->starts);
+}
+
 void fastoci_meta_free(struct fastoci_meta *meta)
 {
-	vfree(meta->extents.keys);
-	vfree(meta->extents.payloads);
+	fastoci_extents_free(&meta->extents);
 	vfree(meta->blobs);
 	memset(meta, 0, sizeof(*meta));
 }

@@ -240,8 +240,7 @@ static void free_image(struct dm_target *ti, struct fastoci_image *image)
 	kfree(image->spaces);
 	if (image->cache)
 		fastoci_cache_put(image->cache);
-	vfree(image->extents.keys);
-	vfree(image->extents.payloads);
+	fastoci_extents_free(&image->extents);
 	free_percpu(image->stats);
 	if (image->cache_dev)
 		dm_put_device(ti, image->cache_dev);
