@@ -72,7 +72,7 @@ struct fastoci_miss {
 	struct list_head unsent;	/* empty when sent */
 	struct list_head bios;		/* of fastoci_bio.miss_node */
 	struct fastoci_miss_key key;
-	unsigned long since;		/* jiffies */
+	u64 since_ns;			/* ktime */
 };
 
 struct fastoci_cache {

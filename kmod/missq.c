@@ -18,6 +18,9 @@
 
 #include "fastoci.h"
 
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
 #define OVERFLOW_RETRY_MS 10
 
 static struct kmem_cache *miss_slab;
@@ -105,12 +108,13 @@ static struct fastoci_miss *get_miss(struct fastoci_cache *cache, struct fastoci
 		if (!miss)
 			return NULL;
 		miss->key = (struct fastoci_miss_key){ pb->space->no, chunk_no, class };
-		miss->since = jiffies;
+		miss->since_ns = ktime_get_ns();
 		INIT_LIST_HEAD(&miss->bios);
 		INIT_LIST_HEAD(&miss->unsent);
 		insert_miss(cache, miss);
 	}
 	miss->key.class = class;
+	trace_fastoci_miss(cache, &miss->key);
 	list_move_tail(&miss->unsent, &cache->unsent);
 	queue_work(wq, &cache->send_work);
 	return miss;
@@ -427,6 +431,10 @@ void fastoci_miss_complete(struct fastoci_cache *cache, u32 space, u32 chunk_no,
 
 	if (!miss)
 		return;
+	if (verdict == BLK_STS_OK)
+		trace_fastoci_fill(cache, &miss->key, ktime_get_ns() - miss->since_ns);
+	else
+		trace_fastoci_fail(cache, &miss->key, ktime_get_ns() - miss->since_ns);
 	list_for_each_entry_safe(pb, tmp, &miss->bios, miss_node)
 		release_locked(cache, pb, verdict);
 	erase_miss(cache, miss);

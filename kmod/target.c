@@ -12,6 +12,7 @@
 #include <linux/vmalloc.h>
 
 #include "fastoci.h"
+#include "trace.h"
 
 static atomic_t next_image_no = ATOMIC_INIT(0);
 
@@ -106,8 +107,11 @@ static int fastoci_map(struct dm_target *ti, struct bio *bio)
 	case FASTOCI_EXTENT_BLOB:
 		pb->space = image->spaces[(payload >> FASTOCI_EXTENT_BLOB_SHIFT) &
 					  FASTOCI_EXTENT_BLOB_MASK];
-		if (likely(fastoci_try_hit(image, pb->space, target, bio, pb, true)))
+		if (likely(fastoci_try_hit(image, pb->space, target, bio, pb, true))) {
+			trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_BLOB, true);
 			return DM_MAPIO_REMAPPED;
+		}
+		trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_BLOB, false);
 		pb->image = image;
 		pb->data_sector = target;
 		pb->parked_before = false;
@@ -115,8 +119,10 @@ static int fastoci_map(struct dm_target *ti, struct bio *bio)
 	case FASTOCI_EXTENT_META:
 		bio_set_dev(bio, image->meta_dev->bdev);
 		bio->bi_iter.bi_sector = target;
+		trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_META, true);
 		return DM_MAPIO_REMAPPED;
 	default:
+		trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_ZERO, true);
 		zero_fill_bio(bio);
 		bio_endio(bio);
 		return DM_MAPIO_SUBMITTED;
