@@ -38,15 +38,6 @@ Result<std::string> FindDecoder(const std::string& named) {
                        "; name it with --decoder");
 }
 
-Result<fastoci_codec> CodecOf(const std::string& media_type) {
-  if (media_type.ends_with(".tar")) return FASTOCI_CODEC_RAW;
-  if (media_type.ends_with(".tar+gzip") || media_type.ends_with(".tar.gzip")) {
-    return FASTOCI_CODEC_GZIP;
-  }
-  return Error{ErrorKind::kUnsupported, EINVAL,
-               "original layers of type \"" + media_type + "\" cannot be used"};
-}
-
 // Deletes files when the work on them ends, however it ends.
 class Unlinker {
  public:
@@ -175,7 +166,7 @@ Status ImagePuller::RunAssembly(const ResolvedImage& image, const std::vector<st
     FASTOCI_TRY(part.meta_digest, ParseDigest(layer.digest));
     FASTOCI_TRY(part.target_digest, ParseDigest(layer.target_digest));
     part.target_bytes = layer.target_bytes;
-    FASTOCI_TRY(part.codec, CodecOf(layer.target_media_type));
+    FASTOCI_TRY(part.codec, CodecOfMediaType(layer.target_media_type));
     input.layers.push_back(part);
   }
   FASTOCI_TRY(std::string decoder, FindDecoder(decoder_));
