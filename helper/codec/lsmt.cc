@@ -171,6 +171,7 @@ LsmtSegments Overlay(const LsmtSegments& lower, const LsmtSegments& upper, uint3
   size_t next = 0;     // the first lower segment that is not used up
   uint64_t begin = 0;  // what lies before is done
   auto add_lower = [&](uint64_t end) {
+    if (begin >= end) return;
     for (; next < lower.size() && lower[next].sector < end; next++) {
       if (lower[next].end() > begin) AppendSegment(&out, Cut(lower[next], begin, end));
       if (lower[next].end() > end) break;

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "codec/lsmt.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace fastoci {
+namespace {
+
+Bytes Sectors(size_t n, uint8_t fill) { return Bytes(n * kSectorBytes, fill); }
+
+TEST(Lsmt, ReadsWhatItWrote) {
+  LsmtBuilder b;
+  b.AddTar(100, 20000, 7);
+  b.AddData(8, Sectors(2, 1));
+  b.AddData(10, Sectors(3, 2));
+  b.AddZero(20, 4);
+  auto file = b.Finish(64 << 20);
+  ASSERT_TRUE(file.ok());
+  MemoryFile f(*file);
+  auto r = LsmtReader::Open(&f);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_EQ(r->virtual_bytes(), 64u << 20);
+  LsmtSegments want = {{8, 5, 8, LsmtSource::kFile, 0},
+                       {20, 4, 0, LsmtSource::kZero, 0},
+                       {100, 20000, 7, LsmtSource::kTar, 0}};
+  EXPECT_EQ(r->segments(), want);
+  Bytes sector(kSectorBytes);
+  ASSERT_TRUE(f.ReadAt(12 * kSectorBytes, sector).ok());
+  EXPECT_EQ(sector, Sectors(1, 2));
+}
+
+TEST(Lsmt, LooksUpParts) {
+  LsmtBuilder b;
+  b.AddTar(10, 10, 100);
+  b.AddZero(30, 10);
+  auto file = b.Finish(1 << 20);
+  MemoryFile f(*file);
+  auto r = LsmtReader::Open(&f);
+  ASSERT_TRUE(r.ok());
+  LsmtSegments want = {{15, 5, 105, LsmtSource::kTar, 0}, {30, 5, 0, LsmtSource::kZero, 0}};
+  EXPECT_EQ(r->Lookup(15, 20), want);
+  EXPECT_TRUE(r->Lookup(0, 10).empty());
+  EXPECT_TRUE(r->Lookup(40, 100).empty());
+}
+
+TEST(Lsmt, RefusesDamage) {
+  LsmtBuilder b;
+  b.AddData(8, Sectors(1, 1));
+  b.AddTar(16, 1, 0);
+  Bytes file = *b.Finish(1 << 20);
+  auto open = [](const Bytes& bytes) {
+    MemoryFile f(bytes);
+    return LsmtReader::Open(&f).ok();
+  };
+  EXPECT_TRUE(open(file));
+  EXPECT_FALSE(open(Bytes(file.begin(), file.begin() + 5000)));
+  EXPECT_FALSE(open({}));
+  size_t trailer = file.size() - kLsmtHeaderBytes, index = trailer - 32;
+  auto with = [&](size_t at, uint8_t value) {
+    Bytes bad = file;
+    bad[at] = value;
+    return open(bad);
+  };
+  EXPECT_FALSE(with(0, 0));                // magic
+  EXPECT_FALSE(with(trailer, 0));          // the trailer's
+  EXPECT_FALSE(with(trailer + 47, 0x7f));  // index offset
+  EXPECT_FALSE(with(trailer + 55, 0x7f));  // number of entries
+  EXPECT_FALSE(with(trailer + 54, 1));
+  EXPECT_FALSE(with(index + 4, 0xff));     // behind the device's end
+  EXPECT_FALSE(with(index, 16));           // overlap
+  EXPECT_FALSE(with(index + 8, 7));        // data in the header
+  EXPECT_FALSE(with(index + 8, 200));      // data behind the file
+  EXPECT_FALSE(with(index + 16 + 15, 9));  // tag
+}
+
+TEST(Lsmt, BuilderRefusesOverlaps) {
+  LsmtBuilder b;
+  b.AddTar(8, 8, 0);
+  b.AddZero(15, 1);
+  EXPECT_FALSE(b.Finish(1 << 20).ok());
+}
+
+TEST(Lsmt, OverlayAgreesWithASectorBySectorModel) {
+  std::mt19937 random(2);
+  constexpr uint64_t kSectors = 300;
+  for (int round = 0; round < 300; round++) {
+    struct Cell {
+      LsmtSource source = LsmtSource::kZero;
+      uint64_t mapped = 0;
+      uint32_t layer = 0;
+      bool set = false;
+    };
+    std::vector<Cell> model(kSectors);
+    LsmtSegments merged;
+    for (uint32_t layer = 0; layer < 4; layer++) {
+      LsmtSegments upper;
+      for (uint64_t at = random() % 20; at < kSectors - 30; at += random() % 30) {
+        uint64_t n = 1 + random() % 25;
+        auto source = static_cast<LsmtSource>(random() % 3);
+        uint64_t mapped = source == LsmtSource::kZero ? 0 : random() % 1000;
+        upper.push_back({at, n, mapped, source, 0});
+        for (uint64_t i = 0; i < n; i++)
+          model[at + i] = {source, source == LsmtSource::kZero ? 0 : mapped + i,
+                           source == LsmtSource::kZero ? 0 : layer, true};
+        at += n;
+      }
+      merged = Overlay(merged, upper, layer);
+    }
+    std::vector<Cell> got(kSectors);
+    uint64_t end = 0;
+    for (const LsmtSegment& s : merged) {
+      ASSERT_GE(s.sector, end);
+      ASSERT_GT(s.nr_sectors, 0u);
+      end = s.end();
+      for (uint64_t i = 0; i < s.nr_sectors; i++)
+        got[s.sector + i] = {s.source, s.source == LsmtSource::kZero ? 0 : s.mapped + i, s.layer, true};
+    }
+    for (uint64_t i = 0; i < kSectors; i++) {
+      ASSERT_EQ(got[i].set, model[i].set);
+      ASSERT_EQ(got[i].source, model[i].source);
+      ASSERT_EQ(got[i].mapped, model[i].mapped);
+      ASSERT_EQ(got[i].layer, model[i].layer);
+    }
+  }
+}
+
+TEST(Lsmt, ZerosFollowATailThatNothingFollows) {
+  LsmtSegments in = {{8, 3, 1, LsmtSource::kTar, 0},
+                     {16, 3, 4, LsmtSource::kTar, 0},
+                     {20, 1, 9, LsmtSource::kFile, 0},
+                     {24, 8, 7, LsmtSource::kTar, 0}};
+  LsmtSegments want = {{8, 3, 1, LsmtSource::kTar, 0},   {11, 5, 0, LsmtSource::kZero, 0},
+                       {16, 3, 4, LsmtSource::kTar, 0},  {19, 1, 0, LsmtSource::kZero, 0},
+                       {20, 1, 9, LsmtSource::kFile, 0}, {24, 8, 7, LsmtSource::kTar, 0}};
+  EXPECT_EQ(ZeroTails(in), want);
+}
+
+}  // namespace
+}  // namespace fastoci
