@@ -76,14 +76,16 @@ Result<FileNode*> Ext4Builder::MakeDirectory(FileNode* parent, const std::string
 
 // for_entry: missing directories are made, with its time.
 Result<FileNode*> Ext4Builder::ResolveParent(std::string_view path, const TarEntry* for_entry) {
-  if (last_parent_ != nullptr && last_parent_path_ == path) return last_parent_;
+  if (for_entry != nullptr && last_parent_ != nullptr && last_parent_path_ == path)
+    return last_parent_;
   FileTree::MakeDirFn make;
   if (for_entry != nullptr)
     make = [&](FileNode* parent, const std::string& name) {
       return MakeDirectory(parent, name, {S_IFDIR | 0755, 0, 0, for_entry->mtime_sec, 0});
     };
   FASTOCI_TRY(FileNode * node, tree_.ResolveDirectory(path, make));
-  if (node != nullptr) {
+  if (for_entry != nullptr) {
+    tree_.Touch(node);
     last_parent_path_ = path;
     last_parent_ = node;
   }
@@ -127,8 +129,8 @@ Status Ext4Builder::PutDirectory(FileNode* parent, const std::string& name, cons
   NameEntry* old = tree_.Find(parent, name);
   FileNode* node = nullptr;
   if (old != nullptr && old->node->dir) {
-    old->layer = tree_.layer();
     node = old->node;
+    tree_.Touch(node);
     FASTOCI_CHECK_OK(fs_->WriteAttributes(node->ino, AttributesOf(e)));
   } else {
     if (old != nullptr) tree_.Remove(parent, name);

@@ -5,6 +5,14 @@
 
 namespace fastoci {
 
+namespace {
+
+uint32_t LayerOf(const NameEntry& entry) {
+  return entry.node->dir ? entry.node->dir->layer : entry.layer;
+}
+
+}  // namespace
+
 FileTree::FileTree() {
   root_ = NewNode(EXT2_ROOT_INO, EXT2_FT_DIR);
   root_->dir->parent = root_;
@@ -33,6 +41,7 @@ void FileTree::Add(FileNode* dir, const std::string& name, FileNode* node, uint3
   dir->dir->dirty = true;
   if (node->dir) {
     node->dir->parent = dir;
+    node->dir->layer = layer_;
     dir->links++;
   }
 }
@@ -78,7 +87,7 @@ void FileTree::Remove(FileNode* dir, std::string_view name) {
 void FileTree::RemoveLower(FileNode* dir, std::string_view name) {
   NameEntry* entry = Find(dir, name);
   if (entry == nullptr) return;
-  if (entry->layer != layer_) {
+  if (LayerOf(*entry) != layer_) {
     Remove(dir, name);
   } else if (entry->node->dir) {
     RemoveLowerChildren(entry->node);
@@ -92,7 +101,7 @@ void FileTree::RemoveLowerChildren(FileNode* dir) {
     todo.pop_back();
     std::vector<std::string> lower;
     for (const auto& [name, entry] : at->dir->names) {
-      if (entry.layer != layer_) {
+      if (LayerOf(entry) != layer_) {
         lower.push_back(name);
       } else if (entry.node->dir) {
         todo.push_back(entry.node);
@@ -100,6 +109,10 @@ void FileTree::RemoveLowerChildren(FileNode* dir) {
     }
     for (const std::string& name : lower) Remove(at, name);
   }
+}
+
+void FileTree::Touch(FileNode* dir) {
+  for (; dir != root_; dir = dir->dir->parent) dir->dir->layer = layer_;
 }
 
 Result<FileNode*> FileTree::ResolveDirectory(std::string_view path, const MakeDirFn& make_dir) {

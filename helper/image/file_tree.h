@@ -39,13 +39,14 @@ struct FileNode {
 struct NameEntry {
   FileNode* node = nullptr;
   uint32_t hash = 0;
-  uint32_t layer = 0;  // that brought it, or updated it last
+  uint32_t layer = 0;  // that brought it; of a directory see DirectoryNode
 };
 
 struct DirectoryNode {
   FileNode* parent = nullptr;  // the root's is itself
   std::map<std::string, NameEntry, std::less<>> names;
   DirLayout layout;
+  uint32_t layer = 0;  // that brought it or something in it last
   bool dirty = true;
 };
 
@@ -67,6 +68,9 @@ class FileTree {
   // (opaque) only what is below the directory.
   void RemoveLower(FileNode* dir, std::string_view name);
   void RemoveLowerChildren(FileNode* dir);
+  // The current layer brings something in dir: neither dir nor what is above it
+  // is a lower layer's any more, though what else is in them may be.
+  void Touch(FileNode* dir);
 
   // Follows symbolic links within the image. Missing directories are made with
   // make_dir, if it is given; else null for a path that is not there.

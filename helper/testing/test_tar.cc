@@ -86,11 +86,6 @@ void TestTar::Pax(const std::map<std::string, std::string>& records, char type) 
 
 void TestTar::Pad(char fill) { out_.resize((out_.size() + 511) / 512 * 512, fill); }
 
-std::string TestTar::Finish() {
-  out_.resize(out_.size() + 1024);
-  return out_;
-}
-
 std::string TestGzip(const std::string& data) {
   z_stream z{};
   deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);

@@ -35,7 +35,7 @@ class TestTar {
   void Raw(const std::string& bytes) { out_ += bytes; }
   void Pad(char fill = '\0');
   // With the end marker.
-  std::string Finish();
+  std::string Finish() const { return out_ + std::string(1024, '\0'); }
   const std::string& bytes() const { return out_; }
 
  private:

@@ -84,6 +84,10 @@ class Tree:
                     self.hide(os.path.join(at, base[4:]), False)
             return
         at = self.resolve(parent, mtime // 10**9 * 10**9)
+        up = at
+        while up != self.root:
+            self.mine.add(up)
+            up = os.path.dirname(up)
         full = os.path.join(at, base)
         if m.islnk():
             lp, lb = os.path.split(os.path.normpath(m.linkname))

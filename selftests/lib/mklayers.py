@@ -18,7 +18,11 @@ class Generator:
 
     def path(self):
         d = self.r.choice(self.dirs[-40:] + self.dirs[:5])
-        return (d + "/" if d else "") + self.name()
+        path = (d + "/" if d else "") + self.name()
+        if self.r.random() < 0.05 and path not in self.files + self.links:  # a parent without an entry
+            self.dirs.append(path)
+            path += "/" + self.name()
+        return path
 
     def info(self, path, fmt):
         r = self.r
@@ -47,13 +51,13 @@ class Generator:
                 self.entry(tar, fmt, first)
             if r.random() < 0.2:  # a large directory
                 d = self.path()
-                if self.forget(d):
-                    m = self.info(d, fmt)
-                    m.type = tarfile.DIRTYPE
-                    tar.addfile(m)
-                    self.dirs.append(d)
-                    for i in range(r.choice([50, 500, 5000])):
-                        self.file(tar, f"{d}/{i}{'n' * r.randrange(60)}", fmt, r.choice([0, 10]))
+                self.forget(d)
+                m = self.info(d, fmt)
+                m.type = tarfile.DIRTYPE
+                tar.addfile(m)
+                self.dirs.append(d)
+                for i in range(r.choice([50, 500, 5000])):
+                    self.file(tar, f"{d}/{i}{'n' * r.randrange(60)}", fmt, r.choice([0, 10]))
 
     def file(self, tar, path, fmt, size=None):
         r = self.r
@@ -63,14 +67,13 @@ class Generator:
         self.files.append(path)
 
     def forget(self, path):
-        """Whether the path may be made anew; takes it and what is below out of the lists."""
+        """Takes the path and what is below out of the lists."""
         if any(path == l for l in self.links):
             self.links.remove(path)
         below = lambda p: p == path or p.startswith(path + "/")
         self.dirs = [d for d in self.dirs if not below(d)] or [""]
         self.files = [f for f in self.files if not below(f)]
         self.links = [f for f in self.links if not below(f)]
-        return True
 
     def entry(self, tar, fmt, first):
         r = self.r
@@ -118,12 +121,10 @@ class Generator:
             self.file(tar, old, fmt)
         elif what < 0.97 and not first:
             old = r.choice(self.files + self.links + self.dirs[1:] or ["x"])
-            if old in self.made:
-                return
             parent, _, base = old.rpartition("/")
             m = self.info((parent + "/" if parent else "") + ".wh." + base, fmt)
             tar.addfile(m)
-            self.removed(old)
+            self.forget(old)
         elif not first:
             d = r.choice(self.dirs)
             m = self.info((d + "/" if d else "") + ".wh..wh..opq", fmt)
@@ -131,11 +132,6 @@ class Generator:
             self.files = [f for f in self.files if not f.startswith(d + "/" if d else "")]
             self.links = [f for f in self.links if not f.startswith(d + "/" if d else "")]
             self.dirs = [x for x in self.dirs if x == d or not x.startswith(d + "/" if d else "")] or [""]
-
-    made = ()
-
-    def removed(self, path):
-        self.forget(path)
 
 
 def main():

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/convert.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "image/layer_converter.h"
+#include "testing/stub_registry.h"
+#include "testing/test_tar.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+class Quiet : public ConvertObserver {
+ public:
+  void OnImage(const OriginalImage&) override {}
+  void OnLayer(size_t, uint64_t) override {}
+  void OnLayerDone(size_t, const ConvertedLayer&, uint64_t) override { done++; }
+  int done = 0;
+};
+
+class ConvertTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    RegistryOptions options;
+    options.retry.first_delay_ms = 1;
+    auto store = OpenRegistryStore(registry_.host() + "/demo", options, Credentials());
+    ASSERT_TRUE(store.ok());
+    store_ = std::move(*store);
+  }
+  // An image of two layers under demo:latest; returns the manifest's digest.
+  std::string Push(bool right_diff_ids = true) {
+    TestTar a, b;
+    a.File("etc/motd", std::string(200000, 'm'));
+    b.HardLink("motd", "etc/motd");
+    std::vector<std::string> tars = {a.Finish(), b.Finish()};
+    Json layers = Json::array(), ids = Json::array();
+    for (size_t i = 0; i < 2; i++) {
+      std::string blob = i == 0 ? TestGzip(tars[i]) : tars[i];
+      targets_.push_back(registry_.AddBlob(blob));
+      layers.push_back({{"mediaType", std::string("application/vnd.oci.image.layer.v1.tar") + (i ? "" : "+gzip")},
+                        {"digest", targets_.back()},
+                        {"size", blob.size()}});
+      ids.push_back(DigestString(Sha256::Of(AsBytes(right_diff_ids ? tars[i] : "x"))));
+    }
+    Json config = {{"architecture", HostArch()}, {"os", "linux"}, {"config", {{"Cmd", {"sh"}}}},
+                   {"rootfs", {{"type", "layers"}, {"diff_ids", ids}}}};
+    std::string text = config.dump();
+    Json manifest = {{"schemaVersion", 2},
+                     {"mediaType", kOciManifest},
+                     {"config", {{"mediaType", "application/vnd.oci.image.config.v1+json"},
+                                 {"digest", registry_.AddBlob(text)},
+                                 {"size", text.size()}}},
+                     {"layers", layers}};
+    return registry_.AddManifest("demo", "latest", kOciManifest, manifest.dump());
+  }
+  Result<ConvertedImage> Convert() { return ConvertImage(store_.get(), options_, &quiet_); }
+
+  StubRegistry registry_;
+  std::unique_ptr<ImageStore> store_;
+  std::vector<std::string> targets_;
+  ConvertOptions options_{.source = "latest", .target_tag = "fast", .arch = "", .dump = {}};
+  Quiet quiet_;
+};
+
+TEST_F(ConvertTest, PushesAnImageThatNamesTheOriginalLayers) {
+  Push();
+  auto image = Convert();
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  EXPECT_EQ(quiet_.done, 2);
+  auto pushed = store_->GetManifest("fast");
+  ASSERT_TRUE(pushed.ok());
+  EXPECT_EQ(pushed->digest, image->manifest_digest);
+  EXPECT_EQ(pushed->media_type, kDockerManifest);
+  Json m = Json::parse(pushed->body);
+  EXPECT_EQ(m["layers"].size(), 2u);
+  std::string prefix = "containerd.io/snapshot/overlaybd/";
+  for (size_t i = 0; i < 2; i++) {
+    Json notes = m["layers"][i]["annotations"];
+    EXPECT_EQ(notes[prefix + "turbo-oci/target-digest"], targets_[i]);
+    EXPECT_EQ(notes[prefix + "version"], "0.1.0-turbo.ociv1");
+    EXPECT_EQ(notes[prefix + "blob-digest"], m["layers"][i]["digest"]);
+    EXPECT_EQ(registry_.BlobData(m["layers"][i]["digest"]).size(), m["layers"][i]["size"]);
+  }
+  Json config = Json::parse(registry_.BlobData(m["config"]["digest"]));
+  EXPECT_EQ(config["config"]["Cmd"][0], "sh");
+  EXPECT_EQ(config["rootfs"]["diff_ids"][0], image->layers[0].diff_id);
+  EXPECT_FALSE(m.contains("subject"));
+}
+
+TEST_F(ConvertTest, MakesReferrers) {
+  std::string original = Push();
+  options_.referrer = true;
+  auto image = Convert();
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  Json m = Json::parse(store_->GetManifest("fast")->body);
+  EXPECT_EQ(m["mediaType"], kOciManifest);
+  EXPECT_EQ(m["subject"]["digest"], original);
+  EXPECT_EQ(m["artifactType"], "application/vnd.containerd.overlaybd.turbo.v1+json");
+}
+
+TEST_F(ConvertTest, IsReproducibleAndConvertsAnIndexesOwnPlatform) {
+  std::string original = Push();
+  auto first = Convert();
+  Json index = {{"schemaVersion", 2},
+                {"mediaType", kOciIndex},
+                {"manifests",
+                 {{{"digest", "sha256:" + std::string(64, '0')}, {"size", 1},
+                   {"platform", {{"os", "linux"}, {"architecture", "other"}}}},
+                  {{"digest", original}, {"size", 1},
+                   {"platform", {{"os", "linux"}, {"architecture", HostArch()}}}}}}};
+  registry_.AddManifest("demo", "multi", kOciIndex, index.dump());
+  options_.source = "multi";
+  auto second = Convert();
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(first->manifest_digest, second->manifest_digest);
+  options_.arch = "none";
+  EXPECT_EQ(Convert().error().kind, ErrorKind::kNotFound);
+}
+
+TEST_F(ConvertTest, SurvivesABrokenTransferAndPushesNothingForADamagedLayer) {
+  Push();
+  registry_.Inject(Fault::kClose, 1, 100);
+  EXPECT_TRUE(Convert().ok());
+  options_.target_tag = "damaged";
+  targets_.clear();
+  Push(false);
+  auto image = Convert();
+  ASSERT_FALSE(image.ok());
+  EXPECT_NE(image.error().message.find("diff id"), std::string::npos) << image.error().message;
+  EXPECT_FALSE(store_->GetManifest("damaged").ok());
+}
+
+TEST_F(ConvertTest, RefusesConvertedAndForeignImages) {
+  Push();
+  ASSERT_TRUE(Convert().ok());
+  options_.source = "fast";
+  options_.target_tag = "faster";
+  EXPECT_EQ(Convert().error().kind, ErrorKind::kUnsupported);
+  registry_.AddManifest("demo", "v1", kDockerManifest, "{\"schemaVersion\":1}");
+  options_.source = "v1";
+  EXPECT_EQ(Convert().error().kind, ErrorKind::kUnsupported);
+  options_.source = "absent";
+  EXPECT_EQ(Convert().error().kind, ErrorKind::kNotFound);
+}
+
+TEST(ChunkDigester, CutsAt64KiB) {
+  std::string data(65536 * 2 + 5, 'x');
+  ChunkDigester d;
+  for (size_t at = 0; at < data.size(); at += 1000)
+    d.Update(AsBytes(data).subspan(at, std::min<size_t>(1000, data.size() - at)));
+  Bytes digests = d.Finish();
+  ASSERT_EQ(digests.size(), 96u);
+  Sha256Digest last = Sha256::Of(AsBytes(data).last(5));
+  EXPECT_TRUE(std::equal(last.begin(), last.end(), digests.begin() + 64));
+}
+
+TEST(LayerConverter, RefusesAnotherBlob) {
+  auto builder = Ext4Builder::Create({});
+  std::string digest = "sha256:" + std::string(64, '0');
+  TestTar t;
+  std::string tar = t.Finish();
+  auto c = LayerConverter::Create({digest, tar.size(), "application/vnd.oci.image.layer.v1.tar", ""},
+                                  builder->get());
+  ASSERT_TRUE((*c)->Update(AsBytes(tar)).ok());
+  EXPECT_EQ((*c)->Finish().error().kind, ErrorKind::kMismatch);
+  EXPECT_FALSE(LayerConverter::Create({digest, 1, "application/vnd.oci.image.layer.v1.tar+zstd", ""},
+                                      builder->get()).ok());
+}
+
+}  // namespace
+}  // namespace fastoci

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/ext4_builder.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "testing/test_image.h"
+#include "testing/test_tar.h"
+
+namespace fastoci {
+namespace {
+
+std::string Random(size_t n, uint32_t seed = 1) {
+  std::mt19937 random(seed);
+  std::string s(n, '\0');
+  for (char& c : s) c = static_cast<char>(random());
+  return s;
+}
+
+TestImage Build(const std::vector<std::string>& tars) {
+  std::vector<TestImage::Layer> layers;
+  for (const std::string& tar : tars) layers.push_back({tar, layers.size() % 2 == 0});
+  auto image = TestImage::Make(layers);
+  if (!image.ok()) {
+    ADD_FAILURE() << image.error().message;
+    std::abort();
+  }
+  EXPECT_EQ(image->Fsck(), "");
+  return std::move(*image);
+}
+
+Error BuildError(const std::string& tar) {
+  auto image = TestImage::Make({{tar, true}});
+  EXPECT_FALSE(image.ok());
+  return image.ok() ? InvalidError("it was built") : image.error();
+}
+
+TEST(Ext4Builder, KeepsContentsOfAllSizes) {
+  TestTar t;
+  std::vector<size_t> sizes = {0, 1, 511, 512, 513, 4095, 4096, 4097, 8192, 100000, 3000000};
+  for (size_t n : sizes) t.File("f" + std::to_string(n), Random(n, static_cast<uint32_t>(n)));
+  TestImage image = Build({t.Finish()});
+  for (size_t n : sizes) {
+    auto f = image.Find("f" + std::to_string(n));
+    ASSERT_TRUE(f) << n;
+    EXPECT_EQ(f->size, n);
+    EXPECT_EQ(f->data, Random(n, static_cast<uint32_t>(n))) << n;
+  }
+}
+
+TEST(Ext4Builder, KeepsAttributes) {
+  TestTar t;
+  TestTar::Header h;
+  h.name = "./";
+  h.type = '5';
+  h.mode = 01777;
+  h.uid = 5;
+  t.Add(h);
+  t.Pax({{"uid", "3000000"}, {"gid", "4000000000"}, {"mtime", "5000000000.123456789"}});
+  t.File("suid", "x", 04755);
+  t.Pax({{"mtime", "-1.5"}});
+  t.File("old", "x");
+  for (char type : {'3', '4', '6'}) {
+    h = TestTar::Header();
+    h.name = std::string("dev") + type;
+    h.type = type;
+    h.dev_major = type == '4' ? 300 : 1;
+    h.dev_minor = type == '4' ? 70000 : 3;
+    t.Add(h);
+  }
+  t.Symlink("fast", std::string(59, 'f'));
+  t.Symlink("slow", std::string(60, 's'));
+  t.Pax({{"linkpath", std::string(4000, 'p')}});
+  t.Symlink("slower", "x");
+  TestImage image = Build({t.Finish()});
+  auto root = image.Find("/");
+  EXPECT_EQ(root->mode, 041777u);
+  EXPECT_EQ(root->uid, 5u);
+  EXPECT_TRUE(image.Find("lost+found") == std::nullopt);
+  auto suid = image.Find("suid");
+  EXPECT_EQ(suid->mode, 0104755u);
+  EXPECT_EQ(suid->uid, 3000000u);
+  EXPECT_EQ(suid->gid, 4000000000u);
+  EXPECT_EQ(suid->mtime_sec, 5000000000);
+  EXPECT_EQ(suid->mtime_nsec, 123456789u);
+  EXPECT_EQ(image.Find("old")->mtime_sec, -2);
+  EXPECT_EQ(image.Find("old")->mtime_nsec, 500000000u);
+  EXPECT_EQ(image.Find("dev3")->mode & 0170000u, 0020000u);
+  EXPECT_EQ(image.Find("dev3")->rdev, 1u << 8 | 3);
+  EXPECT_EQ(image.Find("dev4")->rdev, (70000u & 0xff) | 300u << 8 | (70000u & ~0xffu) << 12);
+  EXPECT_EQ(image.Find("dev6")->mode & 0170000u, 0010000u);
+  EXPECT_EQ(image.List("/").size(), 8u);
+}
+
+TEST(Ext4Builder, KeepsExtendedAttributes) {
+  std::string capability("\1\0\0\2\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20);
+  TestTar t;
+  t.Pax({{"SCHILY.xattr.security.capability", capability}, {"SCHILY.xattr.user.empty", ""}});
+  t.File("small", "x");
+  t.Pax({{"SCHILY.xattr.user.large", std::string(3000, 'v')},
+         {"SCHILY.xattr.trusted.other", std::string(500, 'w')},
+         {"SCHILY.xattr.com.apple.quarantine", "left out"}});
+  t.File("large", "x");
+  TestTar upper;
+  upper.File("large", "y");
+  upper.Pax({{"SCHILY.xattr.user.d", "1"}});
+  upper.Dir("dir");
+  TestTar top;
+  top.Dir("dir");
+  TestImage image = Build({t.Finish()});
+  EXPECT_EQ(image.Find("small")->xattrs.at("security.capability"), capability);
+  EXPECT_EQ(image.Find("small")->xattrs.at("user.empty"), "");
+  auto large = image.Find("large")->xattrs;
+  EXPECT_EQ(large.size(), 2u);
+  EXPECT_EQ(large.at("user.large"), std::string(3000, 'v'));
+  image = Build({t.Finish(), upper.Finish(), top.Finish()});
+  EXPECT_TRUE(image.Find("large")->xattrs.empty());
+  EXPECT_TRUE(image.Find("dir")->xattrs.empty());
+  TestTar too_large;
+  too_large.Pax({{"SCHILY.xattr.user.x", std::string(5000, 'v')}});
+  too_large.File("a", "");
+  EXPECT_NE(BuildError(too_large.Finish()).message.find("extended attributes"), std::string::npos);
+}
+
+TEST(Ext4Builder, WhiteoutsHideLowerLayersOnly) {
+  TestTar lower;
+  lower.File("etc/a", "a");
+  lower.File("etc/b", "b");
+  lower.File("opq/old1", "1");
+  lower.File("opq/sub/old2", "2");
+  lower.Symlink("link", "etc");
+  TestTar upper;
+  upper.File("etc/.wh.a", "");
+  upper.File("opq/new", "n");
+  upper.File("opq/sub/new", "n");
+  upper.File("opq/.wh..wh..opq", "");
+  upper.File("opq/old1", "again");
+  upper.File("c", "c");
+  upper.File(".wh.c", "");           // brought by this layer: stays
+  upper.File("missing/.wh.x", "");   // nothing to hide: no directory either
+  upper.File("link/via", "v");
+  TestImage image = Build({lower.Finish(), upper.Finish()});
+  EXPECT_EQ(image.List("etc"), (std::vector<std::string>{"b", "via"}));
+  EXPECT_EQ(image.List("opq"), (std::vector<std::string>{"new", "old1", "sub"}));
+  EXPECT_EQ(image.List("opq/sub"), (std::vector<std::string>{"new"}));
+  EXPECT_EQ(image.Find("opq/old1")->data, "again");
+  EXPECT_EQ(image.List("/"), (std::vector<std::string>{"c", "etc", "link", "opq"}));
+}
+
+TEST(Ext4Builder, TypesReplaceEachOther) {
+  TestTar lower;
+  lower.File("d/x/y", "1");
+  lower.File("f", Random(20000));
+  lower.Symlink("s", "d");
+  TestTar upper;
+  upper.File("d", "file now");
+  upper.File("f/inside", "directory now");
+  TestTar bad = upper;
+  upper = TestTar();
+  upper.File("d", "file now");
+  upper.Dir("f");
+  upper.File("f/inside", "directory now");
+  upper.Dir("s");
+  TestImage image = Build({lower.Finish(), upper.Finish()});
+  EXPECT_EQ(image.Find("d")->data, "file now");
+  EXPECT_EQ(image.Find("f/inside")->data, "directory now");
+  EXPECT_EQ(image.Find("s")->mode & 0170000u, 0040000u);
+  auto refused = TestImage::Make({{lower.Finish(), true}, {bad.Finish(), true}});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("not a directory"), std::string::npos);
+}
+
+TEST(Ext4Builder, HardLinksReachLowerLayers) {
+  TestTar lower;
+  lower.File("a", "data");
+  lower.HardLink("b", "a");
+  TestTar upper;
+  upper.HardLink("c", "a");
+  upper.File(".wh.a", "");
+  TestTar top;
+  top.File("b", "own");
+  TestImage image = Build({lower.Finish(), upper.Finish(), top.Finish()});
+  EXPECT_EQ(image.List("/"), (std::vector<std::string>{"b", "c"}));
+  EXPECT_EQ(image.Find("c")->data, "data");
+  EXPECT_EQ(image.Find("c")->links, 1u);
+  image = Build({lower.Finish(), upper.Finish()});
+  EXPECT_EQ(image.Find("c")->links, 2u);
+  EXPECT_EQ(image.Find("c")->ino, image.Find("b")->ino);
+  TestTar bad;
+  bad.HardLink("x", "nowhere");
+  EXPECT_NE(BuildError(bad.Finish()).message.find("not there"), std::string::npos);
+  TestTar dir;
+  dir.Dir("d");
+  dir.HardLink("x", "d");
+  EXPECT_NE(BuildError(dir.Finish()).message.find("directory"), std::string::npos);
+}
+
+TEST(Ext4Builder, StoresWhatCannotBeMapped) {
+  // Two runs of which neither ends nor begins at a multiple of 512.
+  std::string data = Random(100) + Random(700, 2) + Random(5000, 3);
+  TestTar t;
+  t.Pax({{"GNU.sparse.map", "50,100,400,700,20000,5000"}, {"GNU.sparse.size", "30000"}});
+  t.File("unaligned", data);
+  std::string aligned = Random(1024) + Random(600, 2);
+  t.Pax({{"GNU.sparse.map", "4096,1024,16384,600"}, {"GNU.sparse.size", "20000"}});
+  t.File("aligned", aligned);
+  size_t at = t.bytes().size();
+  t.File("padding", "abc");
+  std::string tar = t.Finish();
+  tar[at + 512 + 300] = 'P';
+  TestImage image = Build({tar});
+  std::string want(30000, '\0');
+  want.replace(50, 100, data.substr(0, 100));
+  want.replace(400, 700, data.substr(100, 700));
+  want.replace(20000, 5000, data.substr(800));
+  EXPECT_EQ(image.Find("unaligned")->data, want);
+  want.assign(20000, '\0');
+  want.replace(4096, 1024, aligned.substr(0, 1024));
+  want.replace(16384, 600, aligned.substr(1024));
+  EXPECT_EQ(image.Find("aligned")->data, want);
+  EXPECT_EQ(image.Find("padding")->data, "abc");
+  // Nothing of the padding may be on the device.
+  auto names = image.List("/");
+  EXPECT_EQ(names.size(), 3u);
+}
+
+TEST(Ext4Builder, LargeDirectoriesAreHashTreesAndChangeLittle) {
+  constexpr int kFiles = 20000;
+  TestTar lower;
+  for (int i = 0; i < kFiles; i++)
+    lower.File("d/" + std::to_string(i) + std::string(static_cast<size_t>(i % 50), 'x'), "");
+  TestTar upper;
+  for (int i = 0; i < kFiles; i += 100)
+    upper.File("d/.wh." + std::to_string(i) + std::string(static_cast<size_t>(i % 50), 'x'), "");
+  TestTar top;
+  top.File("d/one more", "1");
+  TestImage image = Build({lower.Finish(), upper.Finish(), top.Finish()});
+  EXPECT_NE(image.Find("d")->flags & EXT2_INDEX_FL, 0u);
+  EXPECT_EQ(image.List("d").size(), static_cast<size_t>(kFiles - kFiles / 100 + 1));
+  EXPECT_EQ(image.Find("d/one more")->data, "1");
+  EXPECT_TRUE(image.Find("d/1x"));
+  // One leaf of the directory, not all of its blocks.
+  EXPECT_LT(image.meta_layers()[2].size(), 16u << 10);
+}
+
+TEST(Ext4Builder, ManyExtentsNeedATree) {
+  std::string map, data;
+  for (int i = 0; i < 2000; i++) {
+    map += (i ? "," : "") + std::to_string(i * 8192) + ",512";
+    data += std::string(512, static_cast<char>(i));
+  }
+  TestTar t;
+  t.Pax({{"GNU.sparse.map", map}, {"GNU.sparse.size", std::to_string(2000 * 8192)}});
+  t.File("s", data);
+  TestTar upper;
+  upper.File(".wh.s", "");
+  TestImage image = Build({t.Finish()});
+  auto f = image.Find("s");
+  for (size_t i = 0; i < 2000; i++)
+    ASSERT_EQ(f->data.substr(i * 8192, 513), std::string(512, static_cast<char>(i)) + '\0');
+  Build({t.Finish(), upper.Finish()});
+}
+
+TEST(Ext4Builder, IsReproducible) {
+  TestTar t;
+  for (int i = 0; i < 500; i++) t.File("d" + std::to_string(i % 7) + "/" + std::to_string(i), Random(900));
+  TestTar upper;
+  upper.File("d3/.wh..wh..opq", "");
+  upper.HardLink("d3/x", "d1/1");
+  TestImage a = Build({t.Finish(), upper.Finish()}), b = Build({t.Finish(), upper.Finish()});
+  EXPECT_EQ(a.meta_layers(), b.meta_layers());
+  EXPECT_EQ(a.assembled(), b.assembled());
+}
+
+TEST(Ext4Builder, SmallLayersStaySmall) {
+  TestTar lower, upper;
+  for (int i = 0; i < 1000; i++) lower.File("usr/" + std::to_string(i), "x");
+  upper.File("etc/one", "1");
+  TestImage image = Build({lower.Finish(), upper.Finish()});
+  EXPECT_LT(image.meta_layers()[1].size(), 4096u);
+}
+
+TEST(Ext4Builder, DirectoriesDeeperThanAStackGoAway) {
+  TestTar lower;
+  std::string path;
+  for (int i = 0; i < 800; i++) path += "d/";
+  lower.Pax({{"path", path + "f"}});
+  lower.File("x", "x");
+  lower.Pax({{"linkpath", path}});
+  lower.Symlink("s", "x");
+  lower.Pax({{"path", "s/" + path + "g"}});
+  lower.File("x", "x");
+  TestTar upper;
+  upper.File(".wh.d", "");
+  TestImage image = Build({lower.Finish(), upper.Finish()});
+  EXPECT_EQ(image.List("/"), (std::vector<std::string>{"s"}));
+}
+
+TEST(Ext4Builder, RefusesSymlinkLoops) {
+  TestTar t;
+  t.Symlink("a", "b");
+  t.Symlink("b", "a");
+  t.File("a/x", "");
+  EXPECT_NE(BuildError(t.Finish()).message.find("too many symbolic links"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace fastoci

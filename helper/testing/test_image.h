@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// TestImage: layers converted, assembled and written out as the device that a
+// node would see, in a file of its own; read back with libext2fs.
+#ifndef FASTOCI_TESTING_TEST_IMAGE_H_
+#define FASTOCI_TESTING_TEST_IMAGE_H_
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/byte_reader.h"
+#include "base/digest.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace fastoci {
+
+struct TestFile {
+  uint32_t ino = 0, mode = 0, uid = 0, gid = 0, links = 0;
+  int64_t mtime_sec = 0;
+  uint32_t mtime_nsec = 0, rdev = 0;
+  uint64_t size = 0;
+  uint32_t flags = 0;
+  std::string data;  // of a file or a symbolic link
+  std::map<std::string, std::string> xattrs;
+};
+
+class TestImage {
+ public:
+  struct Layer {
+    std::string tar;
+    bool gzip = true;
+  };
+  static Result<TestImage> Make(const std::vector<Layer>& layers);
+  TestImage(TestImage&&) = default;
+  TestImage& operator=(TestImage&&) = default;
+  ~TestImage();
+
+  // "" if e2fsck -fn finds nothing, or what it says.
+  std::string Fsck() const;
+  std::optional<TestFile> Find(const std::string& path) const;
+  std::vector<std::string> List(const std::string& path) const;  // without "." and ".."
+  const Bytes& assembled() const { return assembled_; }
+  const std::vector<Bytes>& meta_layers() const { return meta_layers_; }
+
+ private:
+  TestImage() = default;
+  Status Flatten(const std::vector<Layer>& layers);
+  std::string path_;
+  Bytes assembled_;
+  std::vector<Bytes> meta_layers_;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_TESTING_TEST_IMAGE_H_
