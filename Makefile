@@ -18,7 +18,7 @@ lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
 objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)
 # Libraries whose tests make check runs: add a directory with its first test.
-TESTDIRS := helper/base helper/codec helper/decoder helper/fetcher helper/http helper/image helper/registry helper/attach helper/kernel helper/store
+TESTDIRS := $(sort $(patsubst %/,%,$(dir $(wildcard helper/*/*_test.cc))))
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
 
@@ -81,7 +81,7 @@ vmtest: all
 demo:
 	selftests/demo
 ## make bench-quick   guest instructions per random 4 KiB read
-bench-quick:
+bench-quick: all
 	selftests/bench-quick
 clean:
 	rm -rf $(OUT) bin
