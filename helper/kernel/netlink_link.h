@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// NetlinkLink: KernelLink over the generic netlink family "fastoci".
+//
+// Events and replies share one socket, since the kernel takes commands only
+// from the socket that registered. A receiving thread reads it: what carries
+// no sequence number is an event, the rest wakes the call that waits for that
+// number. Calls wait at most kReplyTimeoutMs. A reply that nobody waits for
+// (Ack's errors, late ones) is dropped with a debug line.
+#ifndef FASTOCI_KERNEL_NETLINK_LINK_H_
+#define FASTOCI_KERNEL_NETLINK_LINK_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "base/byte_reader.h"
+#include "base/unique_fd.h"
+#include "kernel/kernel_link.h"
+
+struct nl_msg;
+struct nl_sock;
+struct nlmsghdr;
+
+namespace fastoci {
+
+class NetlinkLink : public KernelLink {
+ public:
+  static constexpr int kReplyTimeoutMs = 10000;
+  static constexpr int kReceiveBufferBytes = 4 << 20;
+
+  // NotFound: the module is not loaded. events must outlive the link.
+  static Result<std::unique_ptr<NetlinkLink>> Open(KernelEvents* events);
+  ~NetlinkLink() override;
+
+  Status Register(bool takeover) override;
+  Result<std::vector<uint32_t>> Alloc(uint32_t cache, uint32_t count) override;
+  Status Return(uint32_t cache, std::span<const uint32_t> slots) override;
+  void Ack(uint32_t cache, uint32_t count) override;
+  Status Fill(uint32_t cache, std::span<const ChunkEntry> chunks) override;
+  Status Fail(uint32_t cache, std::span<const ChunkEntry> chunks) override;
+  Status Evict(uint32_t cache, std::span<const ChunkEntry> chunks) override;
+  Result<std::vector<CacheInfo>> GetCaches() override;
+  Result<std::vector<ImageInfo>> GetImages() override;
+  Result<std::vector<SpaceInfo>> GetSpaces() override;
+  Status GetPending() override;
+
+ private:
+  struct Attrs;  // the attributes of one message, checked
+  struct Call {
+    bool done = false;
+    int err = 0;  // negative errno of the kernel
+    std::string ext_ack;
+    std::vector<Bytes> messages;
+  };
+  struct MessageDeleter {
+    void operator()(nl_msg* m) const;
+  };
+  using Message = std::unique_ptr<nl_msg, MessageDeleter>;
+
+  explicit NetlinkLink(KernelEvents* events) : events_(events) {}
+  Message NewMessage(uint8_t cmd, int flags);
+  Result<std::vector<Bytes>> Send(Message message, const char* what, bool wait);
+  Status SendChunks(uint8_t cmd, const char* what, uint32_t cache, std::span<const ChunkEntry> chunks);
+  Result<std::vector<Bytes>> Dump(uint8_t cmd, const char* what);
+  void Receive();
+  void HandleDatagram(const uint8_t* data, size_t size);
+  void HandleReply(const nlmsghdr* nlh);
+  void HandleEvent(const nlmsghdr* nlh);
+
+  KernelEvents* const events_;
+  nl_sock* sock_ = nullptr;
+  int family_ = -1;
+  UniqueFd wake_;  // eventfd: ends the receiving thread
+  std::thread receiver_;
+  std::mutex dump_mutex_;  // a socket carries one dump at a time
+  std::mutex mutex_;       // guards calls_ and next_seq_; held while sending
+  std::condition_variable changed_;
+  std::map<uint32_t, Call> calls_;
+  uint32_t next_seq_ = 1;
+  std::atomic<uint64_t> generation_{0};
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_KERNEL_NETLINK_LINK_H_
