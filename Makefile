@@ -59,7 +59,7 @@ $(OUT)/test/$(1): $(call objs,$(filter-out %_main.cc,$(wildcard helper/$(1)/*.cc
 	$(CXX) $(CXXFLAGS) -o $$@ $$^ -lgtest -lgtest_main -lgmock $(LDLIBS)
 endef
 $(foreach t,$(TESTDIRS:helper/%=%),$(eval $(call test_rule,$(t))))
-$(OUT)/test/decoder: | bin/fastoci-decoderd
+$(OUT)/test/decoder $(OUT)/test/broker: | bin/fastoci-decoderd
 $(OUT)/test/fetcher: | bin/fastoci-fetcherd
 
 kmod:

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/control.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/digest.h"
+#include "base/log.h"
+#include "broker/miss_service.h"
+
+namespace fastoci {
+namespace {
+
+constexpr size_t kMaxPendingReplyBytes = 16 << 20;
+
+Result<sockaddr_un> Address(const std::string& path) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path)) return InvalidError("control socket: its path is too long");
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
+std::string Uuid(const CacheUuid& u) {
+  std::string h = HexEncode(u);
+  for (size_t at : {20, 16, 12, 8}) h.insert(at, "-");
+  return h;
+}
+
+std::string DevName(uint32_t dev) { return std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff); }
+
+nlohmann::json Stat(MissService* service, const std::string& cache_device) {
+  nlohmann::json out = {{"ok", true}, {"version", FASTOCI_VERSION}, {"cache_device", cache_device},
+                        {"jobs", service->nr_jobs()}};
+  auto& caches = out["caches"] = nlohmann::json::array();
+  for (const auto& c : service->Caches())
+    caches.push_back({{"cache", c.info.cache},
+                      {"device", c.path},
+                      {"uuid", Uuid(c.info.uuid)},
+                      {"chunk_bytes", 1ULL << c.info.chunk_shift},
+                      {"nr_slots", c.info.nr_slots},
+                      {"present", c.nr_present},
+                      {"restorable", c.nr_kept},
+                      {"durable", c.nr_durable}});
+  auto& images = out["images"] = nlohmann::json::array();
+  for (const auto& i : service->Images())
+    images.push_back({{"image", i.info.image},
+                      {"cache", i.info.cache},
+                      {"image_id", HexEncode(i.info.image_id)},
+                      {"meta_dev", DevName(i.info.meta_dev)},
+                      {"error", i.error}});
+  auto& spaces = out["spaces"] = nlohmann::json::array();
+  for (const auto& s : service->Spaces())
+    spaces.push_back({{"cache", s.info.cache},
+                      {"space", s.info.space},
+                      {"id", HexEncode(s.info.id)},
+                      {"data_bytes", s.info.data_bytes},
+                      {"chunks", s.info.nr_chunks},
+                      {"present", s.info.nr_present},
+                      {"verified", s.verified ? "by chunk" : "unverified"}});
+  const Counters& n = service->counters();
+  out["counters"] = {{"misses", n.misses.load()},
+                     {"fills", n.fills.load()},
+                     {"fails", n.fails.load()},
+                     {"restored", n.restored.load()},
+                     {"mismatches", n.mismatches.load()},
+                     {"retries", n.retries.load()},
+                     {"evictions", n.evictions.load()},
+                     {"bytes_decoded", n.bytes_decoded.load()},
+                     {"pieces_unverified", n.unverified.load()}};
+  return out;
+}
+
+}  // namespace
+
+std::string HandleControl(MissService* service, const std::string& cache_device, const std::string& line) {
+  nlohmann::json reply;
+  auto request = nlohmann::json::parse(line, nullptr, false);
+  std::string op;
+  if (request.is_object())
+    if (auto it = request.find("op"); it != request.end() && it->is_string()) op = it->get<std::string>();
+  if (op == "ping")
+    reply = {{"ok", true}, {"version", FASTOCI_VERSION}, {"pid", ::getpid()}};
+  else if (op == "stat")
+    reply = Stat(service, cache_device);
+  else if (op == "cache")
+    reply = {{"ok", true}, {"device", cache_device}};
+  else if (op.empty())
+    reply = {{"error", "the request is not a JSON object with an \"op\""}};
+  else
+    reply = {{"error", "unknown op \"" + op + "\""}};
+  return reply.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
+Result<std::unique_ptr<ControlServer>> ControlServer::Listen(const std::string& path, Handler handler) {
+  FASTOCI_TRY(sockaddr_un address, Address(path));
+  std::unique_ptr<ControlServer> s(new ControlServer);
+  s->handler_ = std::move(handler);
+  s->socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!s->socket_.valid()) return ErrnoError("control socket");
+  const auto* a = reinterpret_cast<const sockaddr*>(&address);
+  {
+    UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (probe.valid() && ::connect(probe.get(), a, sizeof(address)) == 0)
+      return ErrnoError(path + ": a helper runs already", EADDRINUSE);
+  }
+  struct stat st;
+  if (::lstat(path.c_str(), &st) == 0 && S_ISSOCK(st.st_mode)) ::unlink(path.c_str());
+  // The mode is right from the start: a umask of the process would race with threads.
+  if (::fchmod(s->socket_.get(), 0600) != 0 || ::bind(s->socket_.get(), a, sizeof(address)) != 0 ||
+      ::chmod(path.c_str(), 0600) != 0 || ::listen(s->socket_.get(), 16) != 0)
+    return ErrnoError(path);
+  s->path_ = path;
+  return s;
+}
+
+ControlServer::~ControlServer() {
+  if (!path_.empty()) ::unlink(path_.c_str());
+}
+
+void ControlServer::AddPollFds(std::vector<pollfd>* fds) const {
+  fds->push_back({socket_.get(), static_cast<short>(clients_.size() < kMaxClients ? POLLIN : 0), 0});
+  for (const auto& [fd, c] : clients_)
+    fds->push_back({fd, static_cast<short>(c.out.empty() ? POLLIN : POLLIN | POLLOUT), 0});
+}
+
+void ControlServer::Handle(const pollfd& fd) {
+  if (!fd.revents) return;
+  if (fd.fd == socket_.get()) return Accept();
+  auto it = clients_.find(fd.fd);
+  if (it != clients_.end() && !Serve(&it->second, fd.revents)) clients_.erase(it);
+}
+
+void ControlServer::Accept() {
+  UniqueFd fd(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!fd.valid()) return;
+  ucred who = {};
+  socklen_t size = sizeof(who);
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &size) != 0 || (who.uid != 0 && who.uid != ::getuid()))
+    return;
+  const int n = fd.get();
+  clients_[n].fd = std::move(fd);
+}
+
+bool ControlServer::Serve(Client* c, short revents) {
+  if (revents & (POLLIN | POLLHUP | POLLERR)) {
+    char buffer[4096];
+    ssize_t n = ::recv(c->fd.get(), buffer, sizeof(buffer), 0);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
+    if (n > 0) c->in.append(buffer, static_cast<size_t>(n));
+    for (size_t end; (end = c->in.find('\n')) != std::string::npos;) {
+      c->out += handler_(c->in.substr(0, end)) + "\n";
+      c->in.erase(0, end + 1);
+      if (c->out.size() > kMaxPendingReplyBytes) return false;
+    }
+    if (c->in.size() > kMaxLineBytes) return false;
+  }
+  if (!c->out.empty()) {
+    ssize_t n = ::send(c->fd.get(), c->out.data(), c->out.size(), MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN && errno != EINTR) return false;
+    if (n > 0) c->out.erase(0, static_cast<size_t>(n));
+  }
+  return true;
+}
+
+}  // namespace fastoci

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control socket: one JSON object per line each way, see
+// attach/control_client.h for the other end. Root only, by the socket's mode
+// and by SO_PEERCRED. One thread serves all connections by poll(), so that a
+// client that says nothing holds up nobody; a request is answered at once.
+#ifndef FASTOCI_BROKER_CONTROL_H_
+#define FASTOCI_BROKER_CONTROL_H_
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <poll.h>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace fastoci {
+
+class ControlServer {
+ public:
+  // A line without its newline to a reply without one; must not block.
+  using Handler = std::function<std::string(const std::string& line)>;
+  static constexpr size_t kMaxLineBytes = 64 * 1024;
+  static constexpr size_t kMaxClients = 64;
+
+  // Replaces a dead helper's socket; kIo/EADDRINUSE if one answers there.
+  static Result<std::unique_ptr<ControlServer>> Listen(const std::string& path, Handler handler);
+  ~ControlServer();
+
+  // For a poll loop: what to wait for, and what to do when it is there.
+  void AddPollFds(std::vector<pollfd>* fds) const;
+  void Handle(const pollfd& fd);
+
+ private:
+  struct Client {
+    UniqueFd fd;
+    std::string in, out;
+  };
+  ControlServer() = default;
+  void Accept();
+  bool Serve(Client* client, short revents);  // false: close it
+
+  std::string path_;
+  UniqueFd socket_;
+  Handler handler_;
+  std::map<int, Client> clients_;
+};
+
+class MissService;
+// ping, stat, cache. cache_device: where attach puts new devices.
+std::string HandleControl(MissService* service, const std::string& cache_device, const std::string& line);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_BROKER_CONTROL_H_

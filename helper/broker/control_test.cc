@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/control.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "broker/miss_service.h"
+#include "broker/notify.h"
+
+namespace fastoci {
+namespace {
+
+class NoLanes : public LaneFactory {
+ public:
+  Result<std::unique_ptr<Lane>> NewLane() override { return NotFoundError("none"); }
+  Status OpenImage(uint32_t, ByteSpan) override { return OkStatus(); }
+  void CloseImage(uint32_t) override {}
+  void Interrupt() override {}
+};
+
+class ControlTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/control_test.XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    dir_ = name;
+  }
+  void TearDown() override { ASSERT_EQ(std::system(("rm -rf " + dir_).c_str()), 0); }
+  std::string path() const { return dir_ + "/sock"; }
+  UniqueFd Connect() {
+    sockaddr_un a = {};
+    a.sun_family = AF_UNIX;
+    std::memcpy(a.sun_path, path().c_str(), path().size() + 1);
+    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&a), sizeof(a)), 0);
+    return fd;
+  }
+  static void Turn(ControlServer* s, int times) {
+    while (times--) {
+      std::vector<pollfd> fds;
+      s->AddPollFds(&fds);
+      if (::poll(fds.data(), fds.size(), 200) > 0)
+        for (const pollfd& f : fds) s->Handle(f);
+    }
+  }
+  static std::string Read(const UniqueFd& fd) {
+    char b[65536];
+    ssize_t n = ::recv(fd.get(), b, sizeof(b), MSG_DONTWAIT);
+    return n > 0 ? std::string(b, static_cast<size_t>(n)) : "";
+  }
+  std::string dir_;
+};
+
+TEST_F(ControlTest, AnswersLinesInOrderAlsoInParts) {
+  auto s = ControlServer::Listen(path(), [](const std::string& l) { return "<" + l + ">"; });
+  ASSERT_TRUE(s.ok()) << s.error().message;
+  struct stat st;
+  ASSERT_EQ(::stat(path().c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 0777, 0600u);
+  UniqueFd idle = Connect(), c = Connect();
+  ASSERT_EQ(::send(c.get(), "a\nb\nhal", 7, 0), 7);
+  Turn(s->get(), 5);
+  ASSERT_EQ(::send(c.get(), "f\n", 2, 0), 2);
+  Turn(s->get(), 2);
+  EXPECT_EQ(Read(c), "<a>\n<b>\n<half>\n");
+  EXPECT_EQ(Read(idle), "");
+}
+
+TEST_F(ControlTest, AnEndlessLineEndsItsConnectionOnly) {
+  auto s = ControlServer::Listen(path(), [](const std::string& l) { return l; });
+  ASSERT_TRUE(s.ok());
+  UniqueFd c = Connect();
+  std::string big(ControlServer::kMaxLineBytes + 1, 'x');
+  ASSERT_EQ(::send(c.get(), big.data(), big.size(), 0), static_cast<ssize_t>(big.size()));
+  Turn(s->get(), 25);
+  EXPECT_EQ(::send(c.get(), "x", 1, MSG_NOSIGNAL), -1);
+  UniqueFd d = Connect();
+  ASSERT_EQ(::send(d.get(), "y\n", 2, 0), 2);
+  Turn(s->get(), 3);
+  EXPECT_EQ(Read(d), "y\n");
+}
+
+TEST_F(ControlTest, TakesTheSocketOfADeadHelperOnly) {
+  auto echo = [](const std::string& l) { return l; };
+  auto s = ControlServer::Listen(path(), echo);
+  ASSERT_TRUE(s.ok());
+  auto second = ControlServer::Listen(path(), echo);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.error().err, EADDRINUSE);
+  *s = nullptr;
+  EXPECT_NE(::access(path().c_str(), F_OK), 0);
+  {  // what a killed one leaves behind
+    sockaddr_un a = {};
+    a.sun_family = AF_UNIX;
+    std::memcpy(a.sun_path, path().c_str(), path().size() + 1);
+    UniqueFd dead(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::bind(dead.get(), reinterpret_cast<sockaddr*>(&a), sizeof(a)), 0);
+  }
+  EXPECT_TRUE(ControlServer::Listen(path(), echo).ok());
+}
+
+TEST(HandleControl, AnswersEachOp) {
+  NoLanes lanes;
+  MissService service({}, &lanes, {});
+  auto call = [&](const char* line) { return nlohmann::json::parse(HandleControl(&service, "/dev/loop7", line)); };
+  EXPECT_TRUE(call(R"({"op":"ping"})")["ok"].get<bool>());
+  EXPECT_EQ(call(R"({"op":"cache"})")["device"], "/dev/loop7");
+  auto stat = call(R"({"op":"stat"})");
+  EXPECT_EQ(stat["counters"]["misses"], 0);
+  EXPECT_TRUE(stat["images"].is_array());
+  for (const char* bad : {"", "[]", "{", "{\"op\":3}", "{\"op\":\"no\xff\"}", "{\"op\":\"nonsense\"}"})
+    EXPECT_TRUE(call(bad).contains("error")) << bad;
+}
+
+TEST(Notify, TellsAnAbstractSocket) {
+  const std::string name = "fastoci-notify-test-" + std::to_string(::getpid());
+  sockaddr_un a = {};
+  a.sun_family = AF_UNIX;
+  std::memcpy(a.sun_path + 1, name.data(), name.size());
+  UniqueFd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&a),
+                   static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size())), 0);
+  ::setenv("NOTIFY_SOCKET", ("@" + name).c_str(), 1);
+  NotifySystemd("READY=1");
+  ::unsetenv("NOTIFY_SOCKET");
+  char b[32] = {};
+  EXPECT_EQ(::recv(fd.get(), b, sizeof(b), MSG_DONTWAIT), 7);
+  EXPECT_STREQ(b, "READY=1");
+}
+
+}  // namespace
+}  // namespace fastoci

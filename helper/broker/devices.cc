@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/devices.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <bit>
+
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "fastoci_meta.h"
+#include "store/loop_device.h"
+
+namespace fastoci {
+
+Result<DeviceNodes> DeviceNodes::Open(const std::string& dir) {
+  FASTOCI_CHECK_OK(MakeDirs(dir, 0700));
+  DeviceNodes nodes;
+  nodes.dir_ = dir;
+  return nodes;
+}
+
+Result<std::string> DeviceNodes::Path(uint32_t dev) const {
+  const dev_t want = ::makedev(dev >> 20, dev & 0xfffff);
+  const std::string path = dir_ + "/" + std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff);
+  struct stat st;
+  if (::stat(path.c_str(), &st) == 0) {
+    if (S_ISBLK(st.st_mode) && st.st_rdev == want) return path;
+    if (::unlink(path.c_str()) != 0) return ErrnoError(path);
+  }
+  if (::mknod(path.c_str(), S_IFBLK | 0600, want) != 0 && errno != EEXIST) return ErrnoError(path + ": mknod");
+  return path;
+}
+
+Result<std::unique_ptr<CacheDevice>> DeviceNodes::OpenCache(uint32_t dev) const {
+  FASTOCI_TRY(std::string path, Path(dev));
+  return CacheDevice::Open(path);
+}
+
+Result<MetaImage> DeviceNodes::ReadMeta(uint32_t dev) const {
+  FASTOCI_TRY(std::string path, Path(dev));
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoError(path);
+  uint64_t bytes = 0;
+  if (::ioctl(fd.get(), BLKGETSIZE64, &bytes) != 0) return ErrnoError(path + ": size");
+  auto meta = ReadMetaImage(fd.get(), bytes);
+  if (!meta.ok()) return meta.error().Wrap(path);
+  return meta;
+}
+
+Result<std::string> PrepareCache(const CacheOptions& o) {
+  std::string path = o.device;
+  if (path.empty()) {
+    FASTOCI_CHECK_OK(MakeDirs(o.dir, 0700));
+    FASTOCI_TRY(LoopDevice loop, AttachLoop(o.dir + "/cache.img", o.size_bytes));
+    path = loop.path;
+  }
+  FASTOCI_TRY(bool blank, CacheDevice::IsBlank(path));
+  if (blank) {
+    if (!std::has_single_bit(o.chunk_bytes)) return InvalidError("the chunk size is not a power of two");
+    FASTOCI_CHECK_OK(CacheDevice::Format(path, static_cast<uint32_t>(std::countr_zero(o.chunk_bytes))));
+    Log(LogLevel::kInfo, "%s: made a new cache", path.c_str());
+  }
+  FASTOCI_TRY(auto device, CacheDevice::Open(path));  // checks its superblock
+  return device->path();
+}
+
+}  // namespace fastoci

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// fastoci-helperd: the broker. Prepares the cache device, registers with the
+// kernel and serves misses until SIGTERM. May be killed at any moment: hits go
+// on without it, and the kernel sends what is pending to the next one.
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <map>
+#include <mutex>
+
+#include "base/log.h"
+#include "broker/control.h"
+#include "broker/devices.h"
+#include "broker/miss_service.h"
+#include "broker/notify.h"
+#include "broker/role_lane.h"
+#include "fetcher/client.h"
+#include "kernel/netlink_link.h"
+
+namespace fastoci {
+namespace {
+
+constexpr int kRegisterRetryMs = 500;
+constexpr int kIdleMs = 5000;
+
+struct Options {
+  std::string cache_dir = "/var/lib/fastoci/cache";
+  std::string cache_device;
+  uint64_t cache_size_gb = 0;
+  uint64_t cache_size_mb = 0;
+  uint32_t chunk_kb = 64;
+  std::string libexec;
+  std::string credentials;
+  std::string control = "/run/fastoci/control.sock";
+  std::string dev_dir = "/run/fastoci/dev";
+  int lanes = 8;
+  uint32_t fetch_deadline_ms = 30000;
+  uint32_t miss_deadline_ms = 60000;
+  bool takeover = false;
+  bool foreground = false;  // accepted for scripts: it always is
+  bool verbose = false;
+  std::vector<std::string> fetcher_args;
+};
+
+class LanePort : public FetchPort {
+ public:
+  explicit LanePort(FetchLane lane) : lane_(std::move(lane)) {}
+  int socket_fd() const override { return lane_.socket_fd(); }
+  int ring_fd() const override { return lane_.ring_fd(); }
+  Status Fetch(const FetchMessage& m) override {
+    return lane_.Fetch(m.job, m.image, m.blob, m.offset, m.length, m.deadline_ms, m.miss_class,
+                       m.source);
+  }
+  Status Consumed(uint32_t job, uint64_t total) override { return lane_.Consumed(job, total); }
+  Status Cancel(uint32_t job) override { return lane_.Cancel(job); }
+  Result<FetchMessage> Receive(int timeout_ms) override { return lane_.Receive(timeout_ms); }
+
+ private:
+  FetchLane lane_;
+};
+
+// The fetcher, replaced when it is gone. It dies with the thread that spawned
+// it: the main thread, the manager or a lane, which all live to the end.
+class FetcherHost : public FetchPorts {
+ public:
+  explicit FetcherHost(FetcherOptions options) : options_(std::move(options)) {}
+  Result<std::unique_ptr<FetchPort>> AddLane() override {
+    std::lock_guard lock(mutex_);
+    FASTOCI_CHECK_OK(EnsureLocked());
+    FASTOCI_TRY(FetchLane lane, client_->AddLane());
+    return std::unique_ptr<FetchPort>(new LanePort(std::move(lane)));
+  }
+  Status OpenImage(uint32_t image, ByteSpan json) override {
+    std::lock_guard lock(mutex_);
+    FASTOCI_CHECK_OK(EnsureLocked());
+    FASTOCI_CHECK_OK(client_->OpenImage(image, json));
+    images_[image] = Bytes(json.begin(), json.end());
+    return OkStatus();
+  }
+  void CloseImage(uint32_t image) override {
+    std::lock_guard lock(mutex_);
+    images_.erase(image);
+    if (client_ && Alive()) (void)client_->CloseImage(image).ok();
+  }
+  Status Ensure() {
+    std::lock_guard lock(mutex_);
+    return EnsureLocked();
+  }
+
+ private:
+  bool Alive() {
+    pollfd fd = {client_->pidfd(), POLLIN, 0};
+    return ::poll(&fd, 1, 0) == 0;
+  }
+  Status EnsureLocked() {
+    if (client_ && Alive()) return OkStatus();
+    if (client_) Log(LogLevel::kWarning, "the fetcher is gone, starting another");
+    client_ = nullptr;
+    FASTOCI_TRY(client_, FetcherClient::Spawn(options_));
+    for (const auto& [image, json] : images_) {
+      Status s = client_->OpenImage(image, json);
+      if (!s.ok()) Log(LogLevel::kError, "image %u: %s", image, s.error().message.c_str());
+    }
+    return OkStatus();
+  }
+  const FetcherOptions options_;
+  std::mutex mutex_;
+  std::unique_ptr<FetcherClient> client_;
+  std::map<uint32_t, Bytes> images_;
+};
+
+// Registers, waiting while another helper is there. False: told to stop.
+Result<bool> StartService(MissService* service, NetlinkLink* link, const Options& o, int signal_fd) {
+  for (bool told = false;;) {
+    Status s = service->Start(link, o.takeover);
+    if (s.ok()) return true;
+    if (s.error().err != EBUSY) return s.error();
+    if (!told) Log(LogLevel::kWarning, "another helper is registered, waiting for it to go");
+    told = true;
+    pollfd fd = {signal_fd, POLLIN, 0};
+    if (::poll(&fd, 1, kRegisterRetryMs) > 0) return false;
+  }
+}
+
+void Loop(ControlServer* control, int signal_fd) {
+  const int watchdog_ms = WatchdogIntervalMs();
+  for (;;) {
+    std::vector<pollfd> fds = {{signal_fd, POLLIN, 0}};
+    control->AddPollFds(&fds);
+    int n = ::poll(fds.data(), fds.size(), watchdog_ms > 0 ? watchdog_ms : kIdleMs);
+    if (watchdog_ms > 0) NotifySystemd("WATCHDOG=1");
+    if (n < 0 && errno != EINTR) return;
+    if (n <= 0) continue;
+    if (fds[0].revents) return;
+    for (size_t i = 1; i < fds.size(); i++) control->Handle(fds[i]);
+  }
+}
+
+Status Run(const Options& o) {
+  if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
+    Log(LogLevel::kWarning, "mlockall: %s: misses may wait for our own memory", std::strerror(errno));
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  if (::pthread_sigmask(SIG_BLOCK, &signals, nullptr) != 0) return ErrnoError("signals");
+  ::signal(SIGPIPE, SIG_IGN);
+  UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC));
+  if (!signal_fd.valid()) return ErrnoError("signalfd");
+
+  CacheOptions cache;
+  cache.device = o.cache_device;
+  cache.dir = o.cache_dir;
+  cache.size_bytes = o.cache_size_mb ? o.cache_size_mb << 20 : (o.cache_size_gb ? o.cache_size_gb : 4) << 30;
+  cache.chunk_bytes = o.chunk_kb * 1024;
+  FASTOCI_CHECK_OK(MakeDirs(o.cache_dir, 0700));
+  FASTOCI_TRY(std::string cache_path, PrepareCache(cache));
+  FASTOCI_TRY(DeviceNodes nodes, DeviceNodes::Open(o.dev_dir));
+
+  FetcherOptions fetcher;
+  fetcher.program = o.libexec + "/fastoci-fetcherd";
+  fetcher.args = o.fetcher_args;
+  if (!o.credentials.empty()) fetcher.args.insert(fetcher.args.end(), {"--credentials", o.credentials});
+  FetcherHost host(fetcher);
+  FASTOCI_CHECK_OK(host.Ensure());
+  FASTOCI_TRY(auto lanes, RoleLanes::Make(&host, o.libexec + "/fastoci-decoderd"));
+
+  MissServiceOptions options;
+  options.nr_lanes = o.lanes;
+  options.fetch_deadline_ms = o.fetch_deadline_ms;
+  options.miss_deadline_ms = o.miss_deadline_ms;
+  options.db_path = o.cache_dir + "/cache.db";
+  MissService service(options, lanes.get(),
+                      {.open_cache = [&](uint32_t dev) { return nodes.OpenCache(dev); },
+                       .read_meta = [&](uint32_t dev) { return nodes.ReadMeta(dev); }});
+  FASTOCI_CHECK_OK(MakeDirs(std::filesystem::path(o.control).parent_path().string(), 0755));
+  FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line) {
+                return HandleControl(&service, cache_path, line);
+              }));
+  FASTOCI_TRY(auto link, NetlinkLink::Open(&service));
+  FASTOCI_TRY(bool started, StartService(&service, link.get(), o, signal_fd.get()));
+  if (started) {
+    Log(LogLevel::kInfo, "ready, cache on %s", cache_path.c_str());
+    NotifySystemd("READY=1");
+    Loop(control.get(), signal_fd.get());
+    NotifySystemd("STOPPING=1");
+    Log(LogLevel::kInfo, "stopping");
+  }
+  service.Stop();
+  link = nullptr;  // no event after this; the service goes later
+  return OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  SetLogProgram("fastoci-helperd");
+  Options o;
+  std::error_code ignored;
+  o.libexec = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
+  CLI::App app("serves what FastOCI images on this node miss");
+  app.set_version_flag("--version", FASTOCI_VERSION);
+  app.add_option("--cache-dir", o.cache_dir, "database, and the cache file if there is no --cache-device")
+      ->capture_default_str();
+  auto* device = app.add_option("--cache-device", o.cache_device, "block device for the cache; formatted if blank");
+  auto* gb = app.add_option("--cache-size-gb", o.cache_size_gb, "size of a new cache file (4)")
+                 ->check(CLI::Range(1, 1 << 20));
+  auto* mb = app.add_option("--cache-size-mb", o.cache_size_mb)->check(CLI::Range(1, 1 << 30));
+  gb->excludes(device)->excludes(mb);
+  mb->excludes(device);
+  app.add_option("--chunk-kb", o.chunk_kb, "chunk size of a new cache")->check(CLI::Range(64, 4096))->capture_default_str();
+  app.add_option("--libexec", o.libexec, "where fastoci-fetcherd and fastoci-decoderd are")->capture_default_str();
+  app.add_option("--credentials", o.credentials, "credential file, for the fetcher");
+  app.add_option("--fetcher-arg", o.fetcher_args, "a further argument for the fetcher");
+  app.add_option("--control", o.control, "control socket")->capture_default_str();
+  app.add_option("--lanes", o.lanes, "misses in flight")->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--fetch-deadline-ms", o.fetch_deadline_ms)->check(CLI::Range(100, 600000))->capture_default_str();
+  app.add_option("--miss-deadline-ms", o.miss_deadline_ms)->check(CLI::Range(100, 3600000))->capture_default_str();
+  app.add_flag("--takeover", o.takeover, "replace a helper that runs");
+  app.add_flag("--foreground", o.foreground, "the default");
+  app.add_flag("--verbose", o.verbose);
+  CLI11_PARSE(app, argc, argv);
+  if (o.verbose) SetLogLevel(LogLevel::kDebug);
+  Status s = Run(o);
+  if (s.ok()) return 0;
+  Log(LogLevel::kError, "%s", s.error().message.c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace fastoci
+
+int main(int argc, char** argv) { return fastoci::Main(argc, argv); }

@@ -1,0 +1,529 @@
+// SPDX-License-Identifier: Apache-2.0
+// MissService between a model of the kernel (slots, reservations, misses,
+// eviction with a delay) and lanes that serve from memory and can be told to
+// lie, fail or die. Readers of the model compare every byte.
+#include "broker/miss_service.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <random>
+#include <set>
+#include <shared_mutex>
+
+#include "base/log.h"
+#include "fastoci_meta.h"
+#include "fastoci_netlink.h"
+
+namespace fastoci {
+namespace {
+
+constexpr uint32_t kCache = 3, kSpace = 5, kImage = 7;
+constexpr uint64_t kChunk = 65536;
+
+Bytes RandomBytes(size_t n, uint32_t seed) {
+  std::mt19937 rng(seed);
+  Bytes b(n);
+  for (uint8_t& v : b) v = static_cast<uint8_t>(rng());
+  return b;
+}
+
+class FakeKernel : public KernelLink {
+ public:
+  FakeKernel(CacheDevice* device, const BlobInfo& blob) : device_(device) {
+    nr_slots_ = device->geometry().nr_slots;
+    nr_chunks_ = static_cast<uint32_t>((blob.data_bytes + kChunk - 1) / kChunk);
+    for (uint32_t s = 0; s < nr_slots_; s++) free_.insert(s);
+    cache_.cache = kCache;
+    cache_.uuid = device->geometry().uuid;
+    cache_.chunk_shift = 16;
+    cache_.nr_slots = nr_slots_;
+    image_.image = kImage;
+    image_.cache = kCache;
+    space_ = {.cache = kCache, .space = kSpace, .id = blob.data_space_id, .data_bytes = blob.data_bytes,
+              .nr_chunks = nr_chunks_};
+  }
+  // The helper's socket closed: reserved slots are free, chunks stay.
+  void HelperLost() {
+    Connect(nullptr);
+    std::lock_guard lock(mutex_);
+    free_.insert(reserved_.begin(), reserved_.end());
+    reserved_.clear();
+  }
+  // The last table went and came back: nothing is present.
+  void Forget() {
+    HelperLost();
+    std::lock_guard lock(mutex_);
+    map_.clear();
+    free_.clear();
+    for (uint32_t s = 0; s < nr_slots_; s++) free_.insert(s);
+  }
+  void Connect(KernelEvents* events) {
+    std::unique_lock lock(events_mutex_);
+    socket_ = events;
+    events_ = nullptr;
+  }
+  void ShowImage(bool shown) {
+    std::lock_guard lock(mutex_);
+    image_shown_ = shown;
+  }
+
+  // Reads a chunk as a bio would: 0 and its bytes, or an errno.
+  int Read(uint32_t chunk, Bytes* out, uint8_t miss_class = FASTOCI_CLASS_DEMAND) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      if (auto it = map_.find(chunk); it != map_.end()) {
+        readers_[it->second]++;
+        const uint32_t slot = it->second;
+        lock.unlock();
+        AlignedBuffer buf(kChunk);
+        Status s = device_->ReadSlot(slot, buf.span());
+        out->assign(buf.data(), buf.data() + kChunk);
+        lock.lock();
+        readers_[slot]--;
+        return s.ok() ? 0 : EIO;
+      }
+      if (!misses_.count(chunk)) {
+        misses_.insert(chunk);
+        failed_.erase(chunk);
+        ChunkEntry e{.space = kSpace, .chunk_no = chunk, .miss_class = miss_class};
+        lock.unlock();
+        SendMisses({&e, 1});
+        lock.lock();
+      }
+      if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] { return !misses_.count(chunk); })) return ETIMEDOUT;
+      if (failed_.count(chunk)) return EIO;
+    }
+  }
+  size_t nr_present() {
+    std::lock_guard lock(mutex_);
+    return map_.size();
+  }
+
+  Status Register(bool) override {
+    std::unique_lock lock(events_mutex_);
+    events_ = socket_;
+    return OkStatus();
+  }
+  Result<std::vector<uint32_t>> Alloc(uint32_t, uint32_t count) override {
+    std::lock_guard lock(mutex_);
+    // Evicted slots are free once no reader is left.
+    for (auto it = evicting_.begin(); it != evicting_.end();) {
+      if (readers_[*it] == 0) {
+        free_.insert(*it);
+        it = evicting_.erase(it);
+      } else {
+        ++it;
+      }
+    }
+    if (free_.empty()) return ErrnoError("ALLOC", ENOSPC);
+    std::vector<uint32_t> out;
+    while (out.size() < count && !free_.empty()) {
+      out.push_back(*free_.begin());
+      reserved_.insert(*free_.begin());
+      free_.erase(free_.begin());
+    }
+    return out;
+  }
+  Status Return(uint32_t, std::span<const uint32_t> slots) override {
+    std::lock_guard lock(mutex_);
+    for (uint32_t s : slots) {
+      if (!reserved_.erase(s)) return ErrnoError("RETURN", EINVAL);
+      free_.insert(s);
+    }
+    return OkStatus();
+  }
+  void Ack(uint32_t, uint32_t count) override { acked += count; }
+  Status Fill(uint32_t, std::span<const ChunkEntry> chunks) override {
+    std::lock_guard lock(mutex_);
+    for (const ChunkEntry& c : chunks) {
+      if (!map_.count(c.chunk_no)) {
+        if (!reserved_.erase(c.slot)) return ErrnoError("FILL", EPERM);
+        map_[c.chunk_no] = c.slot;
+      }
+      misses_.erase(c.chunk_no);
+    }
+    changed_.notify_all();
+    return OkStatus();
+  }
+  Status Fail(uint32_t, std::span<const ChunkEntry> chunks) override {
+    std::lock_guard lock(mutex_);
+    for (const ChunkEntry& c : chunks) {
+      if (misses_.erase(c.chunk_no)) failed_.insert(c.chunk_no);
+    }
+    changed_.notify_all();
+    return OkStatus();
+  }
+  Status Evict(uint32_t, std::span<const ChunkEntry> chunks) override {
+    std::vector<ChunkEntry> gone;
+    {
+      std::lock_guard lock(mutex_);
+      for (ChunkEntry c : chunks) {
+        auto it = map_.find(c.chunk_no);
+        if (it == map_.end()) continue;
+        c.slot = it->second;
+        evicting_.insert(it->second);
+        map_.erase(it);
+        gone.push_back(c);
+      }
+    }
+    std::shared_lock lock(events_mutex_);
+    if (!gone.empty() && events_) events_->OnEvicted(kCache, gone);
+    return OkStatus();
+  }
+  Result<std::vector<CacheInfo>> GetCaches() override { return std::vector<CacheInfo>{cache_}; }
+  Result<std::vector<ImageInfo>> GetImages() override {
+    std::lock_guard lock(mutex_);
+    return image_shown_ ? std::vector<ImageInfo>{image_} : std::vector<ImageInfo>{};
+  }
+  Result<std::vector<SpaceInfo>> GetSpaces() override {
+    std::lock_guard lock(mutex_);
+    space_.nr_present = static_cast<uint32_t>(map_.size());
+    return std::vector<SpaceInfo>{space_};
+  }
+  Status GetPending() override {
+    std::vector<ChunkEntry> all;
+    {
+      std::lock_guard lock(mutex_);
+      for (uint32_t c : misses_) all.push_back({.space = kSpace, .chunk_no = c, .miss_class = FASTOCI_CLASS_DEMAND});
+    }
+    if (!all.empty()) SendMisses(all);
+    return OkStatus();
+  }
+
+  std::atomic<uint64_t> acked{0};
+
+ private:
+  void SendMisses(std::span<const ChunkEntry> misses) {
+    std::shared_lock lock(events_mutex_);
+    if (events_) events_->OnMiss(kCache, misses);
+  }
+  std::shared_mutex events_mutex_;  // held while an event is told
+  KernelEvents* socket_ = nullptr;
+  KernelEvents* events_ = nullptr;  // the registered one
+  CacheDevice* device_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  CacheInfo cache_;
+  ImageInfo image_;
+  SpaceInfo space_;
+  bool image_shown_ = true;
+  uint32_t nr_slots_, nr_chunks_;
+  std::set<uint32_t> free_, reserved_, evicting_, misses_, failed_;
+  std::map<uint32_t, uint32_t> map_, readers_;
+};
+
+// What the lanes do next; each consumed by one job.
+enum class Trick { kNone, kFlipByte, kDie, kDenied, kShort, kWrongOrder };
+
+class FakeLanes : public LaneFactory {
+ public:
+  explicit FakeLanes(const Bytes* data) : data_(data) {}
+  Result<std::unique_ptr<Lane>> NewLane() override { return std::unique_ptr<Lane>(new FakeLane(this)); }
+  Status OpenImage(uint32_t, ByteSpan) override { return OkStatus(); }
+  void CloseImage(uint32_t) override {}
+  void Interrupt() override {}
+
+  std::atomic<int> jobs{0};
+  void Play(std::vector<Trick> tricks) {
+    std::lock_guard lock(mutex_);
+    tricks_.assign(tricks.begin(), tricks.end());
+  }
+
+ private:
+  class FakeLane : public Lane {
+   public:
+    explicit FakeLane(FakeLanes* f) : f_(f) {}
+    Status Run(const LaneJob& job, const PieceSink& sink) override {
+      f_->jobs++;
+      Trick trick = Trick::kNone;
+      {
+        std::lock_guard lock(f_->mutex_);
+        if (!f_->tricks_.empty()) trick = f_->tricks_.front(), f_->tricks_.pop_front();
+      }
+      if (trick == Trick::kDie) return Error{ErrorKind::kUnavailable, EPIPE, "the decoder died"};
+      if (trick == Trick::kDenied) return Error{ErrorKind::kDenied, EACCES, "401"};
+      for (uint64_t at = job.range.out_begin; at < job.range.out_end; at += kChunk) {
+        const size_t n = static_cast<size_t>(std::min<uint64_t>(kChunk, job.info->data_bytes - at));
+        Bytes piece(f_->data_->begin() + static_cast<ptrdiff_t>(at), f_->data_->begin() + static_cast<ptrdiff_t>(at + n));
+        if (trick == Trick::kFlipByte && at + kChunk >= job.range.out_end) piece[n / 2] ^= 1;
+        if (trick == Trick::kShort && at != job.range.out_begin) return OkStatus();
+        FASTOCI_CHECK_OK(sink(trick == Trick::kWrongOrder ? at + kChunk : at, piece));
+      }
+      return OkStatus();
+    }
+
+   private:
+    FakeLanes* f_;
+  };
+  const Bytes* data_;
+  std::mutex mutex_;
+  std::deque<Trick> tricks_;
+};
+
+class MissServiceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    SetLogLevel(std::getenv("VERBOSE") ? LogLevel::kInfo : static_cast<LogLevel>(0));
+    char name[] = "build/miss_test.XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    dir_ = name;
+  }
+  void TearDown() override {
+    Stop();
+    SetLogLevel(LogLevel::kInfo);
+    ASSERT_EQ(std::system(("rm -rf " + dir_).c_str()), 0);
+  }
+  void Make(size_t data_bytes, uint32_t nr_slots, bool with_digests = true) {
+    data_ = RandomBytes(data_bytes, 1);
+    blob_.data_space_id[0] = 9;
+    blob_.data_bytes = blob_.blob_bytes = data_bytes;
+    for (uint64_t at = 0; at < data_bytes; at += 300000) blob_.spans.push_back({at, at});
+    for (size_t at = 0; with_digests && at < data_bytes; at += kChunk)
+      blob_.digests.push_back(Sha256::Of(ByteSpan(data_).subspan(at, std::min<size_t>(kChunk, data_bytes - at))));
+    const std::string path = dir_ + "/cache";
+    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(::ftruncate(fd.get(), static_cast<off_t>((nr_slots + 1) * kChunk)), 0);
+    ASSERT_TRUE(CacheDevice::Format(path, 16).ok());
+    auto device = CacheDevice::Open(path);
+    ASSERT_TRUE(device.ok());
+    device_ = std::move(*device);
+    kernel_ = std::make_unique<FakeKernel>(device_.get(), blob_);
+    lanes_ = std::make_unique<FakeLanes>(&data_);
+    Start();
+  }
+  void Start() {
+    MissServiceOptions o;
+    o.nr_lanes = 3;
+    o.miss_deadline_ms = 1000;
+    o.commit_ms = 20;
+    o.db_path = dir_ + "/db";
+    MissService::Devices devices;
+    devices.open_cache = [this](uint32_t) { return CacheDevice::Open(dir_ + "/cache"); };
+    devices.read_meta = [this](uint32_t) {
+      MetaImage m;
+      m.blobs.push_back(blob_);
+      return Result<MetaImage>(std::move(m));
+    };
+    service_ = std::make_unique<MissService>(o, lanes_.get(), devices);
+    kernel_->Connect(service_.get());
+    ASSERT_TRUE(service_->Start(kernel_.get(), false).ok());
+  }
+  void Stop() {
+    if (!service_) return;
+    service_->Stop();
+    kernel_->HelperLost();
+    service_ = nullptr;
+  }
+  uint32_t nr_chunks() const { return static_cast<uint32_t>((data_.size() + kChunk - 1) / kChunk); }
+  bool ReadsRight(uint32_t chunk) {
+    Bytes got, want(kChunk);
+    if (int err = kernel_->Read(chunk, &got)) {
+      ADD_FAILURE() << "chunk " << chunk << ": errno " << err;
+      return false;
+    }
+    const size_t at = chunk * kChunk;
+    std::copy_n(data_.begin() + static_cast<ptrdiff_t>(at), std::min<size_t>(kChunk, data_.size() - at), want.begin());
+    return got == want;
+  }
+  int ErrnoOf(uint32_t chunk) {
+    Bytes got;
+    return kernel_->Read(chunk, &got);
+  }
+
+  std::string dir_;
+  Bytes data_;
+  BlobInfo blob_;
+  std::unique_ptr<CacheDevice> device_;
+  std::unique_ptr<FakeKernel> kernel_;
+  std::unique_ptr<FakeLanes> lanes_;
+  std::unique_ptr<MissService> service_;
+};
+
+TEST_F(MissServiceTest, AMissFillsItsWholeSpan) {
+  Make(1000001, 64);
+  EXPECT_TRUE(ReadsRight(0));
+  while (service_->nr_jobs()) std::this_thread::yield();
+  EXPECT_EQ(kernel_->nr_present(), 5u);  // chunks that start in the first 300000 bytes
+  EXPECT_EQ(lanes_->jobs, 1);
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+  EXPECT_LE(lanes_->jobs, 4);
+  EXPECT_EQ(kernel_->acked, service_->counters().misses);
+  EXPECT_EQ(service_->counters().unverified, 0u);
+  EXPECT_TRUE(service_->Spaces().at(0).verified);
+}
+
+TEST_F(MissServiceTest, WrongBytesAreFetchedAgainAndNeverServed) {
+  Make(250000, 64);
+  lanes_->Play({Trick::kFlipByte, Trick::kFlipByte});
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+  EXPECT_EQ(service_->counters().mismatches, 2u);
+  EXPECT_EQ(lanes_->jobs, 3);
+}
+
+TEST_F(MissServiceTest, AfterThreeTriesTheReadFails) {
+  Make(60000, 64);
+  lanes_->Play({Trick::kFlipByte, Trick::kFlipByte, Trick::kFlipByte});
+  EXPECT_EQ(ErrnoOf(0), EIO);
+  EXPECT_EQ(kernel_->nr_present(), 0u);
+  EXPECT_TRUE(ReadsRight(0)) << "a later read tries anew";
+}
+
+TEST_F(MissServiceTest, ADeadRoleIsTriedAgainAndDenialIsNot) {
+  Make(60000, 64);
+  lanes_->Play({Trick::kDenied});
+  EXPECT_EQ(ErrnoOf(0), EIO);
+  EXPECT_EQ(lanes_->jobs, 1);
+  lanes_->Play({Trick::kDie, Trick::kDie});
+  EXPECT_TRUE(ReadsRight(0));
+  EXPECT_EQ(lanes_->jobs, 4);
+}
+
+TEST_F(MissServiceTest, ADecoderThatEndsEarlyOrSkipsIsNotBelieved) {
+  Make(250000, 64);
+  lanes_->Play({Trick::kShort, Trick::kWrongOrder});
+  EXPECT_TRUE(ReadsRight(3));
+  EXPECT_EQ(lanes_->jobs, 3);
+}
+
+TEST_F(MissServiceTest, WithoutDigestsBytesAreCountedAsUnverified) {
+  Make(200000, 64, false);
+  EXPECT_TRUE(ReadsRight(2));
+  EXPECT_GT(service_->counters().unverified, 0u);
+  EXPECT_FALSE(service_->Spaces().at(0).verified);
+}
+
+TEST_F(MissServiceTest, AMissBeforeItsImageIsServedLaterOrFailsInTime) {
+  Make(200000, 64);
+  Stop();
+  kernel_->ShowImage(false);
+  Start();
+  EXPECT_EQ(ErrnoOf(0), EIO) << "deadline";
+  std::thread reader([&] { EXPECT_TRUE(ReadsRight(1)); });
+  while (service_->counters().misses < 2) std::this_thread::yield();
+  kernel_->ShowImage(true);
+  service_->OnImage({}, true);
+  reader.join();
+}
+
+TEST_F(MissServiceTest, LostEventsAreAskedForAgain) {
+  Make(200000, 64);
+  kernel_->Connect(nullptr);  // silently: no event comes
+  std::thread reader([&] { EXPECT_TRUE(ReadsRight(1)); });
+  while (kernel_->GetPending().ok() && service_->counters().misses == 0) {
+    kernel_->Connect(service_.get());
+    ASSERT_TRUE(kernel_->Register(false).ok());
+    service_->OnLost();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  reader.join();
+}
+
+TEST_F(MissServiceTest, ARestartServesFromTheDatabaseAfterVerification) {
+  Make(1000001, 64);
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+  Stop();
+  kernel_->Forget();
+  const int jobs = lanes_->jobs;
+  {  // One chunk rots meanwhile.
+    AlignedBuffer rot(512);
+    auto db = CacheDb::Open(dir_ + "/db", device_->geometry().uuid);
+    auto rows = (*db)->Load();
+    ASSERT_EQ(rows->size(), nr_chunks());
+    for (const SlotRow& r : *rows)
+      if (r.chunk_no == 7) {
+        ASSERT_TRUE(device_->WriteSlot(r.slot, rot.span().first(512)).ok());
+      }
+  }
+  Start();
+  EXPECT_TRUE(ReadsRight(3));
+  EXPECT_EQ(lanes_->jobs, jobs) << "from the slot";
+  EXPECT_TRUE(ReadsRight(7));
+  EXPECT_EQ(lanes_->jobs, jobs + 1) << "the rotten one is fetched";
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+  EXPECT_EQ(lanes_->jobs, jobs + 1);
+}
+
+TEST_F(MissServiceTest, WhatIsKeptNeedsNoSourceInWhateverOrderMissesCome) {
+  Make(40 * kChunk - 1000, 64);
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+  const int jobs = lanes_->jobs;
+  for (int round = 0; round < 10; round++) {
+    Stop();
+    kernel_->Forget();
+    lanes_->Play(std::vector<Trick>(100, Trick::kDenied));
+    Start();
+    std::vector<std::thread> readers;
+    for (uint32_t t = 0; t < 8; t++)
+      readers.emplace_back([&, t] {
+        for (uint32_t c = t; c < nr_chunks(); c += 8) EXPECT_TRUE(ReadsRight(c));
+      });
+    for (auto& r : readers) r.join();
+  }
+  EXPECT_EQ(lanes_->jobs, jobs);
+}
+
+TEST_F(MissServiceTest, ARestartWhileTheKernelServesLosesNoSlot) {
+  Make(1000001, 16);
+  EXPECT_TRUE(ReadsRight(0));
+  while (service_->nr_jobs()) std::this_thread::yield();
+  Stop();  // the kernel keeps its five chunks
+  Start();
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+  Stop();
+  auto all = kernel_->Alloc(kCache, 256);
+  ASSERT_TRUE(all.ok() || kernel_->nr_present() == 16);
+  EXPECT_EQ(kernel_->nr_present() + (all.ok() ? all->size() : 0), 16u);
+}
+
+TEST_F(MissServiceTest, ASmallCacheEvictsAndEveryReadIsRight) {
+  Make(40 * kChunk - 1000, 8);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> readers;
+  for (int t = 0; t < 4; t++)
+    readers.emplace_back([&, t] {
+      std::mt19937 rng(static_cast<uint32_t>(t));
+      for (int i = 0; i < 150; i++)
+        if (!ReadsRight(rng() % nr_chunks())) wrong++;
+    });
+  for (auto& r : readers) r.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(service_->counters().evictions, 0u);
+  EXPECT_EQ(service_->counters().fails, 0u);
+}
+
+TEST_F(MissServiceTest, ReadsAreRightAcrossRestartsUnderLoad) {
+  Make(40 * kChunk - 1000, 12);
+  std::atomic<bool> stop{false};
+  std::atomic<int> wrong{0}, reads{0};
+  std::vector<std::thread> readers;
+  for (int t = 0; t < 3; t++)
+    readers.emplace_back([&, t] {
+      std::mt19937 rng(static_cast<uint32_t>(t));
+      while (!stop) {
+        Bytes got;
+        const uint32_t c = rng() % nr_chunks();
+        const int err = kernel_->Read(c, &got);
+        const bool same = err == 0 && std::memcmp(got.data(), data_.data() + c * kChunk, 1000) == 0;
+        if (!same) wrong++;
+        EXPECT_TRUE(same) << "chunk " << c << ": errno " << err;
+        reads++;
+      }
+    });
+  for (int i = 0; i < 8; i++) {
+    const int before = reads;
+    while (reads < before + 30) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    service_->Stop();
+    kernel_->HelperLost();
+    service_ = nullptr;
+    Start();
+    ASSERT_TRUE(kernel_->GetPending().ok());
+  }
+  stop = true;
+  for (auto& r : readers) r.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+}  // namespace
+}  // namespace fastoci

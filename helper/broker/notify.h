@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// systemd's notification protocol, by hand: a datagram to $NOTIFY_SOCKET.
+#ifndef FASTOCI_BROKER_NOTIFY_H_
+#define FASTOCI_BROKER_NOTIFY_H_
+
+#include <string>
+
+namespace fastoci {
+
+// "READY=1", "WATCHDOG=1", "STOPPING=1". Without a socket, or if nobody takes
+// it: nothing.
+void NotifySystemd(const std::string& state);
+// Half of $WATCHDOG_USEC in milliseconds, 0 if no watchdog waits for us.
+int WatchdogIntervalMs();
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_BROKER_NOTIFY_H_

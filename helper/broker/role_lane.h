@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// RoleLane: one decoder process and one lane of the fetcher, moved along by
+// poll() on the lane's thread:
+//
+//   fetcher --Data--> input ring --Input--> decoder --Output--> sink
+//           <-Consumed--          <-InputDone--     <-OutputDone--
+//
+// Bytes flow only while both ends of a job are alive. A job ends when both said
+// so, or could be made to within kDrainMs; else the processes of this lane are
+// replaced, so that no late message of an old job meets a new one. Whatever
+// either says is checked: job number, totals, order.
+#ifndef FASTOCI_BROKER_ROLE_LANE_H_
+#define FASTOCI_BROKER_ROLE_LANE_H_
+
+#include <chrono>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "broker/lane.h"
+#include "decoder/client.h"
+#include "fetcher/protocol.h"
+
+namespace fastoci {
+
+// A lane of the fetcher (fetcher/client.h's FetchLane), or a test's.
+class FetchPort {
+ public:
+  virtual ~FetchPort() = default;
+  virtual int socket_fd() const = 0;
+  virtual int ring_fd() const = 0;
+  virtual Status Fetch(const FetchMessage& request) = 0;
+  virtual Status Consumed(uint32_t job, uint64_t total) = 0;
+  virtual Status Cancel(uint32_t job) = 0;
+  virtual Result<FetchMessage> Receive(int timeout_ms) = 0;
+};
+
+class FetchPorts {
+ public:
+  virtual ~FetchPorts() = default;
+  // Replaces a fetcher that died and tells it all open images again.
+  virtual Result<std::unique_ptr<FetchPort>> AddLane() = 0;
+  virtual Status OpenImage(uint32_t image, ByteSpan json) = 0;
+  virtual void CloseImage(uint32_t image) = 0;
+};
+
+class RoleLane : public Lane {
+ public:
+  static constexpr int kDrainMs = 5000;
+  static constexpr int kStallMs = 10000;  // beyond the fetcher's own deadline
+
+  // interrupt_fd: readable for good once jobs must end. Both outlive the lane.
+  RoleLane(FetchPorts* ports, std::string decoder_program, int interrupt_fd);
+  ~RoleLane() override;
+  Status Run(const LaneJob& job, const PieceSink& sink) override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct State;  // of the job in hand
+  Status Begin(const LaneJob& job, bool reopen_space);
+  Status Pump(State* s, const LaneJob& job, const PieceSink& sink);
+  Status OnFetch(State* s, const FetchMessage& m);
+  Status OnDecode(State* s, const DecodeMessage& m, const PieceSink& sink);
+  bool Drain(State* s);
+  void Reset();
+
+  FetchPorts* const ports_;
+  const std::string decoder_program_;
+  const int interrupt_fd_;
+  std::unique_ptr<FetchPort> port_;
+  std::unique_ptr<DecoderClient> decoder_;
+  std::set<uint64_t> spaces_;  // the decoder was told, and may have forgotten
+  uint32_t job_ = 0;
+  Bytes piece_;
+};
+
+class RoleLanes : public LaneFactory {
+ public:
+  static Result<std::unique_ptr<RoleLanes>> Make(FetchPorts* ports, std::string decoder_program);
+  Result<std::unique_ptr<Lane>> NewLane() override;
+  Status OpenImage(uint32_t image, ByteSpan json) override { return ports_->OpenImage(image, json); }
+  void CloseImage(uint32_t image) override { ports_->CloseImage(image); }
+  void Interrupt() override;
+
+ private:
+  RoleLanes(FetchPorts* ports, std::string program) : ports_(ports), decoder_program_(std::move(program)) {}
+  FetchPorts* const ports_;
+  const std::string decoder_program_;
+  UniqueFd interrupt_;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_BROKER_ROLE_LANE_H_
