@@ -81,7 +81,7 @@ vmtest: all
 demo:
 	selftests/demo
 ## make bench-quick   guest instructions per random 4 KiB read
-bench-quick: all
+bench-quick:
 	selftests/bench-quick
 clean:
 	rm -rf $(OUT) bin
