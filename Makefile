@@ -17,7 +17,7 @@ LIBS := attach kernel store image registry codec http base
 lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
 objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)
-# Libraries whose tests make check runs: add a directory with its first test.
+# Directories with unit tests.
 TESTDIRS := $(sort $(patsubst %/,%,$(dir $(wildcard helper/*/*_test.cc))))
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
