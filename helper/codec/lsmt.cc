@@ -209,6 +209,11 @@ void LsmtBuilder::AddData(uint64_t sector, ByteSpan data) {
   out_.Append(data);
 }
 
+void LsmtBuilder::Reserve(uint64_t data_bytes) {
+  out_.bytes().reserve(out_.size() + data_bytes + segments_.size() * kEntryBytes +
+                       2 * kLsmtHeaderBytes);
+}
+
 void LsmtBuilder::AddTar(uint64_t sector, uint64_t nr_sectors, uint64_t tar_sector) {
   if (nr_sectors != 0) segments_.push_back({sector, nr_sectors, tar_sector, LsmtSource::kTar, 0});
 }
@@ -227,6 +232,7 @@ Result<Bytes> LsmtBuilder::Finish(uint64_t virtual_bytes) {
       return Error{ErrorKind::kInternal, EINVAL, "LSMT segments overlap"};
     AppendSegment(&merged, s);
   }
+  LsmtSegments().swap(segments_);
   if (!merged.empty() && merged.back().end() > virtual_bytes / kSectorBytes)
     return Error{ErrorKind::kInternal, EINVAL, "LSMT segment behind the device's end"};
   uint64_t index_offset = out_.size(), nr_entries = 0;

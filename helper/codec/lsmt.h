@@ -72,7 +72,8 @@ class LsmtBuilder {
   void AddData(uint64_t sector, ByteSpan data);
   void AddTar(uint64_t sector, uint64_t nr_sectors, uint64_t tar_sector);
   void AddZero(uint64_t sector, uint64_t nr_sectors);
-  uint64_t data_bytes() const { return out_.size() - kLsmtHeaderBytes; }
+  // That many more bytes of data are to come, and an entry or so for each 4 KiB.
+  void Reserve(uint64_t data_bytes);
   // The file's content; the builder is used up.
   Result<Bytes> Finish(uint64_t virtual_bytes);
 

@@ -293,6 +293,7 @@ Result<Bytes> Ext4Builder::FinishLayer() {
   }
   fewer_links_.clear();
   FASTOCI_CHECK_OK(fs_->Flush());
+  lsmt_->Reserve(device_.nr_written() * kFsBlockBytes);
   device_.Commit([this](uint64_t block, const MemoryDevice::Block& data, bool all_zero) {
     if (all_zero) {
       lsmt_->AddZero(block * kFsBlockSectors, kFsBlockSectors);

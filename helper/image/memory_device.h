@@ -32,6 +32,8 @@ class MemoryDevice {
   void Write(uint64_t offset, ByteSpan data);
   void WriteBlock(uint64_t block, const Block& data) { Write(block * kFsBlockBytes, data); }
 
+  // At least as many blocks as Commit() will tell.
+  size_t nr_written() const { return before_.size(); }
   // Calls fn for each block that differs from the last Commit(), in ascending
   // order; all_zero: it became zeros.
   using CommitFn = std::function<void(uint64_t block, const Block& data, bool all_zero)>;

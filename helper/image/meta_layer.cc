@@ -21,7 +21,7 @@ constexpr int kDeflateLevel = 6;  // part of the convertor's format version
 constexpr int kGzipWindowBits = 15 + 16;
 constexpr size_t kIoBytes = 256 << 10;
 
-void AddTarHeader(ByteWriter* tar, const char* name, uint64_t bytes) {
+Bytes TarHeader(const char* name, uint64_t bytes) {
   char h[kTarBlockBytes] = {};
   std::snprintf(h, 100, "%s", name);
   std::snprintf(h + 100, 8, "%07o", 0644);
@@ -36,39 +36,60 @@ void AddTarHeader(ByteWriter* tar, const char* name, uint64_t bytes) {
   for (char c : h) sum += static_cast<uint8_t>(c);
   std::snprintf(h + 148, 8, "%06o", sum);
   h[155] = ' ';
-  tar->Append({reinterpret_cast<const uint8_t*>(h), sizeof(h)});
+  return Bytes(h, h + sizeof(h));
 }
 
-void AddMember(ByteWriter* tar, const char* name, ByteSpan data) {
-  AddTarHeader(tar, name, data.size());
-  tar->Append(data);
-  tar->Zeros(-data.size() % kTarBlockBytes);
-}
-
-Result<Bytes> Gzip(ByteSpan data) {
-  z_stream z{};
-  if (deflateInit2(&z, kDeflateLevel, Z_DEFLATED, kGzipWindowBits, 8, Z_DEFAULT_STRATEGY) != Z_OK)
-    return Error{ErrorKind::kInternal, ENOMEM, "deflateInit2"};
-  Bytes out(deflateBound(&z, data.size()) + 64);
-  z.next_out = out.data();
-  size_t in = 0;
-  int rc = Z_OK;
-  while (rc == Z_OK) {  // avail_* are 32 bits wide
-    size_t part = std::min<size_t>(data.size() - in, 1 << 30);
-    z.next_in = const_cast<uint8_t*>(data.data() + in);
-    z.avail_in = static_cast<uInt>(part);
-    in += part;
-    do {
-      z.avail_out = static_cast<uInt>(std::min<size_t>(out.size() - z.total_out, 1 << 30));
-      rc = deflate(&z, in == data.size() ? Z_FINISH : Z_NO_FLUSH);
-    } while (rc == Z_OK && (z.avail_in != 0 || in == data.size()));
+// Writes tar members into a gzip stream in memory; hashes the tar on the way.
+class TarGzipWriter {
+ public:
+  TarGzipWriter() {
+    open_ = deflateInit2(&z_, kDeflateLevel, Z_DEFLATED, kGzipWindowBits, 8,
+                         Z_DEFAULT_STRATEGY) == Z_OK;
   }
-  size_t total = z.total_out;
-  deflateEnd(&z);
-  if (rc != Z_STREAM_END) return Error{ErrorKind::kInternal, EIO, "deflate"};
-  out.resize(total);
-  return out;
-}
+  ~TarGzipWriter() {
+    if (open_) deflateEnd(&z_);
+  }
+  void AddMember(const char* name, ByteSpan data) {
+    Write(TarHeader(name, data.size()), Z_NO_FLUSH);
+    Write(data, Z_NO_FLUSH);
+    Write(Bytes(-data.size() % kTarBlockBytes), Z_NO_FLUSH);
+  }
+  Result<PackedMetaLayer> Finish() {
+    Write(Bytes(2 * kTarBlockBytes), Z_FINISH);
+    if (!ok_) return Error{ErrorKind::kInternal, EIO, "deflate"};
+    PackedMetaLayer out;
+    out.diff_id = tar_hash_.Finish();
+    out.digest = Sha256::Of(out_);
+    out.data = std::move(out_);
+    return out;
+  }
+
+ private:
+  void Write(ByteSpan data, int flush) {
+    tar_hash_.Update(data);
+    ok_ = ok_ && open_;
+    do {
+      ByteSpan part = data.first(std::min<size_t>(data.size(), 1 << 30));  // avail_in: 32 bits
+      data = data.subspan(part.size());
+      z_.next_in = const_cast<uint8_t*>(part.data());
+      z_.avail_in = static_cast<uInt>(part.size());
+      do {
+        z_.next_out = buffer_.data();
+        z_.avail_out = static_cast<uInt>(buffer_.size());
+        if (!ok_ || deflate(&z_, data.empty() ? flush : Z_NO_FLUSH) == Z_STREAM_ERROR) {
+          ok_ = false;
+          return;
+        }
+        out_.insert(out_.end(), buffer_.begin(),
+                    buffer_.end() - static_cast<ptrdiff_t>(z_.avail_out));
+      } while (z_.avail_out == 0);
+    } while (!data.empty());
+  }
+  z_stream z_{};
+  bool open_ = false, ok_ = true;
+  Sha256 tar_hash_;
+  Bytes buffer_ = Bytes(kIoBytes), out_;
+};
 
 class Collector : public TarSink {
  public:
@@ -136,19 +157,14 @@ Result<MetaLayerDescription> ParseDescription(const std::string& json) {
 }
 
 Result<PackedMetaLayer> PackMetaLayer(const MetaLayerFiles& files) {
-  ByteWriter tar;
-  if (!files.ext4_fs_meta.empty()) AddMember(&tar, kExt4Name, files.ext4_fs_meta);
-  if (!files.erofs_fs_meta.empty()) AddMember(&tar, kErofsName, files.erofs_fs_meta);
-  AddMember(&tar, kMarkerName, {});
-  if (!files.gzip_meta.empty()) AddMember(&tar, kGzipName, files.gzip_meta);
-  if (!files.description.empty()) AddMember(&tar, kDescriptionName, AsBytes(files.description));
-  if (!files.chunk_digests.empty()) AddMember(&tar, kChunksName, files.chunk_digests);
-  tar.Zeros(2 * kTarBlockBytes);
-  PackedMetaLayer out;
-  out.diff_id = Sha256::Of(tar.bytes());
-  FASTOCI_TRY(out.data, Gzip(tar.bytes()));
-  out.digest = Sha256::Of(out.data);
-  return out;
+  TarGzipWriter tar;
+  if (!files.ext4_fs_meta.empty()) tar.AddMember(kExt4Name, files.ext4_fs_meta);
+  if (!files.erofs_fs_meta.empty()) tar.AddMember(kErofsName, files.erofs_fs_meta);
+  tar.AddMember(kMarkerName, {});
+  if (!files.gzip_meta.empty()) tar.AddMember(kGzipName, files.gzip_meta);
+  if (!files.description.empty()) tar.AddMember(kDescriptionName, AsBytes(files.description));
+  if (!files.chunk_digests.empty()) tar.AddMember(kChunksName, files.chunk_digests);
+  return tar.Finish();
 }
 
 Result<MetaLayerFiles> UnpackMetaLayer(const ReadAtFile& file, uint64_t max_bytes,
