@@ -42,18 +42,31 @@ skip() { # DESCRIPTION REASON
 	ktap_count=$((ktap_count + 1))
 	echo "ok $ktap_count - $1 # SKIP $2"
 }
-# check DESCRIPTION COMMAND...: ok if COMMAND succeeds; its output is shown if not
+# check DESCRIPTION COMMAND...: ok if COMMAND, which runs in this shell, succeeds; its output is shown if not
 check() {
-	local what=$1 out status
+	local what=$1 status
 	shift
-	out=$("$@" 2>&1)
+	"$@" > "$WORK/check.out" 2>&1
 	status=$?
 	if [ $status = 0 ]; then ok "$what"; else
 		note "command: $*" "status: $status"
-		note "$(tail -n 40 <<<"$out")"
+		note "$(tail -n 40 "$WORK/check.out")"
 		not_ok "$what"
 	fi
 	return $status
+}
+not() { ! "$@"; }
+# ktap_of COMMAND...: counts the KTAP lines that a test program prints
+ktap_of() {
+	local line
+	while IFS= read -r line; do
+		case $line in
+		'ok '*) line=${line#ok }; ok "${line#* }" ;;
+		'not ok '*) line=${line#not ok }; not_ok "${line#* }" ;;
+		*) note "$line" ;;
+		esac
+	done < <("$@" 2>&1; echo "exit status $?")
+	[ "$line" = 'exit status 0' ] || not_ok "$1: $line"
 }
 # is DESCRIPTION GOT WANTED
 is() {

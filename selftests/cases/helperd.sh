@@ -1,53 +1,43 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # fastoci-helperd with its fetcher and decoders serves a device from a file: cold, killed, restarted, with a small cache.
-set -u
-lib=$(cd "$(dirname "$0")/../lib" && pwd)
-top=$(cd "$lib/../.." && pwd)
-failed=0 n=0 helper='' dir=/mnt/cache
-check() { # check NAME COMMAND...
-	local name=$1; shift
-	n=$((n + 1))
-	if "$@"; then echo "ok $n $name"; else
-		echo "not ok $n $name"; failed=1
-		{ dmsetup status; tail -20 $dir/log; } 2>/dev/null | sed 's/^/# /'
-	fi
-}
-not() { ! "$@"; }
-wait_for() { for _ in $(seq 200); do "$@" && return 0; sleep 0.1; done; echo "# never: $*"; return 1; }
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+lib=$SELFTESTS/lib
+helper='' dir=/mnt/cache
 ask() { # ask OP: one request on the control socket
-	/usr/bin/python3 -c 'import socket, sys
+	"$PYTHON" -c 'import socket, sys
 s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])
 s.sendall(b"{\"op\":\"" + sys.argv[2].encode() + b"\"}\n"); print(s.makefile().readline())' $dir/control "$1" 2>/dev/null
 }
 counter() { ask stat | grep -o "\"$1\":[0-9]*" | head -1 | cut -d: -f2; }
 start_helper() { # start_helper [OPTION...]
-	"$top/bin/fastoci-helperd" --cache-dir $dir/c --cache-size-mb 8 --control $dir/control --lanes 3 "$@" >> $dir/log 2>&1 &
+	"$TOP/bin/fastoci-helperd" --cache-dir $dir/c --cache-size-mb 8 --control $dir/control --lanes 3 "$@" >> "$WORK/helper.log" 2>&1 &
 	helper=$!
-	wait_for ready
+	wait_for 20 ready
 }
 ready() { ask ping | grep -q '"ok":true'; }
 kill_helper() { kill -"$1" "$helper"; wait "$helper" 2>/dev/null; }
 same() { blockdev --flushbufs /dev/mapper/t; timeout 60 cmp /dev/mapper/t $dir/data; }
 create() { dmsetup create t --readonly --table "0 $sectors fastoci /dev/ram0 $cache"; }
 
-modprobe brd rd_nr=2 rd_size=65536 && modprobe loop && modprobe dm-mod && modprobe libcrc32c && modprobe ext4 || exit 1
-mkfs.ext4 -q /dev/ram1 && mkdir -p $dir && mount /dev/ram1 $dir || exit 1
+modprobe brd rd_nr=2 rd_size=65536 && modprobe loop && modprobe dm-mod && modprobe libcrc32c && modprobe ext4 || die modprobe
+mkfs.ext4 -q /dev/ram1 && mkdir -p $dir && mount /dev/ram1 $dir || die 'no place for a cache'
 truncate -s 4M $dir/unused
-sectors=$(/usr/bin/python3 "$lib/mkhelpermeta.py" $dir/meta $dir/unused $dir/data $dir/blob)
+sectors=$("$PYTHON" "$lib/mkhelpermeta.py" $dir/meta $dir/unused $dir/data $dir/blob)
 dd if=$dir/meta of=/dev/ram0 bs=4096 conv=fsync,notrunc 2>/dev/null
-check 'module loads' insmod "$top/build/kmod/$(uname -r)/dm-fastoci.ko"
+check 'module loads' insmod "$TOP/build/kmod/$(uname -r)/dm-fastoci.ko"
 check 'the helper starts' start_helper
-[ $failed = 0 ] || { echo "1..$n"; exit 1; }
+[ $ktap_failed = 0 ] || die 'no helper'
 cache=$(ask cache | grep -o '/dev/loop[0-9]*')
 check 'and tells its cache device' [ -b "$cache" ]
-check 'a second helper waits for the first' not timeout 2 "$top/bin/fastoci-helperd" --cache-dir $dir/c --control $dir/c2 2>/dev/null
+check 'a second helper waits for the first' not timeout 2 "$TOP/bin/fastoci-helperd" --cache-dir $dir/c --control $dir/c2 2>/dev/null
 check 'creates a device' create
 check 'a cold read is right' same
 check 'nothing failed' [ "$(counter fails)" = 0 ]
 fills=$(counter fills)
 check 'chunks were filled' [ "$fills" -gt 10 ]
-check 'rows become durable' wait_for bash -c "$(declare -f ask); dir=$dir; ask stat | grep -q '\"durable\":$fills'"
+check 'rows become durable' wait_for 20 bash -c "$(declare -f ask); dir=$dir; ask stat | grep -q '\"durable\":$fills'"
 mv $dir/blob $dir/away
 kill_helper 9
 check 'without a helper hits go on' same
@@ -82,8 +72,7 @@ check 'bytes that do not match their digest are never served' not dd if=/dev/map
 check 'but refused and counted' [ "$(counter mismatches)" -ge 3 ]
 check 'removes the device' dmsetup remove t
 kill_helper 15
-check 'rmmod leaves nothing behind' wait_for rmmod dm-fastoci
-check 'no kernel report' not grep -Eq 'BUG:|WARNING:|Oops' <(dmesg)
+check 'rmmod leaves nothing behind' wait_for 20 rmmod dm-fastoci
+check 'no kernel report' kernel_log_clean
 losetup -d "$cache"; umount $dir
-echo "1..$n"
-exit $failed
+finish

@@ -1,23 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # The kernel half alone: reads through dm-fastoci with a minimal helper.
-set -u
-lib=$(cd "$(dirname "$0")/../lib" && pwd)
-top=$(cd "$lib/../.." && pwd)
-failed=0 n=0 helper=''
-check() { # check NAME COMMAND...
-	local name=$1; shift
-	n=$((n + 1))
-	if "$@"; then echo "ok $n $name"; else echo "not ok $n $name"; failed=1; dmsetup status 2>/dev/null | sed 's/^/# /'; fi
-}
-not() { ! "$@"; }
-wait_for() { for _ in $(seq 100); do "$@" && return 0; sleep 0.1; done; echo "# never: $*"; return 1; }
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+lib=$SELFTESTS/lib
+helper=''
 tmp=/dev/shm/kernel-target
 mkdir -p $tmp
 start_helper() { # start_helper [MODE]
-	FAKEHELPER=${1-} /usr/bin/python3 "$lib/fakehelper.py" /dev/ram1 > $tmp/helper.out 2> $tmp/helper.err &
+	FAKEHELPER=${1-} "$PYTHON" "$lib/fakehelper.py" /dev/ram1 > $tmp/helper.out 2> $tmp/helper.err &
 	helper=$!
-	wait_for grep -q ready $tmp/helper.out
+	wait_for 20 grep -q ready $tmp/helper.out
 }
 stop_helper() { [ -z "$helper" ] || { kill -9 "$helper"; wait "$helper" 2>/dev/null; }; helper=''; }
 field() { dmsetup status t | cut -d' ' -f"$1"; }
@@ -27,11 +20,11 @@ create() { dmsetup create t --readonly --table "0 $sectors fastoci /dev/ram0 /de
 in_background() { dd if=/dev/mapper/t of=/dev/null bs=1M iflag=direct 2>/dev/null & reader=$!; }
 pending() { [ "$(field 9)" -gt 0 ]; }
 
-modprobe brd rd_nr=2 rd_size=8192 && modprobe dm-mod && modprobe libcrc32c || exit 1
-check 'module loads' insmod "$top/build/kmod/$(uname -r)/dm-fastoci.ko"
+modprobe brd rd_nr=2 rd_size=8192 && modprobe dm-mod && modprobe libcrc32c || die modprobe
+check 'module loads' insmod "$TOP/build/kmod/$(uname -r)/dm-fastoci.ko"
 make_image() {
 	truncate -s 4M $tmp/cache
-	sectors=$(/usr/bin/python3 "$lib/mkmeta.py" $tmp/meta $tmp/cache $tmp/data)
+	sectors=$("$PYTHON" "$lib/mkmeta.py" $tmp/meta $tmp/cache $tmp/data)
 	dd if=/dev/zero of=/dev/ram0 bs=1M count=8 oflag=direct 2>/dev/null
 	dd if=$tmp/meta of=/dev/ram0 bs=4096 conv=fsync,notrunc 2>/dev/null
 	dd if=$tmp/cache of=/dev/ram1 bs=64K conv=fsync,notrunc 2>/dev/null
@@ -39,7 +32,7 @@ make_image() {
 }
 for bad in magic version crc incompat reserved keys target blob metadata type overlap crc-keys truncated; do
 	FASTOCI_BREAK=$bad make_image
-	dmesg -c > /dev/null
+	dmesg -C
 	check "refuses a meta image with bad $bad" not create 2>/dev/null
 	check "says why ($bad)" grep -q 'fastoci: meta: ' <(dmesg)
 done
@@ -63,7 +56,7 @@ check 'removes the device' dmsetup remove t
 
 check 'a new device of a new cache is cold' create
 in_background
-check 'hold parks the reader' wait_for pending
+check 'hold parks the reader' wait_for 20 pending
 check 'remove of an open device is refused' not dmsetup remove t 2>/dev/null
 start_helper
 check 'a new helper is told what is pending' wait "$reader"
@@ -73,7 +66,7 @@ dmsetup remove t
 
 create
 in_background
-wait_for pending
+wait_for 20 pending
 check 'fail_pending is taken' dmsetup message t 0 fail_pending
 check 'and ends the read with an error' not wait "$reader"
 check 'fail_after_ms is taken live' dmsetup message t 0 fail_after_ms 300
@@ -84,12 +77,12 @@ dmsetup message t 0 hold
 check 'a FAIL of the helper ends the read with an error' read_fails
 stop_helper
 in_background
-wait_for pending
+wait_for 20 pending
 check 'suspend --noflush requeues what is parked' timeout 20 dmsetup suspend --noflush t
 check 'nothing is parked then' [ "$(field 9)" = 0 ]
 check 'reload while suspended' dmsetup reload t --readonly --table "0 $sectors fastoci /dev/ram0 /dev/ram1 1 hold"
 check 'resume' dmsetup resume t
-check 'the reader waits again' wait_for pending
+check 'the reader waits again' wait_for 20 pending
 start_helper
 check 'and ends well' wait "$reader"
 check 'after the reload content is right' same
@@ -112,6 +105,5 @@ done
 stop_helper
 check 'removes the device again' dmsetup remove t
 check 'rmmod leaves nothing behind' rmmod dm-fastoci
-check 'no kernel report' not grep -Eq 'BUG:|WARNING:|Oops' <(dmesg)
-echo "1..$n"
-exit $failed
+check 'no kernel report' kernel_log_clean
+finish

@@ -1,30 +1,22 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # The helper's netlink client and cache device against the module: build/test/kernel serves misses itself.
-set -u
-lib=$(cd "$(dirname "$0")/../lib" && pwd)
-top=$(cd "$lib/../.." && pwd)
-failed=0 n=0
-check() { # check NAME COMMAND...
-	local name=$1; shift
-	n=$((n + 1))
-	if "$@"; then echo "ok $n $name"; else echo "not ok $n $name"; failed=1; dmsetup status 2>/dev/null | sed 's/^/# /'; fi
-}
-not() { ! "$@"; }
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+lib=$SELFTESTS/lib
 # The VM's root is an overlay: the cache file wants a file system of its own, with direct I/O.
-modprobe brd rd_nr=2 rd_size=65536 && modprobe loop && modprobe dm-mod && modprobe libcrc32c && modprobe ext4 || exit 1
-mkfs.ext4 -q /dev/ram1 && mkdir -p /mnt/cache && mount /dev/ram1 /mnt/cache || exit 1
+modprobe brd rd_nr=2 rd_size=65536 && modprobe loop && modprobe dm-mod && modprobe libcrc32c && modprobe ext4 || die modprobe
+mkfs.ext4 -q /dev/ram1 && mkdir -p /mnt/cache && mount /dev/ram1 /mnt/cache || die 'no place for a cache'
 export FASTOCI_TEST_DIR=/mnt/cache FASTOCI_TEST_META_DEV=/dev/ram0 FASTOCI_TEST_SECTORS
 truncate -s 4M $FASTOCI_TEST_DIR/unused
-FASTOCI_TEST_SECTORS=$(/usr/bin/python3 "$lib/mkmeta.py" $FASTOCI_TEST_DIR/meta $FASTOCI_TEST_DIR/unused $FASTOCI_TEST_DIR/data)
-PYTHONPATH=$lib /usr/bin/python3 -c 'import mkmeta, sys; sys.stdout.buffer.write(mkmeta.blob_data(mkmeta.BLOB_BYTES))' \
+FASTOCI_TEST_SECTORS=$("$PYTHON" "$lib/mkmeta.py" $FASTOCI_TEST_DIR/meta $FASTOCI_TEST_DIR/unused $FASTOCI_TEST_DIR/data)
+PYTHONPATH=$lib "$PYTHON" -c 'import mkmeta, sys; sys.stdout.buffer.write(mkmeta.blob_data(mkmeta.BLOB_BYTES))' \
 	> $FASTOCI_TEST_DIR/blob
 dd if=$FASTOCI_TEST_DIR/meta of=/dev/ram0 bs=4096 conv=fsync,notrunc 2>/dev/null
-check 'module loads' insmod "$top/build/kmod/$(uname -r)/dm-fastoci.ko"
-check 'the client serves a device' timeout 120 "$top/build/test/kernel" --gtest_brief=1
+check 'module loads' insmod "$TOP/build/kmod/$(uname -r)/dm-fastoci.ko"
+check 'the client serves a device' timeout 120 "$TOP/build/test/kernel" --gtest_brief=1
 check 'no device is left' not dmsetup info t 2>/dev/null
 check 'rmmod leaves nothing behind' rmmod dm-fastoci
-check 'no kernel report' not grep -Eq 'BUG:|WARNING:|Oops' <(dmesg)
+check 'no kernel report' kernel_log_clean
 umount /mnt/cache
-echo "1..$n"
-exit $failed
+finish
