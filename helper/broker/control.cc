@@ -72,6 +72,7 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                      {"mismatches", n.mismatches.load()},
                      {"retries", n.retries.load()},
                      {"evictions", n.evictions.load()},
+                     {"bytes_fetched", n.bytes_fetched.load()},
                      {"bytes_decoded", n.bytes_decoded.load()},
                      {"pieces_unverified", n.unverified.load()}};
   return out;

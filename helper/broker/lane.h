@@ -37,6 +37,8 @@ class Lane {
   // kUnavailable with EPIPE: a process died and was replaced; kInvalid: the
   // input did not decode; else the fetcher's error.
   virtual Status Run(const LaneJob& job, const PieceSink& sink) = 0;
+  // What the last Run received from the blob's sources, whatever became of it.
+  virtual uint64_t bytes_fetched() const = 0;
 };
 
 // Any thread.

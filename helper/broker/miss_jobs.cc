@@ -155,7 +155,11 @@ Status MissService::TryJob(Lane* lane, JobContext* job, uint32_t attempt) {
   l.attempt = attempt;
   job->next_offset = l.range.out_begin;
   job->pieces.clear();
-  FASTOCI_CHECK_OK(lane->Run(l, [&](uint64_t offset, ByteSpan piece) { return TakePiece(job, offset, piece); }));
+  Status ran = lane->Run(l, [&](uint64_t offset, ByteSpan piece) {
+    return TakePiece(job, offset, piece);
+  });
+  counters_.bytes_fetched += lane->bytes_fetched();
+  FASTOCI_CHECK_OK(ran);
   if (job->next_offset != l.range.out_end) return MismatchError("the lane ended before its range");
   return OkStatus();
 }

@@ -46,8 +46,10 @@ struct MissServiceOptions {
 };
 
 struct Counters {
-  std::atomic<uint64_t> misses{0}, fills{0}, fails{0}, restored{0}, mismatches{0}, retries{0}, evictions{0},
-      bytes_decoded{0}, unverified{0};
+  std::atomic<uint64_t> misses{0}, fills{0}, fails{0}, restored{0}, mismatches{0}, retries{0};
+  std::atomic<uint64_t> evictions{0}, unverified{0};
+  std::atomic<uint64_t> bytes_fetched{0};  // received for misses: compressed, as a source has them
+  std::atomic<uint64_t> bytes_decoded{0};  // of data spaces, verified
 };
 
 class MissService : public KernelEvents {

@@ -237,6 +237,7 @@ class FakeLanes : public LaneFactory {
     explicit FakeLane(FakeLanes* f) : f_(f) {}
     Status Run(const LaneJob& job, const PieceSink& sink) override {
       f_->jobs++;
+      fetched_ = 0;
       Trick trick = Trick::kNone;
       {
         std::lock_guard lock(f_->mutex_);
@@ -249,13 +250,17 @@ class FakeLanes : public LaneFactory {
         Bytes piece(f_->data_->begin() + static_cast<ptrdiff_t>(at), f_->data_->begin() + static_cast<ptrdiff_t>(at + n));
         if (trick == Trick::kFlipByte && at + kChunk >= job.range.out_end) piece[n / 2] ^= 1;
         if (trick == Trick::kShort && at != job.range.out_begin) return OkStatus();
+        fetched_ += n;
         FASTOCI_CHECK_OK(sink(trick == Trick::kWrongOrder ? at + kChunk : at, piece));
       }
       return OkStatus();
     }
 
+    uint64_t bytes_fetched() const override { return fetched_; }
+
    private:
     FakeLanes* f_;
+    uint64_t fetched_ = 0;
   };
   const Bytes* data_;
   std::mutex mutex_;
@@ -360,6 +365,7 @@ TEST_F(MissServiceTest, WrongBytesAreFetchedAgainAndNeverServed) {
   for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
   EXPECT_EQ(service_->counters().mismatches, 2u);
   EXPECT_EQ(lanes_->jobs, 3);
+  EXPECT_EQ(service_->counters().bytes_fetched, 3 * data_.size()) << "the lies cost traffic, too";
 }
 
 TEST_F(MissServiceTest, AfterThreeTriesTheReadFails) {

@@ -86,6 +86,7 @@ Status RoleLane::Begin(const LaneJob& job, bool reopen_space) {
 Status RoleLane::Run(const LaneJob& job, const PieceSink& sink) {
   if (job.range.out_begin >= job.range.out_end || job.range.input_begin >= job.range.input_end)
     return Error{ErrorKind::kInternal, EINVAL, "lane: an empty job"};
+  bytes_fetched_ = 0;
   for (bool reopen = false;; reopen = true) {
     Status begun = Begin(job, reopen);
     if (!begun.ok()) {
@@ -138,6 +139,7 @@ Status RoleLane::OnFetch(State* s, const FetchMessage& m) {
       if (m.total < s->fetched || m.total > s->length || m.total > s->consumed + kFetchRingBytes ||
           (m.op == FetchOp::kDone && m.total != s->length))
         return Error{ErrorKind::kUnavailable, EPIPE, "fetcher: impossible totals"};
+      bytes_fetched_ += m.total - s->fetched;
       s->fetched = m.total;
       s->fetch_ended = m.op == FetchOp::kDone;
       if (s->decode_ended) return OkStatus();

@@ -53,6 +53,7 @@ class RoleLane : public Lane {
   RoleLane(FetchPorts* ports, std::string decoder_program, int interrupt_fd);
   ~RoleLane() override;
   Status Run(const LaneJob& job, const PieceSink& sink) override;
+  uint64_t bytes_fetched() const override { return bytes_fetched_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -71,6 +72,7 @@ class RoleLane : public Lane {
   std::unique_ptr<DecoderClient> decoder_;
   std::set<uint64_t> spaces_;  // the decoder was told, and may have forgotten
   uint32_t job_ = 0;
+  uint64_t bytes_fetched_ = 0;
   Bytes piece_;
 };
 
