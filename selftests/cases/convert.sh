@@ -1,0 +1,52 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# What the convertor writes, decoded by a reader of its own (lib/readimage.py), is the tree that applying the layers with
+# Python's tarfile gives: names, types, modes, ids, times, links, extended attributes, contents. The fixtures' layers
+# (whiteouts, opaque directories, capabilities, device nodes, sparse files, long names, ids over 2^21) and random ones.
+# timeout: 240
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+requires e2fsck "$BIN/convertor"
+
+lib=$SELFTESTS/lib
+tmp=$DISK/convert
+use_disk
+mkdir -p "$tmp/mnt"
+cd "$tmp" || die "cd $tmp"
+layers=$SELFTESTS/fixtures/layers
+image() { "$PYTHON" "$lib/mkimage.py" layout "$@" > mkimage.log 2>&1 || die "$(cat mkimage.log)"; }
+expected() { # expected TAG LAYER...: the tree that they make, as a list
+	mkdir tree && "$PYTHON" "$lib/applylayers.py" tree "${@:2}" && "$PYTHON" "$lib/treelist.py" tree > "$1.want"
+	local status=$?
+	rm -rf tree
+	return $status
+}
+convert_layout() { "$BIN/convertor" -r "oci:$tmp/layout" "$@" > convertor.log 2>&1 || { cat convertor.log; return 1; }; }
+same_tree() { # same_tree TAG CONVERTED [mount options]
+	mount -o "loop,ro${3:+,$3}" "$2.img" mnt || return 1
+	"$PYTHON" "$lib/treelist.py" mnt > "$2.got"
+	umount mnt
+	diff "$1.want" "$2.got" > diff.out || { head -c 3000 diff.out; return 1; }
+}
+converted() { # converted TAG KIND: the converted image TAG_KIND reads back and holds the tree of TAG
+	local name=$1_$2
+	check "$name: the second reader understands it" "$PYTHON" "$lib/readimage.py" layout "$name" "$name.img" || return
+	check "$name: e2fsck finds nothing" e2fsck -fn "$name.img"
+	check "$name: the tree is the layers' tree" same_tree "$1" "$name" noload
+	rm -f "$name.img"
+}
+
+modprobe -a loop ext4 && modprobe libcrc32c || die modprobe
+image fixture "$layers"/layer{1,2,3}.tar.gz
+check 'the expected tree of the fixture' expected fixture "$layers"/layer{1,2,3}.tar.gz
+tags=(fixture)
+for seed in ${CONVERT_SEEDS:-1 2 3}; do
+	"$PYTHON" "$lib/mklayers.py" "$seed" 3 "r$seed" || die mklayers
+	image "r$seed" "r$seed".*.tar.gz
+	check "the expected tree of seed $seed" expected "r$seed" "r$seed".*.tar.gz
+	tags+=("r$seed")
+done
+for tag in "${tags[@]}"; do
+	check "$tag is converted" convert_layout -i "$tag" --fastoci "${tag}_ext4" && converted "$tag" ext4
+done
+finish

@@ -1,0 +1,272 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""readimage.py LAYOUT TAG OUT: the block device that a converted image (turboOCI or native overlaybd) describes.
+
+A second reader of what the convertor writes, from the formats alone and sharing nothing with the helper: manifest and
+config, the meta layers' tar, tar wrapper, ZFile, LSMT, the gzip index (decoded from every entry to the end of the next
+span and compared with the plain stream), the digests in fastoci.chunks, and the members of fastoci.members. OUT is
+written as a sparse file. Whatever does not fit ends the program.
+"""
+import ctypes, gzip, hashlib, io, json, os, struct, sys, tarfile, zlib
+
+PREFIX = "containerd.io/snapshot/overlaybd/"
+CRC_TABLE = []
+for i in range(256):
+    c = i
+    for _ in range(8):
+        c = c >> 1 ^ 0x82F63B78 if c & 1 else c >> 1
+    CRC_TABLE.append(c)
+
+
+def need(ok, what):
+    if not ok:
+        sys.exit("readimage: " + what)
+
+
+def crc32c(seed, data):
+    c = seed
+    for b in data:
+        c = c >> 8 ^ CRC_TABLE[(c ^ b) & 255]
+    return c
+
+
+def lz4(src, size):
+    out, i = bytearray(), 0
+
+    def length(n):
+        nonlocal i
+        while n >= 15:
+            n += src[i]
+            i += 1
+            if src[i - 1] != 255:
+                break
+        return n
+    while i < len(src):
+        token = src[i]
+        i += 1
+        n = length(token >> 4)
+        out += src[i:i + n]
+        i += n
+        if i >= len(src):
+            break
+        distance = src[i] | src[i + 1] << 8
+        i += 2
+        for _ in range(length(token & 15) + 4):
+            out.append(out[-distance])
+    need(len(out) == size, "an lz4 block of a wrong size")
+    return bytes(out)
+
+
+def unzfile(data):
+    """The content of a ZFile, or data itself if it is none."""
+    if data[:8] != b"ZFile\0\1\0":
+        return data
+
+    def header(b):
+        need(b[:24] == b"ZFile\0\1\0tuji.yyf@Alibaba" and not any(b[96:512]), "ZFile magic")
+        need(crc32c(0, b[:28] + bytes(4) + b[32:512]) == struct.unpack_from("<I", b, 28)[0], "ZFile header digest")
+        return struct.unpack_from("<IIQQQQIIIBBBBIIB", b, 24)
+    h, t = header(data[:512]), header(data[-512:])
+    need(h[0] == 96 and h[2] & 0x1F == 0b11011 and t[2] & 0x1F == 0b10110, "ZFile flags")
+    need(h[3:10] == t[3:10], "ZFile header and trailer differ")
+    index_at, nr, size, index_crc, block, algorithm, verify = h[3], h[4], h[5], h[6], h[8], h[9], h[15]
+    need(block == 4096 and algorithm == 1 and verify == 1 and index_at + 4 * nr + 512 == len(data), "ZFile layout")
+    need(crc32c(0, data[index_at:index_at + 4 * nr]) == index_crc, "ZFile index crc")
+    out, at = [], 512
+    for i, n in enumerate(struct.unpack_from(f"<{nr}I", data, index_at)):
+        stored, crc = data[at:at + n - 4], struct.unpack_from("<I", data, at + n - 4)[0]
+        need(crc32c(100007, stored) == crc, f"ZFile block {i} crc")
+        out.append(lz4(stored, min(block, size - i * block)))
+        at += n
+    need(at == index_at, "ZFile blocks")
+    return b"".join(out)
+
+
+def lsmt(data):
+    """(virtual size, uuid, [(sector, sectors, mapped, zeroed, tag)]) of a committed file."""
+    def header(b):
+        need(b[:24].hex() == "4c534d5400010200657e63d29444084ca2d2c8ec4fcfae8a", "LSMT magic")
+        size, flags, index, entries, virtual = struct.unpack_from("<IIQQQ", b, 24)
+        need(size == 390 and b[132:134] == b"\1\1" and not any(b[390:4096]), "LSMT header")
+        return flags, index, entries, virtual, b[56:93]
+    (hf, hi, he, hv, huuid), (tf, index, entries, virtual, uuid) = header(data[:4096]), header(data[-4096:])
+    need((hf, hi, he, hv) == (7, 0, 0, virtual) and tf == 6 and huuid == uuid, "LSMT flags")
+    need(index >= 4096 and index + 16 * entries <= len(data) - 4096, "LSMT index")
+    out, end = [], 0
+    for i in range(entries):
+        a, b = struct.unpack_from("<QQ", data, index + 16 * i)
+        s = (a & (1 << 50) - 1, a >> 50, b & (1 << 55) - 1, b >> 55 & 1, b >> 56)
+        if s[:2] == ((1 << 50) - 1, 0):
+            continue  # padding
+        need(s[0] >= end and s[1] > 0 and s[0] + s[1] <= virtual // 512, "LSMT entries out of order")
+        end = s[0] + s[1]
+        need(s[3] or s[4] or (8 <= s[2] and (s[2] + s[1]) * 512 <= index), "LSMT entry outside of the data")
+        out.append(s)
+    return virtual, uuid, out
+
+
+def members_of(blob):
+    """[(offset in the blob, its length, offset in the stream, length there)] of each gzip member."""
+    out, at, data_at = [], 0, 0
+    while at < len(blob) and blob[at:].strip(b"\0"):
+        z = zlib.decompressobj(31)
+        n = len(z.decompress(blob[at:]))
+        used = len(blob) - at - len(z.unused_data)
+        need(z.eof, "a gzip member that does not end")
+        out.append((at, used, data_at, n))
+        at, data_at = at + used, data_at + n
+    return out
+
+
+def index_entries(meta):
+    need(meta[:10] == b"ddgzidx\0\1\0" and crc32c(0, meta[:329]) == struct.unpack_from("<I", meta, 329)[0], "gzip.meta header")
+    algorithm, _, _, span, window, entry, nr, gz_bytes, file_bytes, data_bytes = struct.unpack_from("<BBBiiiqqqq", meta, 10)
+    start, length = struct.unpack_from("<qq", meta, 313)
+    need((algorithm, window, entry) == (1, 32768, 29) and file_bytes == len(meta), "gzip.meta fields")
+    table = zlib.decompress(meta[start:start + length])
+    need(len(table) == 29 * nr, "gzip.meta table")
+    return span, gz_bytes, data_bytes, [struct.unpack_from("<qqqBI", table, 29 * i) for i in range(nr)]
+
+
+def check_index(meta, blob, data):
+    span, gz_bytes, data_bytes, entries = index_entries(meta)
+    need(gz_bytes == len(blob) and data_bytes == len(data), "gzip.meta sizes")
+    ends = [e[0] for e in entries[2:]] + [len(data)] * 2
+    for i, ((at, compressed, window_at, bits, window_len), end) in enumerate(zip(entries, ends)):
+        need(at < ends[i] or not data, f"gzip.meta entry {i} out of order")
+        need(i == 0 or at - entries[i - 1][0] >= span, f"gzip.meta entry {i} within the span of the one before")
+        window = zlib.decompress(meta[window_at:window_at + window_len])
+        need(len(window) == 32768, f"window {i}")
+        got = inflate_from(blob, compressed, bits, window, min(end, at + span + 200000) - at)
+        need(got == data[at:min(end, at + span + 200000)], f"gzip.meta entry {i} gives other bytes")
+
+
+class ZStream(ctypes.Structure):
+    _fields_ = [("next_in", ctypes.c_void_p), ("avail_in", ctypes.c_uint), ("total_in", ctypes.c_ulong),
+                ("next_out", ctypes.c_void_p), ("avail_out", ctypes.c_uint), ("total_out", ctypes.c_ulong),
+                ("msg", ctypes.c_char_p), ("state", ctypes.c_void_p), ("zalloc", ctypes.c_void_p),
+                ("zfree", ctypes.c_void_p), ("opaque", ctypes.c_void_p), ("data_type", ctypes.c_int),
+                ("adler", ctypes.c_ulong), ("reserved", ctypes.c_ulong)]
+
+
+def inflate_from(blob, compressed, bits, window, nr_bytes):
+    """nr_bytes from an entry on; Python's zlib module has no inflatePrime."""
+    z, lib = ZStream(), ctypes.CDLL("libz.so.1")
+    raw, out = blob[compressed:compressed + nr_bytes + 65536], ctypes.create_string_buffer(nr_bytes)
+    source = ctypes.create_string_buffer(raw, len(raw))
+    need(lib.inflateInit2_(ctypes.byref(z), -15, b"1.2.11", ctypes.sizeof(z)) == 0, "inflateInit2")
+    z.next_in, z.avail_in = ctypes.addressof(source), len(raw)
+    z.next_out, z.avail_out = ctypes.addressof(out), nr_bytes
+    if bits:
+        need(lib.inflatePrime(ctypes.byref(z), bits, blob[compressed - 1] >> 8 - bits) == 0, "inflatePrime")
+    need(lib.inflateSetDictionary(ctypes.byref(z), window, len(window)) == 0, "inflateSetDictionary")
+    code = lib.inflate(ctypes.byref(z), 0)
+    need(code in (0, 1) or (code == -5 and z.avail_out == 0), f"an entry does not inflate ({code})")
+    lib.inflateEnd(ctypes.byref(z))
+    return out.raw[:nr_bytes - z.avail_out]
+
+
+def read_meta_layer(path, annotations, store, description):
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+        for m in members:
+            need((m.uid, m.gid, m.mtime, m.uname, m.gname, m.pax_headers) == (0, 0, 0, "", "", {}), "tar header of " + m.name)
+        names = [m.name for m in members]
+        files = {m.name: tar.extractfile(m).read() for m in members}
+    fs = [n for n in names if n.endswith(".fs.meta")]
+    need(len(fs) == 1 and names[1] == ".turbo.ociv1" and files[".turbo.ociv1"] == b"", f"members {names}")
+    target = annotations[PREFIX + "turbo-oci/target-digest"]
+    with open(store(target), "rb") as f:
+        blob = f.read()
+    about = json.loads(files["fastoci.json"])
+    need(about["targetDigest"] == target == "sha256:" + hashlib.sha256(blob).hexdigest(), "target digest")
+    zipped = annotations[PREFIX + "turbo-oci/target-media-type"].endswith("gzip")
+    data = gzip.decompress(blob) if zipped else blob
+    need(about["dataBytes"] == len(data) and about["targetSize"] == len(blob), "sizes in fastoci.json")
+    if not zipped:
+        need("gzip.meta" not in files and "fastoci.members" not in files, "an index for a layer that is not compressed")
+    elif len(members_of(blob)) == 1:
+        check_index(files["gzip.meta"], blob, data)
+    else:
+        need("gzip.meta" not in files, "version 1 cannot describe several members")
+        description(files, blob, data)
+    digests = b"".join(hashlib.sha256(data[i:i + 65536]).digest() for i in range(0, len(data), 65536))
+    need(files["fastoci.chunks"] == digests, "fastoci.chunks")
+    return unzfile(files[fs[0]]), data
+
+
+def check_members(files, blob, data):
+    """fastoci.members: see docs/meta-format.md."""
+    table = files["fastoci.members"]
+    need(table[:8] == b"FASTOCIg", "fastoci.members")
+    nr, = struct.unpack_from("<Q", table, 8)
+    at, want = 16, [m for m in members_of(blob)]
+    need(nr == len(want), "number of members")
+    for blob_at, blob_bytes, data_at, data_bytes in want:
+        got = struct.unpack_from("<QQQQQ", table, at)
+        at += 40
+        need(got[:4] == (blob_at, blob_bytes, data_at, data_bytes), f"member at {blob_at}")
+        index = table[at:at + got[4]]
+        at += got[4]
+        if index:
+            check_index(index, blob[blob_at:blob_at + blob_bytes], data[data_at:data_at + data_bytes])
+        else:
+            need(data_bytes == 0, "a member without an index")
+    need(at == len(table), "fastoci.members has another length")
+
+
+def read_native(path, annotations):
+    with open(path, "rb") as f:
+        blob = f.read()
+    need(annotations[PREFIX + "blob-digest"] == "sha256:" + hashlib.sha256(blob).hexdigest(), "blob digest")
+    need(blob[:14] == b"overlaybd.pax\0" and blob[156:157] == b"x", "tar wrapper")
+    with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
+        members = tar.getmembers()
+        need([m.name for m in members] == ["overlaybd.commit"] and members[0].offset_data == 1536, "tar wrapper")
+        payload = blob[1536:1536 + members[0].size]
+    need(blob[1536 + (len(payload) + 511) // 512 * 512:] == bytes(1024), "end of the tar wrapper")
+    return unzfile(payload), b""
+
+
+def main():
+    layout, tag, out_path = sys.argv[1:4]
+
+    def store(digest):
+        return f"{layout}/blobs/sha256/{digest.removeprefix('sha256:')}"
+
+    def document(digest):
+        with open(store(digest), "rb") as f:
+            body = f.read()
+        need("sha256:" + hashlib.sha256(body).hexdigest() == digest, f"{digest} is damaged")
+        return json.loads(body)
+    with open(f"{layout}/index.json", "rb") as f:
+        entries = json.load(f)["manifests"]
+    found = [m["digest"] for m in entries if m.get("annotations", {}).get("org.opencontainers.image.ref.name") == tag]
+    need(len(found) == 1, f"{len(found)} images with the tag {tag}")
+    manifest = document(found[0])
+    if "manifests" in manifest:
+        manifest = document(manifest["manifests"][0]["digest"])
+    diff_ids = document(manifest["config"]["digest"])["rootfs"]["diff_ids"]
+    need(len(diff_ids) == len(manifest["layers"]), "number of diff ids")
+    with open(out_path, "wb") as out:
+        for layer, diff_id in zip(manifest["layers"], diff_ids):
+            path, notes = store(layer["digest"]), layer["annotations"]
+            need(os.path.getsize(path) == layer["size"] == int(notes[PREFIX + "blob-size"]), "size of " + layer["digest"])
+            need(notes[PREFIX + "blob-digest"] == layer["digest"], "blob-digest")
+            turbo = notes[PREFIX + "version"] == "0.1.0-turbo.ociv1"
+            with (gzip.open if turbo else open)(path, "rb") as f:
+                need("sha256:" + hashlib.sha256(f.read()).hexdigest() == diff_id, "diff id of " + layer["digest"])
+            meta, data = read_meta_layer(path, notes, store, check_members) if turbo else read_native(path, notes)
+            virtual, uuid, segments = lsmt(meta)
+            need(turbo == (uuid == b"00000000-0000-0000-0000-000000000000\0"), "uuid")
+            out.truncate(max(virtual, os.fstat(out.fileno()).st_size))
+            for sector, n, mapped, zeroed, tag_byte in segments:
+                need(zeroed or tag_byte <= (1 if turbo else 0), "tag")
+                source = data if tag_byte else meta
+                piece = b"" if zeroed else source[mapped * 512:(mapped + n) * 512]
+                out.seek(sector * 512)
+                out.write(piece + bytes(n * 512 - len(piece)))
+
+
+if __name__ == "__main__":
+    main()
