@@ -79,6 +79,8 @@ vmtest: all
 	selftests/run
 ## make demo   a real image converted, attached and started in a VM, with figures
 demo:
+	selftests/install-deps
+	$(MAKE) helper tools kmod
 	selftests/demo
 ## make bench-quick   guest instructions per random 4 KiB read
 bench-quick:
