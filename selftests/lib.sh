@@ -170,7 +170,7 @@ use_disk() {
 }
 MODULE=$TOP/build/kmod/$(uname -r)/dm-fastoci.ko
 load_module() {
-	modprobe -a dm-mod loop brd rd_nr=0 || die "modprobe"
+	modprobe -a dm-mod loop libcrc32c || die modprobe
 	[ -d /sys/module/dm_fastoci ] && return
 	must insmod "$MODULE"
 }

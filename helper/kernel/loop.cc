@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -12,6 +13,11 @@ namespace {
 
 constexpr int kMaxAttempts = 64;  // races with others for a free device
 constexpr uint32_t kBlockBytes = 512;
+
+bool CanRead(int fd) {
+  uint8_t block[kBlockBytes];
+  return ::pread(fd, block, sizeof(block), 0) == static_cast<ssize_t>(sizeof(block));
+}
 
 }  // namespace
 
@@ -40,6 +46,12 @@ Result<AutoclearLoop> AutoclearLoop::Open(const std::string& file) {
     if (::ioctl(loop.fd_.get(), LOOP_CONFIGURE, &config) != 0) {
       if (errno == EBUSY) continue;  // somebody else took it
       return ErrnoError("set up " + loop.device_ + " over " + file);
+    }
+    // overlayfs takes O_DIRECT whether or not the file system under it does
+    // (tmpfs does not before 6.6), and then every read fails.
+    if (!CanRead(loop.fd_.get())) {
+      (void)::ioctl(loop.fd_.get(), LOOP_SET_DIRECT_IO, 0UL);
+      if (!CanRead(loop.fd_.get())) return ErrnoError("read " + file + " through " + loop.device_);
     }
     struct loop_info64 info = {};
     if (::ioctl(loop.fd_.get(), LOOP_GET_STATUS64, &info) != 0) {

@@ -1,0 +1,79 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# The main job: an unmodified image that has all that layers can have, from a registry, converted, attached, mounted, read
+# through misses; read again with no helper; read while the helper is killed; and made a device of by hand.
+# timeout: 600
+# vm: -m 2G
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+requires docker-registry skopeo e2fsck jq "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-helperd"
+
+layers=("$SELFTESTS"/fixtures/layers/layer{1,2,3}.tar.gz)
+image=$REGISTRY/nasty:latest_fastoci dm=fastoci-nasty-latest_fastoci mnt=$WORK/mnt
+tree() { "$PYTHON" "$SELFTESTS/lib/treelist.py" "$1" > "$2"; }
+misses() { dm_status $dm | cut -d' ' -f5; }
+cold() { drop_caches; blockdev --flushbufs /dev/mapper/$dm; }
+same_tree() { # same_tree DIR: it is that of the independent unpacker
+	cold && tree "$1" "$WORK/got" && diff "$WORK/wanted" "$WORK/got" > "$WORK/diff" || { head -n 20 "$WORK/diff"; return 1; }
+}
+
+load_module
+start_registry
+mkdir -p "$DISK/wanted" "$DISK/layout"
+must "$PYTHON" "$SELFTESTS/lib/applylayers.py" "$DISK/wanted" "${layers[@]}"
+tree "$DISK/wanted" "$WORK/wanted"
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" latest "${layers[@]}"
+push_image "$DISK/layout:latest" nasty:latest
+before=$(curl -s "http://$REGISTRY/v2/nasty/manifests/latest" -H 'Accept: application/vnd.oci.image.manifest.v1+json' | sha256sum)
+convert nasty latest latest_fastoci
+is 'the original image is byte for byte what it was' \
+	"$(curl -s "http://$REGISTRY/v2/nasty/manifests/latest" -H 'Accept: application/vnd.oci.image.manifest.v1+json' | sha256sum)" "$before"
+start_helper
+check 'attach and mount' fastoci attach "$image" --plain --mount "$mnt"
+check 'every path, type, mode, owner, time, size, content, xattr, device and link is right' same_tree "$mnt"
+check 'behind the ends of files are zeros' "$PYTHON" "$SELFTESTS/lib/eofzeros.py" "$mnt"
+first=$(misses)
+check 'that took misses' test "$first" -gt 0
+check 'e2fsck finds nothing' e2fsck -fn /dev/mapper/$dm
+
+check 'SIGTERM ends the helper cleanly' stop_helper
+check 'the tree is right again without a helper' same_tree "$mnt"
+is 'and without a miss' "$(misses)" "$first"
+check 'detach' fastoci detach nasty-latest_fastoci
+check 'no loop device of it is left' wait_for 5 not grep -q meta.img <(losetup -a)
+
+# A cache that is smaller than the image, so that chunks go on missing and being evicted.
+losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")" && rm -rf "$CACHE_DIR"
+helper_options=(--cache-size-mb 6 --lanes 3)
+start_helper
+check 'attach with a small cache' fastoci attach "$image" --plain --mount "$mnt"
+"$PYTHON" "$SELFTESTS/lib/readers.py" "$mnt" "$WORK/wanted" 4 "$WORK/stop" > "$WORK/readers" 2>&1 &
+readers=$!
+missed_since() { [ "$(misses)" -gt "$1" ]; }
+for round in 1 2 3 4 5 6 7 8 9 10; do
+	check "readers miss before kill $round" wait_for 60 missed_since "$(misses)"
+	kill_helper
+	start_helper
+done
+touch "$WORK/stop"
+check 'ten kills amid reads: nothing failed, all content right' wait $readers
+note "$(tail -n 3 "$WORK/readers")"
+check 'detach that' fastoci detach nasty-latest_fastoci
+
+# As README has it.
+check 'assemble' fastoci assemble "$image" --plain -o "$DISK/demo.img"
+loop=$(losetup -f --show -r -b 512 --direct-io=on "$DISK/demo.img")
+sectors=$(od -An -tu8 -j64 -N8 "$DISK/demo.img")
+cache=$(losetup -nO NAME -j "$CACHE_DIR/cache.img")
+check 'a device by hand' dmsetup create $dm --uuid FASTOCI-demo --readonly \
+	--table "0 $((sectors)) fastoci $loop $cache 1 hold"
+check 'mounted by hand' mount -o ro,noload,errors=continue /dev/mapper/$dm "$mnt"
+check 'has the right tree' same_tree "$mnt"
+umount "$mnt"
+check 'removed by hand' dmsetup remove $dm
+losetup -d "$loop"
+check 'the helper ends' stop_helper
+losetup -d "$cache"
+stop_registry
+check 'nothing is left' nothing_left
+finish
