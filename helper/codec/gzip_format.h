@@ -10,6 +10,8 @@
 namespace fastoci {
 
 inline constexpr std::array<uint8_t, 8> kGzipIndexMagic = {'d', 'd', 'g', 'z', 'i', 'd', 'x', 0};
+// Major versions: of one member; of many (ours, see docs/meta-format.md).
+inline constexpr uint8_t kGzipIndexVersion = 1, kGzipIndexMembers = 2;
 inline constexpr size_t kGzipIndexHeaderBytes = 333;
 inline constexpr size_t kGzipIndexEntryBytes = 29;
 inline constexpr uint64_t kMinGzipHeaderBytes = 10;

@@ -76,7 +76,8 @@ Result<Header> ParseHeader(ByteSpan file) {
   uint32_t crc = r.U32();
   if (Crc32cRaw(0, file.first(kGzipIndexHeaderBytes - 4)) != crc)
     return IndexError("wrong header checksum");
-  if (major != 1) return IndexError("version " + std::to_string(major) + " is not supported");
+  if (major != kGzipIndexVersion && major != kGzipIndexMembers)
+    return IndexError("version " + std::to_string(major) + " is not supported");
   if (algorithm > 1) return IndexError("unknown window compression");
   h.compressed = algorithm == 1;
   if (span == 0 || span > INT32_MAX) return IndexError("span out of range");
@@ -108,6 +109,10 @@ Result<Bytes> ReadEntryTable(ByteSpan file, const Header& h) {
 }
 
 }  // namespace
+
+bool IsMembersIndex(ByteSpan file) {
+  return file.size() > kGzipIndexMagic.size() && file[kGzipIndexMagic.size()] == kGzipIndexMembers;
+}
 
 Result<GzipIndex> GzipIndex::Parse(ByteSpan file) {
   FASTOCI_TRY(Header h, ParseHeader(file));

@@ -10,6 +10,10 @@
 // at each step; so every window byte that any later output derives from is put
 // out at least once among the first 32 KiB after the checkpoint. The trace
 // therefore covers just those 32 KiB, across following checkpoints if need be.
+//
+// A blob of several gzip members gets an index of our own, version 2: the same
+// file, with an entry where each member begins that is not empty. What lies
+// between two entries is of one member, so decoding is the same.
 #ifndef FASTOCI_CODEC_GZIP_INDEX_H_
 #define FASTOCI_CODEC_GZIP_INDEX_H_
 
@@ -66,6 +70,9 @@ class GzipIndex {
   std::vector<GzipIndexEntry> entries_;
 };
 
+// Whether an index is one of several members (version 2).
+bool IsMembersIndex(ByteSpan file);
+
 // ISA-L is twice as fast in pieces of 64 KiB; zlib serves as its oracle in tests.
 enum class GzipEngine { kIsal, kZlib };
 
@@ -98,13 +105,14 @@ class GzipStream {
 };
 
 struct GzipIndexOptions {
-  uint32_t span_bytes = 1 << 20;  // least distance between checkpoints
+  uint32_t span_bytes = 1 << 20;  // least distance between checkpoints of a member
   int level = 6;                  // zlib level of windows and entry table
   bool sparse_windows = true;
 };
 
-// One pass over a gzip blob. The result depends on the blob and the options
-// alone, not on how the blob is cut into Update() calls.
+// One pass over a gzip blob: members, perhaps with zeros between and behind. The
+// result depends on the blob and the options alone, not on how the blob is cut
+// into Update() calls.
 class GzipIndexBuilder {
  public:
   using Sink = std::function<Status(ByteSpan)>;
@@ -114,15 +122,14 @@ class GzipIndexBuilder {
   GzipIndexBuilder& operator=(GzipIndexBuilder&&) noexcept;
   ~GzipIndexBuilder();
 
-  // kInvalid for a corrupt stream; kUnsupported as soon as anything but zeros
-  // follows the first member: version 1 of the format cannot describe it.
+  // kInvalid for a corrupt stream, and for anything else behind a member.
   Status Update(ByteSpan compressed);
-  // The file's content; kInvalid if the member is not complete.
+  // The file's content, version 2 if there is more than one member; kInvalid if
+  // the last one is not complete.
   Result<Bytes> Finish();
 
   uint64_t uncompressed_bytes() const;
-  // A second member (or garbage) was found behind the first.
-  bool multi_member() const;
+  uint64_t nr_members() const;
 
  private:
   struct State;

@@ -1,110 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-// GzipIndexBuilder. zlib inflates with Z_BLOCK and stops at every block end,
-// where a checkpoint is made once span_bytes of output have passed since the
-// last. The output buffer keeps 32 KiB of history in front of what is new, so a
-// checkpoint's window is always the 32 KiB before the write position.
+// GzipIndexBuilder. Blocks of input go to the DeflateDecoder, which stops at
+// every block end: a place for a checkpoint. Of the places that come once
+// span_bytes have passed, and up to a quarter of that later, the one with the
+// smallest window is taken. The output buffer keeps 32 KiB of history in front
+// of what is new, so a window is always the 32 KiB before the write position.
 //
-// Each new checkpoint gets a WindowTrace, fed with the compressed bytes from
-// the checkpoint on: it inflates them twice, with dictionaries in which window
-// position p is the p-th pair of two different bytes. Where the outputs differ
-// the byte came from the window, and the pair names the position.
+// The decoder tells which bytes before a checkpoint the stream refers to; the
+// first 32 KiB of output behind it tell all (see gzip_index.h). Until then the
+// checkpoint is traced, and keeps its window.
 #define ZLIB_CONST
+#include <isa-l/crc.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <bitset>
+#include <cstring>
 
 #include "base/digest.h"
+#include "codec/deflate_decoder.h"
 #include "codec/gzip_format.h"
 #include "codec/gzip_index.h"
 
 namespace fastoci {
 namespace {
 
-constexpr size_t kOutputBytes = 256 * 1024;
-
-struct PairCode {
-  GzipWindow first, second;
-  std::vector<uint16_t> position;  // by first << 8 | second
-  PairCode() : position(65536) {
-    size_t p = 0;
-    for (unsigned a = 0; a < 256 && p < kGzipWindowBytes; a++) {
-      for (unsigned b = 0; b < 256 && p < kGzipWindowBytes; b++) {
-        if (a == b) continue;
-        first[p] = static_cast<uint8_t>(a);
-        second[p] = static_cast<uint8_t>(b);
-        position[a << 8 | b] = static_cast<uint16_t>(p++);
-      }
-    }
-  }
-};
-
-const PairCode& Pairs() {
-  static const PairCode* const code = new PairCode;
-  return *code;
-}
-
-class RawInflate {
- public:
-  RawInflate() = default;
-  RawInflate(const RawInflate&) = delete;
-  RawInflate& operator=(const RawInflate&) = delete;
-  ~RawInflate() { inflateEnd(&z_); }
-  bool Start(const GzipWindow& dictionary, int bits, int value) {
-    return inflateInit2(&z_, -MAX_WBITS) == Z_OK &&
-           inflateSetDictionary(&z_, dictionary.data(), dictionary.size()) == Z_OK &&
-           (bits == 0 || inflatePrime(&z_, bits, value) == Z_OK);
-  }
-  // Returns the number of bytes put out; ends on the stream's end or an error.
-  size_t Run(ByteSpan in, std::span<uint8_t> out, bool* ended) {
-    z_.next_in = in.data();
-    z_.avail_in = static_cast<uInt>(in.size());
-    z_.next_out = out.data();
-    z_.avail_out = static_cast<uInt>(out.size());
-    int rc = inflate(&z_, Z_NO_FLUSH);
-    *ended = rc != Z_OK && rc != Z_BUF_ERROR;
-    return out.size() - z_.avail_out;
-  }
-
- private:
-  z_stream z_{};
-};
-
-class WindowTrace {
- public:
-  // start: position in the blob of the first byte to feed.
-  WindowTrace(size_t entry, uint64_t start) : entry_(entry), start_(start) {}
-  bool Start(int bits, int value) {
-    return first_.Start(Pairs().first, bits, value) && second_.Start(Pairs().second, bits, value);
-  }
-  size_t entry() const { return entry_; }
-  uint64_t start() const { return start_; }
-  bool done() const { return done_; }
-  const std::bitset<kGzipWindowBytes>& reached() const { return reached_; }
-
-  void Feed(ByteSpan in) {
-    if (done_) return;
-    std::array<uint8_t, kGzipWindowBytes> a, b;
-    size_t room = kGzipWindowBytes - produced_;
-    bool ended_a, ended_b;
-    size_t n = first_.Run(in, std::span(a).first(room), &ended_a);
-    size_t m = second_.Run(in, std::span(b).first(room), &ended_b);
-    const PairCode& pairs = Pairs();
-    for (size_t i = 0; i < std::min(n, m); i++)
-      if (a[i] != b[i]) reached_.set(pairs.position[a[i] << 8 | b[i]]);
-    produced_ += n;
-    // See gzip_index.h: 32 KiB of output name every byte that is ever reached.
-    done_ = ended_a || ended_b || produced_ == kGzipWindowBytes;
-  }
-
- private:
-  size_t entry_;
-  uint64_t start_;
-  size_t produced_ = 0;
-  bool done_ = false;
-  RawInflate first_, second_;
-  std::bitset<kGzipWindowBytes> reached_;
-};
+constexpr size_t kInputBytes = 128 << 10, kOutputBytes = 256 << 10;
+constexpr size_t kMaxGzipHeaderBytes = 1 << 20;
+constexpr size_t kTrailerBytes = 8;
+// Places to choose from are at least that far apart, so there are few.
+constexpr uint64_t kCandidateStep = 8 << 10;
+// Shorter spans leave no room for a choice.
+constexpr uint32_t kMinSpanToChoose = 128 << 10;
+// Header flags.
+constexpr uint8_t kHeaderCrc = 2, kExtra = 4, kName = 8, kComment = 16, kReserved = 0xe0;
 
 Result<Bytes> Deflate(ByteSpan in, int level) {
   uLongf n = compressBound(in.size());
@@ -115,128 +43,289 @@ Result<Bytes> Deflate(ByteSpan in, int level) {
   return out;
 }
 
-struct BuilderEntry {
+// Length of the gzip header that `in` begins with; 0: it is not complete.
+Result<size_t> HeaderBytes(ByteSpan in) {
+  static constexpr uint8_t kMagic[] = {0x1f, 0x8b, 8};
+  if (!std::equal(kMagic, kMagic + std::min(in.size(), sizeof(kMagic)), in.begin()))
+    return InvalidError("no gzip header");
+  if (in.size() < kMinGzipHeaderBytes) return size_t{0};
+  uint8_t flags = in[3];
+  if ((flags & kReserved) != 0) return InvalidError("gzip header with unknown flags");
+  size_t at = kMinGzipHeaderBytes;
+  if ((flags & kExtra) != 0) {
+    if (in.size() < at + 2) return size_t{0};
+    at += 2 + (in[at] | size_t{in[at + 1]} << 8);
+  }
+  for (uint8_t text : {kName, kComment}) {
+    if ((flags & text) == 0) continue;
+    if (at >= in.size()) return size_t{0};
+    auto end = std::find(in.begin() + static_cast<ptrdiff_t>(at), in.end(), 0);
+    if (end == in.end()) {
+      if (in.size() > kMaxGzipHeaderBytes) return InvalidError("gzip header is too long");
+      return size_t{0};
+    }
+    at = static_cast<size_t>(end - in.begin()) + 1;
+  }
+  if ((flags & kHeaderCrc) != 0) at += 2;
+  return at <= in.size() ? at : 0;
+}
+
+struct Trace {
+  GzipWindow window;
+  std::bitset<kGzipWindowBytes> reached;
+};
+
+struct Checkpoint {
   uint64_t data_offset;
   uint64_t compressed_offset;
   uint8_t bits;
-  std::unique_ptr<GzipWindow> window;  // until its trace is done
-  Bytes stored;
+  std::unique_ptr<Trace> trace;  // until 32 KiB have followed
+  size_t nr_reached = 0;         // known then
+  Bytes stored;                  // of an entry: its window
 };
 
 }  // namespace
 
 struct GzipIndexBuilder::State {
+  enum class Part { kHeader, kDeflate, kTrailer, kBetween };
+
   GzipIndexOptions options;
   Sink sink;
-  z_stream z{};
-  bool member_ended = false;
-  bool multi_member = false;
-  uint64_t compressed_bytes = 0;  // fed and consumed so far
+  Part part = Part::kHeader;
+  uint64_t nr_members = 0;        // whose header was seen
+  uint64_t compressed_bytes = 0;  // used so far
   uint64_t data_bytes = 0;
-  uint8_t last_byte = 0;  // the one before the input position
-  // [0, kGzipWindowBytes) history; [sent, fill) not yet given to the sink.
-  std::vector<uint8_t> out = std::vector<uint8_t>(kGzipWindowBytes + kOutputBytes);
+  uint64_t member_start = 0;  // in the data
+  uint32_t crc = 0;           // of the member's data that went to the sink
+  DeflateDecoder decoder;
+  // [0, kGzipWindowBytes) history; [sent, out.fill) not yet given to the sink.
+  Bytes buffer = Bytes(kGzipWindowBytes + kOutputBytes);
+  DeflateDecoder::Output out;
   size_t sent = kGzipWindowBytes;
-  size_t fill = kGzipWindowBytes;
-  std::vector<BuilderEntry> entries;
-  std::vector<std::unique_ptr<WindowTrace>> traces;
+  std::vector<DeflateCopy> copies;
+  Bytes input;  // of which less than a symbol or a header is kept
+  std::vector<Checkpoint> entries, candidates;
+  std::vector<size_t> traced;  // entries with a trace
+  Bytes no_window;             // stored, of zeros
 
-  ~State() { inflateEnd(&z); }
+  bool Chooses() const { return options.span_bytes >= kMinSpanToChoose; }
+  Status Process(bool last);
+  Status Step(ByteSpan* in, bool last, bool* more);
+  Status InflateSome(ByteSpan* in, bool last, bool* more);
   Status Drain();
-  Status AddEntry();
-  Status FeedTraces(ByteSpan input, uint64_t input_start);
-  Status StoreWindow(BuilderEntry* e);
-  Status InflateSome(ByteSpan* in);
-  Status CheckTail(ByteSpan in);
+  Checkpoint Here();
+  void FeedTrace(Checkpoint* c);
+  Status FinishTrace(Checkpoint* c);
+  Status EndTraces(bool all);
+  Status OnBlockEnd();
+  Status Choose();
+  Status BeginMember();
+  Status EndMember(ByteSpan trailer);
 };
 
 // Gives the new output to the sink; makes room when the buffer is full.
 Status GzipIndexBuilder::State::Drain() {
-  if (fill > sent) FASTOCI_CHECK_OK(sink(ByteSpan(out).subspan(sent, fill - sent)));
-  sent = fill;
-  if (fill == out.size()) {
-    std::copy(out.end() - kGzipWindowBytes, out.end(), out.begin());
-    sent = fill = kGzipWindowBytes;
+  if (out.fill > sent) {
+    ByteSpan data = ByteSpan(buffer).subspan(sent, out.fill - sent);
+    crc = crc32_gzip_refl(crc, data.data(), data.size());
+    FASTOCI_CHECK_OK(sink(data));
+  }
+  sent = out.fill;
+  if (buffer.size() - out.fill < DeflateDecoder::kOutputMargin) {
+    std::memmove(buffer.data(), buffer.data() + out.fill - kGzipWindowBytes, kGzipWindowBytes);
+    sent = out.fill = kGzipWindowBytes;
   }
   return OkStatus();
 }
 
-Status GzipIndexBuilder::State::AddEntry() {
-  BuilderEntry e{data_bytes, compressed_bytes, static_cast<uint8_t>(z.data_type & 7), {}, {}};
-  e.window = std::make_unique<GzipWindow>();
-  auto end = out.begin() + static_cast<ptrdiff_t>(fill);
-  std::copy(end - kGzipWindowBytes, end, e.window->begin());
-  if (!options.sparse_windows) {
-    FASTOCI_CHECK_OK(StoreWindow(&e));
-  } else {
-    auto trace = std::make_unique<WindowTrace>(entries.size(), compressed_bytes);
-    if (!trace->Start(e.bits, last_byte >> (8 - e.bits)))
-      return Error{ErrorKind::kInternal, ENOMEM, "zlib cannot start"};
-    traces.push_back(std::move(trace));
+Checkpoint GzipIndexBuilder::State::Here() {
+  Checkpoint c{data_bytes, compressed_bytes, static_cast<uint8_t>(decoder.bits()),
+               std::make_unique<Trace>(), 0, {}};
+  std::memcpy(c.trace->window.data(), buffer.data() + out.fill - kGzipWindowBytes, kGzipWindowBytes);
+  // What another member put out is out of reach.
+  uint64_t own = data_bytes - member_start;
+  if (own < kGzipWindowBytes) std::memset(c.trace->window.data(), 0, kGzipWindowBytes - own);
+  if (!options.sparse_windows) c.trace->reached.set();
+  return c;
+}
+
+// Before out.fill changes hands: the copies of the last call to the decoder.
+void GzipIndexBuilder::State::FeedTrace(Checkpoint* c) {
+  if (!c->trace) return;
+  // Place of the checkpoint in the buffer; it may have moved out.
+  auto place = static_cast<ptrdiff_t>(out.fill) - static_cast<ptrdiff_t>(data_bytes - c->data_offset);
+  for (const DeflateCopy& copy : copies) {
+    ptrdiff_t from = copy.from, end = std::min<ptrdiff_t>(from + copy.length, place);
+    for (ptrdiff_t i = from; i < end; i++)
+      c->trace->reached.set(static_cast<size_t>(i - place) + kGzipWindowBytes);
   }
-  entries.push_back(std::move(e));
+}
+
+Status GzipIndexBuilder::State::FinishTrace(Checkpoint* c) {
+  for (size_t i = 0; i < kGzipWindowBytes; i++)
+    if (!c->trace->reached[i]) c->trace->window[i] = 0;
+  FASTOCI_TRY(c->stored, Deflate(c->trace->window, options.level));
+  c->trace.reset();
   return OkStatus();
 }
 
-Status GzipIndexBuilder::State::StoreWindow(BuilderEntry* e) {
-  FASTOCI_TRY(e->stored, Deflate(*e->window, options.level));
-  e->window.reset();
+// Ends the traces that have seen enough.
+Status GzipIndexBuilder::State::EndTraces(bool all) {
+  auto ended = [&](const Checkpoint& c) {
+    return all || data_bytes - c.data_offset >= kGzipWindowBytes;
+  };
+  for (size_t i : traced)
+    if (ended(entries[i])) FASTOCI_CHECK_OK(FinishTrace(&entries[i]));
+  std::erase_if(traced, [&](size_t i) { return !entries[i].trace; });
   return OkStatus();
 }
 
-Status GzipIndexBuilder::State::FeedTraces(ByteSpan input, uint64_t input_start) {
-  for (auto& trace : traces) {
-    uint64_t skip = trace->start() > input_start ? trace->start() - input_start : 0;
-    trace->Feed(input.subspan(skip));
-    if (!trace->done() && !member_ended) continue;
-    BuilderEntry& e = entries[trace->entry()];
-    for (size_t i = 0; i < kGzipWindowBytes; i++)
-      if (!trace->reached()[i]) (*e.window)[i] = 0;
-    FASTOCI_CHECK_OK(StoreWindow(&e));
-    trace.reset();
-  }
-  std::erase(traces, nullptr);
+// The best of the candidates becomes an entry, the first one of equals.
+Status GzipIndexBuilder::State::Choose() {
+  if (candidates.empty()) return OkStatus();
+  for (Checkpoint& c : candidates) c.nr_reached = c.trace->reached.count();
+  auto best = std::min_element(
+      candidates.begin(), candidates.end(),
+      [](const Checkpoint& a, const Checkpoint& b) { return a.nr_reached < b.nr_reached; });
+  FASTOCI_CHECK_OK(FinishTrace(&*best));
+  entries.push_back(std::move(*best));
+  candidates.clear();
   return OkStatus();
 }
 
-// Inflates to the next block end, to the end of *in or of the buffer.
-Status GzipIndexBuilder::State::InflateSome(ByteSpan* in) {
-  z.next_in = in->data();
-  z.avail_in = static_cast<uInt>(in->size());
-  z.next_out = out.data() + fill;
-  z.avail_out = static_cast<uInt>(out.size() - fill);
-  int rc = inflate(&z, Z_BLOCK);
-  if (rc != Z_OK && rc != Z_STREAM_END && rc != Z_BUF_ERROR)
-    return InvalidError("gzip stream is corrupt at byte " +
-                        std::to_string(compressed_bytes + in->size() - z.avail_in) + ": " +
-                        (z.msg ? z.msg : "zlib error " + std::to_string(rc)));
-  size_t consumed = in->size() - z.avail_in;
-  if (consumed > 0) last_byte = (*in)[consumed - 1];
-  *in = in->subspan(consumed);
-  compressed_bytes += consumed;
-  size_t produced = out.size() - z.avail_out - fill;
-  fill += produced;
-  data_bytes += produced;
-  if (data_bytes > kMaxGzipBytes) return InvalidError("gzip stream is too large");
-  if (rc == Z_STREAM_END) {
-    member_ended = true;
+Status GzipIndexBuilder::State::OnBlockEnd() {
+  uint64_t since = data_bytes - entries.back().data_offset;
+  if (!Chooses()) {
+    if (since < options.span_bytes) return OkStatus();
+    traced.push_back(entries.size());
+    entries.push_back(Here());
     return OkStatus();
   }
-  bool block_end = (z.data_type & 128) != 0 && (z.data_type & 64) == 0;
-  bool due = entries.empty() || data_bytes - entries.back().data_offset >= options.span_bytes;
-  if (block_end && due) FASTOCI_CHECK_OK(AddEntry());
-  if (fill == out.size()) FASTOCI_CHECK_OK(Drain());
+  uint64_t latest = uint64_t{options.span_bytes} + options.span_bytes / 4;
+  if (!candidates.empty()) {
+    uint64_t last = candidates.back().data_offset;
+    if (since <= latest && data_bytes - last < kCandidateStep) return OkStatus();
+    // Chosen long before another span can have passed.
+    if (since > latest) {
+      if (data_bytes - last < kGzipWindowBytes) return OkStatus();
+      FASTOCI_CHECK_OK(Choose());
+      since = data_bytes - entries.back().data_offset;
+    }
+  }
+  if (since >= options.span_bytes) candidates.push_back(Here());
   return OkStatus();
 }
 
-Status GzipIndexBuilder::State::CheckTail(ByteSpan in) {
-  compressed_bytes += in.size();
-  if (std::any_of(in.begin(), in.end(), [](uint8_t b) { return b != 0; })) multi_member = true;
-  if (multi_member)
-    return Error{ErrorKind::kUnsupported, EOPNOTSUPP,
-                 "gzip blob holds more than one member (or data behind its end), which the gzip "
-                 "index cannot describe"};
+// An entry stands where each member's first block begins: decoding from one
+// entry to the next never meets another member.
+Status GzipIndexBuilder::State::BeginMember() {
+  nr_members++;
+  member_start = data_bytes;
+  crc = 0;
+  decoder.Restart();
+  // An empty member's entry starts nothing.
+  if (!entries.empty() && entries.back().data_offset == data_bytes) entries.pop_back();
+  if (no_window.empty()) {
+    FASTOCI_TRY(no_window, Deflate(Bytes(kGzipWindowBytes), options.level));
+  }
+  entries.push_back({data_bytes, compressed_bytes, 0, nullptr, 0, no_window});
   return OkStatus();
+}
+
+Status GzipIndexBuilder::State::EndMember(ByteSpan trailer) {
+  FASTOCI_CHECK_OK(Drain());
+  ByteReader r(trailer);
+  if (r.U32() != crc) return InvalidError("gzip stream: wrong checksum of member " + std::to_string(nr_members));
+  if (r.U32() != static_cast<uint32_t>(data_bytes - member_start))
+    return InvalidError("gzip stream: wrong length of member " + std::to_string(nr_members));
+  return OkStatus();
+}
+
+// To the next block end, to the end of *in or of the buffer.
+Status GzipIndexBuilder::State::InflateSome(ByteSpan* in, bool last, bool* more) {
+  size_t in_before = in->size(), fill_before = out.fill;
+  out.buffer = buffer;
+  uint64_t own = data_bytes - member_start;
+  out.first = out.fill - std::min<uint64_t>(own, out.fill);
+  // Of interest is what lies before the newest checkpoint.
+  const Checkpoint* newest = !candidates.empty() ? &candidates.back()
+                             : !traced.empty()   ? &entries[traced.back()]
+                                                 : nullptr;
+  uint64_t since = newest != nullptr ? data_bytes - newest->data_offset : kGzipWindowBytes;
+  out.watch_below = options.sparse_windows && since < kGzipWindowBytes ? out.fill - since : 0;
+  out.copies = &copies;
+  copies.clear();
+  auto event = decoder.Decode(in, last, &out);
+  if (!event.ok())
+    return event.error().Wrap("gzip stream is corrupt behind byte " + std::to_string(compressed_bytes));
+  compressed_bytes += in_before - in->size();
+  data_bytes += out.fill - fill_before;
+  if (data_bytes > kMaxGzipBytes) return InvalidError("gzip stream is too large");
+  if (!copies.empty()) {
+    for (size_t i : traced) FeedTrace(&entries[i]);
+    for (Checkpoint& c : candidates) FeedTrace(&c);
+  }
+  FASTOCI_CHECK_OK(EndTraces(*event == DeflateDecoder::Event::kStreamEnd));
+  switch (*event) {
+    case DeflateDecoder::Event::kBlockEnd:
+      FASTOCI_CHECK_OK(OnBlockEnd());
+      break;
+    case DeflateDecoder::Event::kStreamEnd:
+      std::erase_if(candidates, [&](const Checkpoint& c) { return c.data_offset == data_bytes; });
+      FASTOCI_CHECK_OK(Choose());
+      while (entries.back().data_offset == data_bytes && data_bytes != member_start) entries.pop_back();
+      part = Part::kTrailer;
+      break;
+    case DeflateDecoder::Event::kNeedInput: *more = false; break;
+    case DeflateDecoder::Event::kOutputFull: break;
+  }
+  return buffer.size() - out.fill < DeflateDecoder::kOutputMargin ? Drain() : OkStatus();
+}
+
+// One step; *more: another one may go on without more input.
+Status GzipIndexBuilder::State::Step(ByteSpan* in, bool last, bool* more) {
+  auto use = [&](size_t n) {
+    *in = in->subspan(n);
+    compressed_bytes += n;
+  };
+  switch (part) {
+    case Part::kHeader: {
+      auto n = HeaderBytes(*in);
+      if (!n.ok())
+        return n.error().Wrap("at byte " + std::to_string(compressed_bytes));
+      if (*n == 0) {
+        *more = false;
+        return last ? Status(InvalidError("gzip stream is cut off")) : OkStatus();
+      }
+      use(*n);
+      part = Part::kDeflate;
+      return BeginMember();
+    }
+    case Part::kDeflate: return InflateSome(in, last, more);
+    case Part::kTrailer:
+      if (in->size() < kTrailerBytes) {
+        *more = false;
+        return last ? Status(InvalidError("gzip stream is cut off")) : OkStatus();
+      }
+      FASTOCI_CHECK_OK(EndMember(in->first(kTrailerBytes)));
+      use(kTrailerBytes);
+      part = Part::kBetween;
+      return OkStatus();
+    case Part::kBetween:
+      use(static_cast<size_t>(std::find_if(in->begin(), in->end(), [](uint8_t b) { return b != 0; }) -
+                              in->begin()));
+      *more = !in->empty();
+      if (*more) part = Part::kHeader;
+      return OkStatus();
+  }
+  return OkStatus();
+}
+
+Status GzipIndexBuilder::State::Process(bool last) {
+  ByteSpan rest = input;
+  for (bool more = true; more;) FASTOCI_CHECK_OK(Step(&rest, last, &more));
+  input.erase(input.begin(), input.end() - static_cast<ptrdiff_t>(rest.size()));
+  return Drain();
 }
 
 GzipIndexBuilder::GzipIndexBuilder(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -244,7 +333,7 @@ GzipIndexBuilder::GzipIndexBuilder(GzipIndexBuilder&&) noexcept = default;
 GzipIndexBuilder& GzipIndexBuilder::operator=(GzipIndexBuilder&&) noexcept = default;
 GzipIndexBuilder::~GzipIndexBuilder() = default;
 uint64_t GzipIndexBuilder::uncompressed_bytes() const { return state_->data_bytes; }
-bool GzipIndexBuilder::multi_member() const { return state_->multi_member; }
+uint64_t GzipIndexBuilder::nr_members() const { return state_->nr_members; }
 
 Result<GzipIndexBuilder> GzipIndexBuilder::Create(const GzipIndexOptions& options, Sink sink) {
   if (options.span_bytes == 0 || options.span_bytes > INT32_MAX || options.level < 1 ||
@@ -253,55 +342,49 @@ Result<GzipIndexBuilder> GzipIndexBuilder::Create(const GzipIndexOptions& option
   auto state = std::make_unique<State>();
   state->options = options;
   state->sink = std::move(sink);
-  if (inflateInit2(&state->z, 16 + MAX_WBITS) != Z_OK)
-    return Error{ErrorKind::kInternal, ENOMEM, "zlib cannot start"};
+  state->out.fill = kGzipWindowBytes;
+  state->input.reserve(kInputBytes * 2);
   return GzipIndexBuilder(std::move(state));
 }
 
 Status GzipIndexBuilder::Update(ByteSpan compressed) {
   State& s = *state_;
-  constexpr size_t kSlice = 1 << 20;  // zlib counts in 32 bits, traces hold no input
-  while (!compressed.empty() && !s.member_ended) {
-    ByteSpan slice = compressed.first(std::min(compressed.size(), kSlice));
-    ByteSpan rest = slice;
-    uint64_t start = s.compressed_bytes;
-    // A full buffer or a block end may leave output pending with no input left.
-    bool more = true;
-    while (more && !s.member_ended) {
-      size_t fill_before = s.fill, rest_before = rest.size();
-      FASTOCI_CHECK_OK(s.InflateSome(&rest));
-      more = !rest.empty() || s.fill != fill_before || rest.size() != rest_before;
-    }
-    size_t consumed = slice.size() - rest.size();
-    FASTOCI_CHECK_OK(s.FeedTraces(slice.first(consumed), start));
-    FASTOCI_CHECK_OK(s.Drain());
-    compressed = compressed.subspan(consumed);
+  while (!compressed.empty()) {
+    ByteSpan part = compressed.first(std::min(compressed.size(), kInputBytes));
+    s.input.insert(s.input.end(), part.begin(), part.end());
+    compressed = compressed.subspan(part.size());
+    FASTOCI_CHECK_OK(s.Process(false));
   }
-  return s.member_ended ? s.CheckTail(compressed) : OkStatus();
+  return OkStatus();
 }
 
 Result<Bytes> GzipIndexBuilder::Finish() {
   State& s = *state_;
-  FASTOCI_CHECK_OK(s.CheckTail({}));
-  if (!s.member_ended) return InvalidError("gzip stream is cut off");
-  // An entry behind the last byte, before empty blocks, starts nothing.
+  if (s.part != State::Part::kBetween) FASTOCI_CHECK_OK(s.Process(true));
+  // A last member that is empty.
   while (s.entries.size() > 1 && s.entries.back().data_offset >= s.data_bytes) s.entries.pop_back();
 
   ByteWriter windows, table;
-  for (const BuilderEntry& e : s.entries) {
-    table.U64(e.data_offset);
-    table.U64(e.compressed_offset);
-    table.U64(kGzipIndexHeaderBytes + windows.size());
-    table.U8(e.bits);
-    table.U32(static_cast<uint32_t>(e.stored.size()));
-    windows.Append(e.stored);
+  const Bytes* last = nullptr;
+  uint64_t last_at = 0;
+  for (const Checkpoint& c : s.entries) {
+    if (last == nullptr || *last != c.stored) {  // equal ones in a row are stored once
+      last_at = kGzipIndexHeaderBytes + windows.size();
+      windows.Append(c.stored);
+      last = &c.stored;
+    }
+    table.U64(c.data_offset);
+    table.U64(c.compressed_offset);
+    table.U64(last_at);
+    table.U8(c.bits);
+    table.U32(static_cast<uint32_t>(c.stored.size()));
   }
   FASTOCI_TRY(Bytes area, Deflate(table.bytes(), s.options.level));
   uint64_t index_start = kGzipIndexHeaderBytes + windows.size();
 
   ByteWriter w;
   w.Append(kGzipIndexMagic);
-  w.U8(1);  // major
+  w.U8(s.nr_members > 1 ? kGzipIndexMembers : kGzipIndexVersion);
   w.U8(0);  // minor
   w.U8(1);  // windows are zlib streams
   w.U8(static_cast<uint8_t>(s.options.level));

@@ -183,6 +183,31 @@ TEST_F(DecoderTest, GzipSpansAcrossCheckpoints) {
   }
 }
 
+// A range over the ends of members, empty ones and zeros between them.
+TEST_F(DecoderTest, GzipMembersAreOneStream) {
+  Bytes data = MakeData(500000), gz;
+  for (auto [begin, end] : {std::pair{0, 100000}, {100000, 100000}, {100000, 100003}, {100003, 500000}}) {
+    Bytes member = Gzip(Slice(data, begin, end));
+    gz.insert(gz.end(), member.begin(), member.end());
+    gz.insert(gz.end(), 5, 0);
+  }
+  Bytes file = IndexOf(gz, 1 << 20);
+  auto index = GzipIndex::Parse(file);
+  ASSERT_TRUE(index.ok());
+  ASSERT_EQ(index->entries().size(), 3U);
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
+  uint32_t job = 1;
+  for (const auto& e : index->entries()) {
+    uint64_t begin = (e.data_offset + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
+    for (size_t step : {1UL, 1000UL, 1UL << 20}) {
+      auto o = Run({job++, 1, e.data_offset, e.blob_offset(), begin, data.size()},
+                   Slice(gz, e.blob_offset(), gz.size()), step, 3);
+      EXPECT_EQ(o.err, 0) << o.text;
+      EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, begin, data.size()))) << e.data_offset;
+    }
+  }
+}
+
 TEST_F(DecoderTest, ZFileInATarWrapper) {
   Bytes data = MakeData((2 << 20) + 4321);
   Bytes blob(1536, 0xee);

@@ -20,15 +20,46 @@ class RawStream : public DataStream {
   }
 };
 
+// From an entry on, over the ends of members: where one ends, the entry of the
+// next one tells where its data begins in the blob.
 class GzipDataStream : public DataStream {
  public:
-  explicit GzipDataStream(GzipStream stream) : stream_(std::move(stream)) {}
+  static Result<std::unique_ptr<DataStream>> Open(const GzipIndex* index, size_t entry) {
+    auto s = std::unique_ptr<GzipDataStream>(new GzipDataStream(index));
+    FASTOCI_CHECK_OK(s->Enter(entry));
+    s->blob_offset_ = index->entries()[entry].blob_offset();
+    return std::unique_ptr<DataStream>(std::move(s));
+  }
   Result<Progress> Decode(ByteSpan in, std::span<uint8_t> out) override {
-    return stream_.Decode(in, out);
+    size_t skipped = std::min<uint64_t>(skip_, in.size());
+    skip_ -= skipped;
+    if (skip_ != 0) return Progress{skipped, 0, false};
+    FASTOCI_TRY(Progress p, stream_->Decode(in.subspan(skipped), out));
+    p.consumed += skipped;
+    blob_offset_ += p.consumed;
+    data_offset_ += p.produced;
+    if (!p.ended || data_offset_ >= index_->uncompressed_bytes()) return p;
+    size_t next = index_->FindEntry(data_offset_);
+    const GzipIndexEntry& entry = index_->entries()[next];
+    if (entry.data_offset != data_offset_ || entry.blob_offset() < blob_offset_) return p;
+    FASTOCI_CHECK_OK(Enter(next));
+    skip_ = entry.blob_offset() - blob_offset_;
+    p.ended = false;
+    return p;
   }
 
  private:
-  GzipStream stream_;
+  explicit GzipDataStream(const GzipIndex* index) : index_(index) {}
+  Status Enter(size_t entry) {
+    data_offset_ = index_->entries()[entry].data_offset;
+    FASTOCI_TRY(GzipStream stream, GzipStream::Open(*index_, entry));
+    stream_.emplace(std::move(stream));
+    return OkStatus();
+  }
+  const GzipIndex* index_;
+  std::optional<GzipStream> stream_;
+  uint64_t data_offset_ = 0, blob_offset_ = 0;
+  uint64_t skip_ = 0;  // of the input, up to the next member's data
 };
 
 // Collects a block's stored bytes, decodes it, gives it out.
@@ -139,8 +170,8 @@ Result<Space::Start> Space::StartAt(uint64_t data_offset) const {
   size_t i = gzip_->FindEntry(data_offset);
   const GzipIndexEntry& entry = gzip_->entries()[i];
   if (entry.data_offset != data_offset) return InvalidError("no checkpoint there");
-  FASTOCI_TRY(GzipStream stream, GzipStream::Open(*gzip_, i));
-  return Start{std::make_unique<GzipDataStream>(std::move(stream)), entry.blob_offset()};
+  FASTOCI_TRY(auto stream, GzipDataStream::Open(&*gzip_, i));
+  return Start{std::move(stream), entry.blob_offset()};
 }
 
 void SpaceTable::Insert(uint64_t key, Entry entry) {

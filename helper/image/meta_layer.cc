@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "codec/gzip_index.h"
 #include "codec/tar_reader.h"
 
 namespace fastoci {
@@ -14,7 +15,7 @@ namespace {
 
 constexpr char kExt4Name[] = "ext4.fs.meta", kErofsName[] = "erofs.fs.meta",
                kMarkerName[] = ".turbo.ociv1", kGzipName[] = "gzip.meta",
-               kDescriptionName[] = "fastoci.json", kChunksName[] = "fastoci.chunks";
+               kMembersName[] = "fastoci.gzip", kDescriptionName[] = "fastoci.json", kChunksName[] = "fastoci.chunks";
 constexpr int kDescriptionVersion = 1;
 constexpr size_t kMaxDescriptionBytes = 64 << 10;
 constexpr int kDeflateLevel = 6;  // part of the convertor's format version
@@ -98,7 +99,7 @@ class Collector : public TarSink {
     if (entry.type != TarType::kFile || entry.sparse) return OkStatus();
     if (entry.path == kExt4Name) to_ = &files.ext4_fs_meta;
     if (entry.path == kErofsName) to_ = &files.erofs_fs_meta;
-    if (entry.path == kGzipName) to_ = &files.gzip_meta;
+    if (entry.path == kGzipName || entry.path == kMembersName) to_ = &files.gzip_meta;
     if (entry.path == kChunksName) to_ = &files.chunk_digests;
     if (entry.path == kDescriptionName) {
       if (entry.size > kMaxDescriptionBytes) return InvalidError("fastoci.json is too large");
@@ -161,7 +162,8 @@ Result<PackedMetaLayer> PackMetaLayer(const MetaLayerFiles& files) {
   if (!files.ext4_fs_meta.empty()) tar.AddMember(kExt4Name, files.ext4_fs_meta);
   if (!files.erofs_fs_meta.empty()) tar.AddMember(kErofsName, files.erofs_fs_meta);
   tar.AddMember(kMarkerName, {});
-  if (!files.gzip_meta.empty()) tar.AddMember(kGzipName, files.gzip_meta);
+  if (!files.gzip_meta.empty())
+    tar.AddMember(IsMembersIndex(files.gzip_meta) ? kMembersName : kGzipName, files.gzip_meta);
   if (!files.description.empty()) tar.AddMember(kDescriptionName, AsBytes(files.description));
   if (!files.chunk_digests.empty()) tar.AddMember(kChunksName, files.chunk_digests);
   return tar.Finish();

@@ -4,7 +4,7 @@
 
 A second reader of what the convertor writes, from the formats alone and sharing nothing with the helper: manifest and
 config, the meta layers' tar, tar wrapper, ZFile, LSMT, the gzip index (decoded from every entry to the end of the next
-span and compared with the plain stream), the digests in fastoci.chunks, and the members of fastoci.members. OUT is
+span and compared with the plain stream), and the digests in fastoci.chunks. OUT is
 written as a sparse file. Whatever does not fit ends the program.
 """
 import ctypes, gzip, hashlib, io, json, os, struct, sys, tarfile, zlib
@@ -118,27 +118,34 @@ def members_of(blob):
     return out
 
 
-def index_entries(meta):
-    need(meta[:10] == b"ddgzidx\0\1\0" and crc32c(0, meta[:329]) == struct.unpack_from("<I", meta, 329)[0], "gzip.meta header")
+def index_entries(meta, version):
+    need(meta[:10] == b"ddgzidx\0" + bytes([version, 0]), "gzip index magic or version")
+    need(crc32c(0, meta[:329]) == struct.unpack_from("<I", meta, 329)[0], "gzip index header crc")
     algorithm, _, _, span, window, entry, nr, gz_bytes, file_bytes, data_bytes = struct.unpack_from("<BBBiiiqqqq", meta, 10)
     start, length = struct.unpack_from("<qq", meta, 313)
-    need((algorithm, window, entry) == (1, 32768, 29) and file_bytes == len(meta), "gzip.meta fields")
+    need((algorithm, window, entry) == (1, 32768, 29) and file_bytes == len(meta), "gzip index fields")
     table = zlib.decompress(meta[start:start + length])
-    need(len(table) == 29 * nr, "gzip.meta table")
+    need(len(table) == 29 * nr, "gzip index table")
     return span, gz_bytes, data_bytes, [struct.unpack_from("<qqqBI", table, 29 * i) for i in range(nr)]
 
 
-def check_index(meta, blob, data):
-    span, gz_bytes, data_bytes, entries = index_entries(meta)
-    need(gz_bytes == len(blob) and data_bytes == len(data), "gzip.meta sizes")
-    ends = [e[0] for e in entries[2:]] + [len(data)] * 2
-    for i, ((at, compressed, window_at, bits, window_len), end) in enumerate(zip(entries, ends)):
-        need(at < ends[i] or not data, f"gzip.meta entry {i} out of order")
-        need(i == 0 or at - entries[i - 1][0] >= span, f"gzip.meta entry {i} within the span of the one before")
+def check_index(meta, blob, data, members):
+    """Version 1: of one member; version 2: of many, with an entry where each begins that is not empty."""
+    span, gz_bytes, data_bytes, entries = index_entries(meta, 1 if len(members) == 1 else 2)
+    need(gz_bytes == len(blob) and data_bytes == len(data), "gzip index sizes")
+    starts = [at for _, _, at, n in members if n or len(members) == 1]
+    need(set(starts) <= {e[0] for e in entries}, "a member without an entry")
+    last = -1
+    for i, (at, compressed, window_at, bits, window_len) in enumerate(entries):
+        need(at > last and (at < len(data) or not data), f"gzip index entry {i} out of order")
+        need(at in starts or at - last >= span, f"gzip index entry {i} within the span of the one before")
+        last = at
         window = zlib.decompress(meta[window_at:window_at + window_len])
         need(len(window) == 32768, f"window {i}")
-        got = inflate_from(blob, compressed, bits, window, min(end, at + span + 200000) - at)
-        need(got == data[at:min(end, at + span + 200000)], f"gzip.meta entry {i} gives other bytes")
+        # Over the next entry, if that is in the same member: readers keep one stream.
+        end = min([e[0] for e in entries[i + 2:i + 3]] + [s for s in starts if s > at] + [len(data), at + span + 200000])
+        got = inflate_from(blob, compressed, bits, window, end - at)
+        need(got == data[at:end], f"gzip index entry {i} gives other bytes")
 
 
 class ZStream(ctypes.Structure):
@@ -166,7 +173,7 @@ def inflate_from(blob, compressed, bits, window, nr_bytes):
     return out.raw[:nr_bytes - z.avail_out]
 
 
-def read_meta_layer(path, annotations, store, description):
+def read_meta_layer(path, annotations, store):
     with tarfile.open(path) as tar:
         members = tar.getmembers()
         for m in members:
@@ -183,36 +190,14 @@ def read_meta_layer(path, annotations, store, description):
     zipped = annotations[PREFIX + "turbo-oci/target-media-type"].endswith("gzip")
     data = gzip.decompress(blob) if zipped else blob
     need(about["dataBytes"] == len(data) and about["targetSize"] == len(blob), "sizes in fastoci.json")
-    if not zipped:
-        need("gzip.meta" not in files and "fastoci.members" not in files, "an index for a layer that is not compressed")
-    elif len(members_of(blob)) == 1:
-        check_index(files["gzip.meta"], blob, data)
-    else:
-        need("gzip.meta" not in files, "version 1 cannot describe several members")
-        description(files, blob, data)
+    indexes = [n for n in ("gzip.meta", "fastoci.gzip") if n in files]
+    members = members_of(blob) if zipped else []
+    need(indexes == ([] if not zipped else ["gzip.meta"] if len(members) == 1 else ["fastoci.gzip"]), f"indexes {indexes}")
+    if zipped:
+        check_index(files[indexes[0]], blob, data, members)
     digests = b"".join(hashlib.sha256(data[i:i + 65536]).digest() for i in range(0, len(data), 65536))
     need(files["fastoci.chunks"] == digests, "fastoci.chunks")
     return unzfile(files[fs[0]]), data
-
-
-def check_members(files, blob, data):
-    """fastoci.members: see docs/meta-format.md."""
-    table = files["fastoci.members"]
-    need(table[:8] == b"FASTOCIg", "fastoci.members")
-    nr, = struct.unpack_from("<Q", table, 8)
-    at, want = 16, [m for m in members_of(blob)]
-    need(nr == len(want), "number of members")
-    for blob_at, blob_bytes, data_at, data_bytes in want:
-        got = struct.unpack_from("<QQQQQ", table, at)
-        at += 40
-        need(got[:4] == (blob_at, blob_bytes, data_at, data_bytes), f"member at {blob_at}")
-        index = table[at:at + got[4]]
-        at += got[4]
-        if index:
-            check_index(index, blob[blob_at:blob_at + blob_bytes], data[data_at:data_at + data_bytes])
-        else:
-            need(data_bytes == 0, "a member without an index")
-    need(at == len(table), "fastoci.members has another length")
 
 
 def read_native(path, annotations):
@@ -256,7 +241,7 @@ def main():
             turbo = notes[PREFIX + "version"] == "0.1.0-turbo.ociv1"
             with (gzip.open if turbo else open)(path, "rb") as f:
                 need("sha256:" + hashlib.sha256(f.read()).hexdigest() == diff_id, "diff id of " + layer["digest"])
-            meta, data = read_meta_layer(path, notes, store, check_members) if turbo else read_native(path, notes)
+            meta, data = read_meta_layer(path, notes, store) if turbo else read_native(path, notes)
             virtual, uuid, segments = lsmt(meta)
             need(turbo == (uuid == b"00000000-0000-0000-0000-000000000000\0"), "uuid")
             out.truncate(max(virtual, os.fstat(out.fileno()).st_size))
