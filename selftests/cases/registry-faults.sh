@@ -1,0 +1,73 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# A registry that fails, lies or hangs: right data in the end, or an error that names blob, range and cause, in time.
+# timeout: 500
+# vm: -m 2G
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+requires docker-registry skopeo jq "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-helperd"
+
+proxy=127.0.0.1:5001 mode=$WORK/mode mnt=$WORK/mnt
+size=$((1280 * 1024)) middle=160 # in blocks of 4096: far from both ends of a file
+#      mode   what the error says
+faults=('404   404'
+	'401   401|credentials|denied|unauthori[sz]ed'
+	'403   403|denied'
+	'500   500'
+	'503   503'
+	'short [0-9]+ of [0-9]+|short|bytes'
+	'flip  differs|does not match|inflate|corrupt|invalid'
+	'full  200|range'
+	'range range'
+	'close closed|transfer|partial|bytes'
+	'hang  time|deadline|stall')
+say() { echo "$1 $2" > "$mode"; }
+# read_part FILE: the block in its middle, directly, as it should be
+read_part() {
+	dd if="$mnt/$1" bs=4096 skip=$middle count=1 iflag=direct 2>/dev/null > "$WORK/part" &&
+		cmp "$WORK/part" <(dd if="$DISK/files/$1" bs=4096 skip=$middle count=1 2>/dev/null)
+}
+proxy_answers() { curl -s -o /dev/null "http://$proxy/v2/"; }
+
+load_module
+start_registry
+mkdir -p "$DISK/layout"
+must "$PYTHON" "$SELFTESTS/lib/mkpatches.py" "$DISK/files" "$DISK/layer.tar.gz" $((2 * ${#faults[@]})) $size
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" latest "$DISK/layer.tar.gz"
+push_image "$DISK/layout:latest" faults:latest
+convert faults latest latest_fastoci
+layer=$(sha256sum < "$DISK/layer.tar.gz" | cut -c1-64)
+say none 0
+"$PYTHON" "$SELFTESTS/lib/faultproxy.py" 5001 5000 "$mode" > "$WORK/proxy.log" 2>&1 &
+defer kill $!
+wait_for 30 proxy_answers || die 'no proxy'
+start_helper --lanes 3 --fetch-deadline-ms 2000
+check 'attach through the proxy' fastoci attach $proxy/faults:latest_fastoci --plain --mount "$mnt" || die 'nothing to read'
+number=0
+for fault in "${faults[@]}"; do
+	read -r name cause <<<"$fault"
+	file=$(printf %02d $number) next=$(printf %02d $((number + 1)))
+	number=$((number + 2))
+	lines=$(wc -l < "$WORK/helper.log")
+	say "$name" -1
+	begin=$(now_ms)
+	check "$name: a read fails" not read_part "$file"
+	took=$(($(now_ms) - begin))
+	is "$name: with nothing read" "$(stat -c %s "$WORK/part")" 0
+	check "$name: within the policy ($took ms)" test $took -lt 60000
+	tail -n +$((lines + 1)) "$WORK/helper.log" > "$WORK/said"
+	matches "$name: the error names the blob, the range and the cause" \
+		"$(grep "$layer" "$WORK/said")" "$layer.*([0-9]+[-+][0-9]+|span|bytes).*($cause)"
+	say none 0
+	check "$name: the same read is right when the fault is over" read_part "$file"
+	say "$name" 1
+	check "$name: a single fault costs nothing" read_part "$next"
+	say none 0
+done
+check 'what is there is all right' bash -c "for f in '$DISK'/files/*; do cmp \$f '$mnt'/\${f##*/} || exit 1; done"
+check 'detach' fastoci detach faults-latest_fastoci
+check 'the helper ends' stop_helper
+losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")"
+stop_registry
+check 'nothing is left' nothing_left
+finish
