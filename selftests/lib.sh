@@ -5,7 +5,7 @@
 # A case is a bash script that runs as root in a fresh virtual machine, which
 # sees the tree at its usual path (writes are lost with the machine) and has an
 # empty disk /dev/vda. Its first lines may say
-#	# timeout: SECONDS		(default 180)
+#	# timeout: SECONDS		(default 600, as machines are slow)
 #	# vm: MORE OPTIONS OF vmrun
 # It prints KTAP through the functions below and ends with `finish`; whatever
 # else ends it is a failure. What `defer` was told is undone at exit, in reverse

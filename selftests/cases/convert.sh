@@ -3,7 +3,6 @@
 # What the convertor writes, decoded by a reader of its own (lib/readimage.py), is the tree that applying the layers with
 # Python's tarfile gives: names, types, modes, ids, times, links, extended attributes, contents. The fixtures' layers
 # (whiteouts, opaque directories, capabilities, device nodes, sparse files, long names, ids over 2^21) and random ones.
-# timeout: 240
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires e2fsck "$BIN/convertor"

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # fastoci with a registry: resolve, verify, assemble in the decoder's sandbox, attach, mount. No helper is needed, since
 # only metadata is read.
-# timeout: 240
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires docker-registry skopeo e2fsck curl "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-decoderd"

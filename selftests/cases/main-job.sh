@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The main job: an unmodified image that has all that layers can have, from a registry, converted, attached, mounted, read
 # through misses; read again with no helper; read while the helper is killed; and made a device of by hand.
-# timeout: 600
 # vm: -m 2G
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # A registry that fails, lies or hangs: right data in the end, or an error that names blob, range and cause, in time.
-# timeout: 500
 # vm: -m 2G
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Images that share a layer share its chunks; a hostile meta layer that names the same layer, with a forged window and
 # digests that match what it leads to, changes nothing for the others, whoever comes first.
-# timeout: 500
 # vm: -m 2G
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

@@ -37,6 +37,9 @@ def make_fs(path, data, kind):
         run("tune2fs", "-E", "mount_opts=debug_want_extra_isize=64", path)
     if kind == "damaged":
         run("debugfs", "-w", "-R", "clri /etc", path)
+    if kind == "panic":  # asks for a panic on the first error, and has one
+        run("tune2fs", "-e", "panic", path)
+        run("debugfs", "-w", "-R", "sif /etc/motd block[0] 0xdeadbeef", path)
 
 
 def blocks_of(path, name):
