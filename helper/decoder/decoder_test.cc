@@ -186,8 +186,8 @@ TEST_F(DecoderTest, GzipSpansAcrossCheckpoints) {
 // A range over the ends of members, empty ones and zeros between them.
 TEST_F(DecoderTest, GzipMembersAreOneStream) {
   Bytes data = MakeData(500000), gz;
-  for (auto [begin, end] : {std::pair{0, 100000}, {100000, 100000}, {100000, 100003}, {100003, 500000}}) {
-    Bytes member = Gzip(Slice(data, begin, end));
+  for (auto [begin, end] : {std::pair<int, int>{0, 100000}, {100000, 100000}, {100000, 100003}, {100003, 500000}}) {
+    Bytes member = Gzip(Bytes(data.begin() + begin, data.begin() + end));
     gz.insert(gz.end(), member.begin(), member.end());
     gz.insert(gz.end(), 5, 0);
   }
