@@ -33,10 +33,11 @@ class GzipDataStream : public DataStream {
   Result<Progress> Decode(ByteSpan in, std::span<uint8_t> out) override {
     size_t skipped = std::min<uint64_t>(skip_, in.size());
     skip_ -= skipped;
+    blob_offset_ += skipped;
     if (skip_ != 0) return Progress{skipped, 0, false};
     FASTOCI_TRY(Progress p, stream_->Decode(in.subspan(skipped), out));
-    p.consumed += skipped;
     blob_offset_ += p.consumed;
+    p.consumed += skipped;
     data_offset_ += p.produced;
     if (!p.ended || data_offset_ >= index_->uncompressed_bytes()) return p;
     size_t next = index_->FindEntry(data_offset_);
