@@ -147,9 +147,9 @@ static int fastoci_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *e
 static int parse_options(struct dm_target *ti, struct dm_arg_set *as, struct fastoci_image *image)
 {
 	static const struct dm_arg args[] = {
-		{ 0, 5, "fastoci: bad number of options" },
-		{ 0, 86400000, "fastoci: fail_after_ms out of range (0..86400000)" },
-		{ 0, 600000, "fastoci: suspend_grace_ms out of range (0..600000)" },
+		{ 0, 5, "bad number of options" },
+		{ 0, 86400000, "fail_after_ms out of range (0..86400000)" },
+		{ 0, 600000, "suspend_grace_ms out of range (0..600000)" },
 	};
 	unsigned int nr;
 	int err;
@@ -173,14 +173,14 @@ static int parse_options(struct dm_target *ti, struct dm_arg_set *as, struct fas
 			nr--;
 			err = dm_read_arg(args + 2, as, &image->suspend_grace_ms, &ti->error);
 		} else {
-			ti->error = "fastoci: unknown option or option without a value";
+			ti->error = "unknown option or option without a value";
 			err = -EINVAL;
 		}
 		if (err)
 			return err;
 	}
 	if (as->argc) {
-		ti->error = "fastoci: more arguments than options";
+		ti->error = "more arguments than options";
 		return -EINVAL;
 	}
 	return 0;
@@ -191,17 +191,17 @@ static int open_devices(struct dm_target *ti, char **argv, struct fastoci_image 
 	int err = dm_get_device(ti, argv[0], dm_table_get_mode(ti->table), &image->meta_dev);
 
 	if (err) {
-		ti->error = "fastoci: cannot open the meta device";
+		ti->error = "cannot open the meta device";
 		return err;
 	}
 	err = dm_get_device(ti, argv[1], dm_table_get_mode(ti->table), &image->cache_dev);
 	if (err) {
-		ti->error = "fastoci: cannot open the cache device";
+		ti->error = "cannot open the cache device";
 		return err;
 	}
 	if (bdev_logical_block_size(image->meta_dev->bdev) != SECTOR_SIZE ||
 	    bdev_logical_block_size(image->cache_dev->bdev) != SECTOR_SIZE) {
-		ti->error = "fastoci: both devices need logical blocks of 512 bytes";
+		ti->error = "both devices need logical blocks of 512 bytes";
 		return -EINVAL;
 	}
 	return 0;
@@ -217,12 +217,12 @@ static int open_spaces(struct dm_target *ti, struct fastoci_image *image,
 		nr_chunks += fastoci_nr_chunks(image->cache,
 					       le64_to_cpu(meta->blobs[i].data_bytes));
 	if (nr_chunks > FASTOCI_MAX_IMAGE_CHUNKS) {
-		ti->error = "fastoci: too many chunks in all data spaces";
+		ti->error = "too many chunks in all data spaces";
 		return -E2BIG;
 	}
 	image->spaces = kcalloc(max(meta->nr_blobs, 1U), sizeof(*image->spaces), GFP_KERNEL);
 	if (!image->spaces) {
-		ti->error = "fastoci: out of memory";
+		ti->error = "out of memory";
 		return -ENOMEM;
 	}
 	for (i = 0; i < meta->nr_blobs; i++) {
@@ -231,7 +231,8 @@ static int open_spaces(struct dm_target *ti, struct fastoci_image *image,
 								le64_to_cpu(blob->data_bytes));
 
 		if (IS_ERR(space)) {
-			ti->error = "fastoci: cannot set up a data space (too large, no memory, or known with another size)";
+			ti->error = PTR_ERR(space) == -EEXIST ? "a data space is known with another size" :
+								"out of memory for a chunk map";
 			return PTR_ERR(space);
 		}
 		image->spaces[image->nr_spaces++] = space;
@@ -262,7 +263,7 @@ static int load_image(struct dm_target *ti, struct fastoci_image *image)
 	int err;
 
 	if (!sb) {
-		ti->error = "fastoci: out of memory";
+		ti->error = "out of memory";
 		return -ENOMEM;
 	}
 	err = fastoci_cache_sb_load(image->cache_dev->bdev, sb, &ti->error);
@@ -280,13 +281,13 @@ static int load_image(struct dm_target *ti, struct fastoci_image *image)
 	if (err)
 		return err;
 	if (meta.device_sectors != ti->len) {
-		ti->error = "fastoci: the table's length is not the image's device size";
+		ti->error = "the table's length is not the image's device size";
 		err = -EINVAL;
 	} else {
 		err = open_spaces(ti, image, &meta);
 	}
 	memcpy(image->image_id, meta.image_id, 32);
-	image->extents = meta.extents; /* moves the two tables */
+	image->extents = meta.extents; /* moves the tables */
 	meta.extents = (struct fastoci_extents){};
 	fastoci_meta_free(&meta);
 	return err;
@@ -299,20 +300,20 @@ static int fastoci_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	int err;
 
 	if (argc < 2) {
-		ti->error = "fastoci: needs <meta_dev> <cache_dev>";
+		ti->error = "needs <meta_dev> <cache_dev>";
 		return -EINVAL;
 	}
 	if (dm_table_get_mode(ti->table) & FASTOCI_MODE_WRITE) {
-		ti->error = "fastoci: the table must be read-only (dmsetup create --readonly)";
+		ti->error = "the table must be read-only (dmsetup create --readonly)";
 		return -EINVAL;
 	}
 	if (ti->begin) {
-		ti->error = "fastoci: the target must start at sector 0";
+		ti->error = "the target must start at sector 0";
 		return -EINVAL;
 	}
 	image = kzalloc(sizeof(*image), GFP_KERNEL);
 	if (!image) {
-		ti->error = "fastoci: out of memory";
+		ti->error = "out of memory";
 		return -ENOMEM;
 	}
 	INIT_LIST_HEAD(&image->parked);
@@ -320,7 +321,7 @@ static int fastoci_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	image->no = atomic_inc_return(&next_image_no);
 	image->stats = alloc_percpu(struct fastoci_stats);
 	err = -ENOMEM;
-	ti->error = "fastoci: out of memory";
+	ti->error = "out of memory";
 	if (!image->stats)
 		goto fail;
 	as.argc = argc - 2;

@@ -58,15 +58,16 @@ check() {
 not() { ! "$@"; }
 # ktap_of COMMAND...: counts the KTAP lines that a test program prints
 ktap_of() {
-	local line
+	local line last=''
 	while IFS= read -r line; do
+		last=$line
 		case $line in
 		'ok '*) line=${line#ok }; ok "${line#* }" ;;
 		'not ok '*) line=${line#not ok }; not_ok "${line#* }" ;;
 		*) note "$line" ;;
 		esac
 	done < <("$@" 2>&1; echo "exit status $?")
-	[ "$line" = 'exit status 0' ] || not_ok "$1: $line"
+	[ "$last" = 'exit status 0' ] || not_ok "$1: $last"
 }
 # is DESCRIPTION GOT WANTED
 is() {

@@ -5,7 +5,7 @@ random place of one 64 MiB blob, and the superblock of a cache that can hold all
 import array, hashlib, os, random, struct, sys, uuid
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from mkmeta import CHUNK, region, with_crc
+from metaimage import CHUNK, region, with_crc
 
 CHUNKS = 1024
 

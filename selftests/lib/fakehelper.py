@@ -3,7 +3,8 @@
 """fakehelper.py CACHE_DEV: the smallest helper: fills each miss from mkmeta.py's blob. Raw generic netlink, no library.
 
 Prints "ready" when it is registered. FAKEHELPER=fail answers every miss with FAIL(EIO), FAKEHELPER=evict evicts each
-chunk some time after it was filled, FAKEHELPER=silent answers nothing.
+chunk some time after it was filled, FAKEHELPER=evict-all first evicts what is present and prints "evicted",
+FAKEHELPER=silent answers nothing.
 """
 import errno, os, socket, struct, sys
 
@@ -15,6 +16,7 @@ CMD = dict(REGISTER=1, ALLOC=2, RETURN=3, ACK=4, FILL=5, FAIL=6, EVICT=7, RESTOR
 VERSION, GENERATION, FLAGS, CACHE, COUNT, SLOTS, CHUNKS, CHUNK = 1, 2, 3, 4, 6, 7, 8, 9
 A_SPACE, SPACE_ID, DATA_BYTES = 10, 11, 12
 SPACE, CHUNK_NO, SLOT, ERRNO, STATE, ACCESSED = 1, 2, 3, 5, 6, 7
+FREE, RESERVED, RESTORED, PRESENT, EVICTING = range(5)
 
 
 def attr(kind, data, nested=False):
@@ -118,6 +120,13 @@ def main():
     dev = os.open(sys.argv[1], os.O_RDWR | os.O_SYNC)
     h = Helper()
     print("ready", flush=True)
+    if mode == "evict-all":
+        cache = u32(h.dump("GET_CACHES")[0][CACHE])
+        for item in h.dump("GET_SLOTS", attr(CACHE, cache)):
+            slot = dict(attrs(dict(attrs(item[CHUNKS]))[CHUNK]))
+            if slot[STATE][0] == PRESENT:
+                h.do("EVICT", cache, chunk(u32(slot[SPACE]), u32(slot[CHUNK_NO])))
+        print("evicted", flush=True)
     filled = []
     while True:
         msg = h.event()

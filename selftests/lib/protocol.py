@@ -10,7 +10,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import mkmeta
 from fakehelper import *
 
-FREE, RESERVED, RESTORED, PRESENT, EVICTING = range(5)
 count = failed = 0
 BLOB = mkmeta.blob_data(mkmeta.BLOB_BYTES).ljust(40 * mkmeta.CHUNK, b"\0")
 
