@@ -3,7 +3,8 @@
  * dm-fastoci internals. Field codes: I: immutable after setup, L(lock): under
  * that lock, A: atomic or single-word accesses, W: one work item only.
  *
- * Lock order: caches_mutex > helper mutex (netlink.c) > cache->lock.
+ * Lock order: caches_mutex > cache->lock, helper.lock (netlink.c) > cache->lock;
+ * the two mutexes are never held together.
  * cache->lock is a plain spinlock: every user runs in process context or in an
  * SRCU callback (a kworker); end_io, which may be an interrupt, takes no lock.
  */
@@ -86,7 +87,7 @@ struct fastoci_cache {
 	sector_t slots_sector;		/* I: */
 
 	spinlock_t lock;
-	struct list_head images;	/* L(lock) */
+	struct list_head images;	/* L(lock) in the order of their numbers */
 	struct list_head spaces;	/* L(lock) */
 	struct xarray spaces_by_no;	/* L(lock), its numbers are reserved without */
 	u32 next_space;			/* L(xa_lock) */
@@ -224,7 +225,7 @@ struct fastoci_slot_info {
 	u32 chunk_no;
 };
 
-bool fastoci_slot_info(struct fastoci_cache *cache, u32 slot, struct fastoci_slot_info *info);
+bool fastoci_slot_next(struct fastoci_cache *cache, u32 *slot, struct fastoci_slot_info *info);
 
 /* missq.c */
 enum fastoci_park { FASTOCI_PARKED, FASTOCI_PRESENT, FASTOCI_PARK_REQUEUE, FASTOCI_PARK_FAIL };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Generic netlink family "fastoci", see fastoci_netlink.h. Parses and replies;
- * states change in cache.c only.
+ * states change in chunkmap.c, slots.c and missq.c only.
  *
  * Slots that a helper reserved are its own until its socket is closed, also
  * after a takeover: so each registration is kept in helper.all until then.
@@ -174,6 +174,17 @@ void fastoci_send_cache(struct fastoci_cache *cache, bool added)
 
 /* ---- commands ---- */
 
+static struct registration *find_registration(u32 portid)
+{
+	struct registration *reg;
+
+	lockdep_assert_held(&helper.lock);
+	list_for_each_entry(reg, &helper.all, node)
+		if (reg->portid == portid)
+			return reg;
+	return NULL;
+}
+
 static int register_helper(struct sk_buff *skb, struct genl_info *info)
 {
 	struct registration *reg;
@@ -199,7 +210,11 @@ static int register_helper(struct sk_buff *skb, struct genl_info *info)
 		return -ENOMEM;
 	}
 	mutex_lock(&helper.lock);
-	if (helper.portid && helper.portid != info->snd_portid && !takeover) {
+	if (find_registration(info->snd_portid)) {
+		NL_SET_ERR_MSG(info->extack, "this socket was registered before: open another");
+		err = -EALREADY;
+		kfree(reg);
+	} else if (helper.portid && !takeover) {
 		NL_SET_ERR_MSG(info->extack, "another helper is registered");
 		err = -EBUSY;
 		kfree(reg);
@@ -227,11 +242,16 @@ static int register_helper(struct sk_buff *skb, struct genl_info *info)
 	return err;
 }
 
+static bool is_helper(u32 portid, const struct nlattr *generation)
+{
+	lockdep_assert_held(&helper.lock);
+	return helper.portid == portid && nla_get_u64(generation) == helper.generation;
+}
+
 /* Checks the sender and takes helper.lock and a reference on the cache. */
 static struct fastoci_cache *begin(struct sk_buff *skb, struct genl_info *info)
 {
 	struct fastoci_cache *cache;
-	int err = 0;
 
 	if (!netlink_capable(skb, CAP_SYS_ADMIN))
 		return ERR_PTR(-EPERM);
@@ -241,14 +261,11 @@ static struct fastoci_cache *begin(struct sk_buff *skb, struct genl_info *info)
 	if (!cache)
 		return ERR_PTR(-ENOENT);
 	mutex_lock(&helper.lock);
-	if (helper.portid != info->snd_portid ||
-	    nla_get_u64(info->attrs[FASTOCI_A_GENERATION]) != helper.generation)
-		err = -ESTALE;
-	if (!err)
+	if (is_helper(info->snd_portid, info->attrs[FASTOCI_A_GENERATION]))
 		return cache;
 	mutex_unlock(&helper.lock);
 	fastoci_cache_put(cache);
-	return ERR_PTR(err);
+	return ERR_PTR(-ESTALE);
 }
 
 static void end(struct fastoci_cache *cache)
@@ -276,25 +293,23 @@ static int alloc_slots(struct sk_buff *skb, struct genl_info *info)
 	err = PTR_ERR_OR_ZERO(cache);
 	if (err)
 		goto free;
-	err = -ENOSPC;
 	count = min_t(u32, nla_get_u32(info->attrs[FASTOCI_A_COUNT]), FASTOCI_MAX_BATCH);
 	count = fastoci_slots_alloc(cache, slots, count, helper.generation);
-	if (count) {
-		hdr = genlmsg_put_reply(reply, info, &family, 0, FASTOCI_CMD_ALLOC);
-		err = -EMSGSIZE;
-		if (hdr && !nla_put_u32(reply, FASTOCI_A_CACHE, cache->no) &&
-		    !nla_put(reply, FASTOCI_A_SLOTS, count * sizeof(u32), slots)) {
-			genlmsg_end(reply, hdr);
-			err = 0;
-		} else {
-			fastoci_slots_return(cache, slots, count, helper.generation);
-		}
+	err = -ENOSPC;
+	if (!count)
+		goto end;
+	hdr = genlmsg_put_reply(reply, info, &family, 0, FASTOCI_CMD_ALLOC);
+	err = -EMSGSIZE;
+	if (hdr && !nla_put_u32(reply, FASTOCI_A_CACHE, cache->no) &&
+	    !nla_put(reply, FASTOCI_A_SLOTS, count * sizeof(u32), slots)) {
+		genlmsg_end(reply, hdr);
+		err = genlmsg_reply(reply, info);
+		reply = NULL;
 	}
+	if (err) /* nobody would know of them */
+		fastoci_slots_return(cache, slots, count, helper.generation);
+end:
 	end(cache);
-	if (!err) {
-		kfree(slots);
-		return genlmsg_reply(reply, info);
-	}
 free:
 	kfree(slots);
 	nlmsg_free(reply);
@@ -392,7 +407,7 @@ static int do_chunks(struct sk_buff *skb, struct genl_info *info)
 			break;
 		}
 	}
-	if (!err && cmd == FASTOCI_CMD_EVICT)
+	if (!err && cmd == FASTOCI_CMD_EVICT) {
 		err = fastoci_chunks_evict(cache, keys, nr, reserve ? helper.generation : 0);
 	end(cache);
 	kfree(keys);
@@ -441,30 +456,33 @@ out:
 /* ---- dumps ---- */
 
 /*
- * A dump walks its items in a fixed order and skips those before args[0]; an
- * item that comes or goes meanwhile is told by an event.
+ * A dump goes by numbers: (cache, image), (cache, space) or (cache, slot), which
+ * grow. args[0] and args[1] are the first pair that was not told yet, so what
+ * comes or goes between two messages neither hides an item nor repeats one.
  */
 struct dump {
 	struct sk_buff *skb;
 	struct netlink_callback *cb;
 	u8 cmd;
-	long at;	/* index of the item in hand */
 	bool full;
 };
 
 static void *begin_item(struct dump *d)
 {
-	void *hdr;
+	void *hdr = genlmsg_put(d->skb, NETLINK_CB(d->cb->skb).portid, d->cb->nlh->nlmsg_seq,
+				&family, NLM_F_MULTI, d->cmd);
 
-	if (d->full || d->at++ < d->cb->args[0])
-		return NULL;
-	hdr = genlmsg_put(d->skb, NETLINK_CB(d->cb->skb).portid, d->cb->nlh->nlmsg_seq, &family,
-			  NLM_F_MULTI, d->cmd);
+/* The first number of @cache that is to be told. */
+static u32 first_of(const struct dump *d, const struct fastoci_cache *cache)
+{
+	return cache->no == d->cb->args[0] ? d->cb->args[1] : 0;
+}
+
 	d->full = !hdr;
 	return hdr;
 }
 
-static void end_item(struct dump *d, void *hdr, bool failed)
+static void end_item(struct dump *d, void *hdr, bool failed, u32 cache_no, u32 no)
 {
 	if (failed) {
 		genlmsg_cancel(d->skb, hdr);
@@ -472,23 +490,34 @@ static void end_item(struct dump *d, void *hdr, bool failed)
 		return;
 	}
 	genlmsg_end(d->skb, hdr);
-	d->cb->args[0] = d->at;
+	d->cb->args[0] = cache_no;
+	d->cb->args[1] = (long)no + 1;
+}
+
+/* Whether @cache was told as a whole, or the message has no room. */
+static bool is_over(const struct dump *d, const struct fastoci_cache *cache)
+{
+	return d->full || cache->no < d->cb->args[0];
 }
 
 static void dump_cache(struct fastoci_cache *cache, void *arg)
 {
 	struct dump *d = arg;
-	void *hdr = begin_item(d);
+	void *hdr;
 
 	if (hdr)
 		end_item(d, hdr,
 			 nla_put_u32(d->skb, FASTOCI_A_CACHE, cache->no) ||
 			 nla_put(d->skb, FASTOCI_A_UUID, 16, cache->uuid) ||
+	if (is_over(d, cache) || first_of(d, cache))
+		return;
+	hdr = begin_item(d);
 			 nla_put_u32(d->skb, FASTOCI_A_CACHE_DEV, cache->dev) ||
 			 nla_put_u32(d->skb, FASTOCI_A_CHUNK_SHIFT, cache->chunk_shift) ||
 			 nla_put_u32(d->skb, FASTOCI_A_NR_SLOTS, cache->nr_slots) ||
 			 nla_put_u32(d->skb, FASTOCI_A_NR_FREE, READ_ONCE(cache->nr_free)) ||
-			 nla_put_u32(d->skb, FASTOCI_A_NR_PENDING, READ_ONCE(cache->nr_misses)));
+			 nla_put_u32(d->skb, FASTOCI_A_NR_PENDING, READ_ONCE(cache->nr_misses)),
+			 cache->no, 0);
 }
 
 static void dump_images_of(struct fastoci_cache *cache, void *arg)
@@ -498,10 +527,16 @@ static void dump_images_of(struct fastoci_cache *cache, void *arg)
 	void *hdr;
 
 	spin_lock(&cache->lock);
-	list_for_each_entry(image, &cache->images, node) {
+	list_for_each_entry(image, &cache->images, node) { /* in the order of numbers */
+		if (image->no < first_of(d, cache))
+			continue;
 		hdr = begin_item(d);
 		if (hdr)
-			end_item(d, hdr, put_image(d->skb, image));
+	if (is_over(d, cache))
+		return;
+			end_item(d, hdr, put_image(d->skb, image), cache->no, image->no);
+		if (d->full)
+			break;
 	}
 	spin_unlock(&cache->lock);
 }
@@ -510,20 +545,30 @@ static void dump_spaces_of(struct fastoci_cache *cache, void *arg)
 {
 	struct fastoci_space *space;
 	struct dump *d = arg;
+static int put_space(struct sk_buff *skb, const struct fastoci_cache *cache,
+		     const struct fastoci_space *space)
+{
+	return nla_put_u32(skb, FASTOCI_A_CACHE, cache->no) ||
+	       nla_put_u32(skb, FASTOCI_A_SPACE, space->no) ||
+	       nla_put(skb, FASTOCI_A_SPACE_ID, 32, space->id) ||
+	       nla_put_u64_64bit(skb, FASTOCI_A_DATA_BYTES, space->data_bytes, FASTOCI_A_PAD) ||
+	       nla_put_u32(skb, FASTOCI_A_NR_CHUNKS, space->nr_chunks) ||
+	       nla_put_u32(skb, FASTOCI_A_NR_PRESENT, space->nr_present) ||
+	       nla_put_u32(skb, FASTOCI_A_NR_USERS, space->nr_users);
+}
+
 	void *hdr;
 
 	spin_lock(&cache->lock);
-	list_for_each_entry(space, &cache->spaces, node) {
+	xa_for_each_start(&cache->spaces_by_no, no, space, first_of(d, cache)) {
+	unsigned long no;
 		hdr = begin_item(d);
 		if (hdr)
-			end_item(d, hdr,
-				 nla_put_u32(d->skb, FASTOCI_A_CACHE, cache->no) ||
-				 nla_put_u32(d->skb, FASTOCI_A_SPACE, space->no) ||
-				 nla_put(d->skb, FASTOCI_A_SPACE_ID, 32, space->id) ||
-				 nla_put_u64_64bit(d->skb, FASTOCI_A_DATA_BYTES, space->data_bytes,
-						   FASTOCI_A_PAD) ||
-				 nla_put_u32(d->skb, FASTOCI_A_NR_CHUNKS, space->nr_chunks) ||
-				 nla_put_u32(d->skb, FASTOCI_A_NR_PRESENT, space->nr_present));
+	if (is_over(d, cache))
+		return;
+			end_item(d, hdr, put_space(d->skb, cache, space), cache->no, no);
+		if (d->full)
+			break;
 	}
 	spin_unlock(&cache->lock);
 }
@@ -557,13 +602,6 @@ static int dump_spaces(struct sk_buff *skb, struct netlink_callback *cb)
 	return dump_with(skb, cb, FASTOCI_CMD_GET_SPACES, dump_spaces_of);
 }
 
-/* Answers with an empty dump; what is pending comes as MISS events. */
-static int dump_pending(struct sk_buff *skb, struct netlink_callback *cb)
-{
-	fastoci_cache_for_each(fastoci_cache_resend, NULL);
-	return skb->len;
-}
-
 static const struct nla_policy policy[FASTOCI_A_MAX + 1] = {
 	[FASTOCI_A_VERSION] = { .type = NLA_U32 },
 	[FASTOCI_A_GENERATION] = { .type = NLA_U64 },
@@ -576,23 +614,36 @@ static const struct nla_policy policy[FASTOCI_A_MAX + 1] = {
 	[FASTOCI_A_CHUNKS] = { .type = NLA_NESTED },
 };
 
-/* args: 0 next slot, 1 cache, 2 flags */
-static int start_slots(struct netlink_callback *cb)
+/* The attributes of a dump's request, FASTOCI_A_MAX + 1 of them; the caller frees. */
+static struct nlattr **parse_dump(struct netlink_callback *cb)
 {
 	struct nlattr **tb;
 	int err;
 
 	if (!netlink_capable(cb->skb, CAP_SYS_ADMIN))
-		return -EPERM;
+		return ERR_PTR(-EPERM);
 	tb = kcalloc(FASTOCI_A_MAX + 1, sizeof(*tb), GFP_KERNEL);
 	if (!tb)
-		return -ENOMEM;
+		return ERR_PTR(-ENOMEM);
 	err = nlmsg_parse(cb->nlh, GENL_HDRLEN, tb, FASTOCI_A_MAX, policy, cb->extack);
-	if (!err && !tb[FASTOCI_A_CACHE])
-		err = -EINVAL;
-	if (!err) {
-		cb->args[1] = nla_get_u32(tb[FASTOCI_A_CACHE]);
-		cb->args[2] = tb[FASTOCI_A_FLAGS] ? nla_get_u32(tb[FASTOCI_A_FLAGS]) : 0;
+	if (!err)
+		return tb;
+	kfree(tb);
+	return ERR_PTR(err);
+}
+
+/* It opens the window for messages again, so it is the helper's own. */
+static int start_pending(struct netlink_callback *cb)
+{
+	struct nlattr **tb = parse_dump(cb);
+	int err = -EINVAL;
+
+	if (IS_ERR(tb))
+		return PTR_ERR(tb);
+	if (tb[FASTOCI_A_GENERATION]) {
+		mutex_lock(&helper.lock);
+		err = is_helper(NETLINK_CB(cb->skb).portid, tb[FASTOCI_A_GENERATION]) ? 0 : -ESTALE;
+		mutex_unlock(&helper.lock);
 	}
 	kfree(tb);
 	return err;
@@ -600,44 +651,64 @@ static int start_slots(struct netlink_callback *cb)
 
 static int dump_slots(struct sk_buff *skb, struct netlink_callback *cb)
 {
-	struct fastoci_cache *cache = fastoci_cache_by_no(cb->args[1]);
+	struct fastoci_cache *cache = fastoci_cache_by_no(cb->args[0]);
 	struct dump d = { .skb = skb, .cb = cb, .cmd = FASTOCI_CMD_GET_SLOTS };
-	u32 slot = cb->args[0];
+/* Answers with an empty dump; what is pending comes as MISS events. */
+static int dump_pending(struct sk_buff *skb, struct netlink_callback *cb)
+{
+	fastoci_cache_for_each(fastoci_cache_resend, NULL);
+	return skb->len;
+}
+
+/* args: 0 cache, 1 next slot, 2 flags */
+static int start_slots(struct netlink_callback *cb)
+{
+	struct nlattr **tb = parse_dump(cb);
+	int err = 0;
+
+	if (IS_ERR(tb))
+		return PTR_ERR(tb);
+	if (!tb[FASTOCI_A_CACHE])
+		err = -EINVAL;
+	else
+		cb->args[0] = nla_get_u32(tb[FASTOCI_A_CACHE]);
+	cb->args[2] = tb[FASTOCI_A_FLAGS] ? nla_get_u32(tb[FASTOCI_A_FLAGS]) : 0;
+	kfree(tb);
+	return err;
+}
+
+static int put_slot(struct sk_buff *skb, u32 slot, const struct fastoci_slot_info *i)
+{
+	struct nlattr *nests = nla_nest_start(skb, FASTOCI_A_CHUNKS);
+	struct nlattr *nest = nests ? nla_nest_start(skb, FASTOCI_A_CHUNK) : NULL;
+
+	if (!nest || nla_put_u32(skb, FASTOCI_C_SLOT, slot) ||
+	    nla_put_u8(skb, FASTOCI_C_STATE, i->state) ||
+	    (i->state != FASTOCI_SLOT_RESERVED &&
+	     (nla_put_u32(skb, FASTOCI_C_SPACE, i->space) ||
+	      nla_put_u32(skb, FASTOCI_C_CHUNK_NO, i->chunk_no))) ||
+	    (i->accessed && nla_put_flag(skb, FASTOCI_C_ACCESSED)))
+		return -EMSGSIZE;
+	nla_nest_end(skb, nest);
+	nla_nest_end(skb, nests);
+	return 0;
+}
+
+	struct fastoci_slot_info info;
+	u32 slot = cb->args[1];
+	void *hdr;
 
 	if (!cache)
 		return -ENOENT;
-	for (; slot < cache->nr_slots && !d.full; slot++) {
-		struct fastoci_slot_info i;
-		struct nlattr *nests, *nest;
-		void *hdr;
-
-		if (!fastoci_slot_info(cache, slot, &i)) {
-			cond_resched();
-			continue;
-		}
-		d.at = slot;
-		cb->args[0] = slot;
+	for (; fastoci_slot_next(cache, &slot, &info); slot++) {
 		hdr = begin_item(&d);
-		if (!hdr)
+		if (hdr)
+			end_item(&d, hdr, put_slot(skb, slot, &info), cache->no, slot);
+		if (d.full)
 			break;
-		nests = nla_nest_start(skb, FASTOCI_A_CHUNKS);
-		nest = nests ? nla_nest_start(skb, FASTOCI_A_CHUNK) : NULL;
-		if (!nest || nla_put_u32(skb, FASTOCI_C_SLOT, slot) ||
-		    nla_put_u8(skb, FASTOCI_C_STATE, i.state) ||
-		    (i.state != FASTOCI_SLOT_RESERVED &&
-		     (nla_put_u32(skb, FASTOCI_C_SPACE, i.space) ||
-		      nla_put_u32(skb, FASTOCI_C_CHUNK_NO, i.chunk_no))) ||
-		    (i.accessed && nla_put_flag(skb, FASTOCI_C_ACCESSED))) {
-			end_item(&d, hdr, true);
-			break;
-		}
-		nla_nest_end(skb, nest);
-		nla_nest_end(skb, nests);
-		end_item(&d, hdr, false);
 		if (cb->args[2] & FASTOCI_SLOTS_CLEAR_ACCESSED)
 			clear_bit(slot, cache->accessed);
 	}
-	cb->args[0] = slot;
 	fastoci_cache_put(cache);
 	return skb->len;
 }
@@ -650,7 +721,8 @@ static const struct genl_ops ops[] = {
 	DO(ACK, ack), DO(FILL, do_chunks), DO(FAIL, do_chunks), DO(EVICT, do_chunks),
 	DO(RESTORE, restore),
 	DUMP(CACHES, dump_caches), DUMP(IMAGES, dump_images), DUMP(SPACES, dump_spaces),
-	DUMP(PENDING, dump_pending),
+	{ .cmd = FASTOCI_CMD_GET_PENDING, .flags = GENL_ADMIN_PERM,
+	  .start = start_pending, .dumpit = dump_pending },
 	{ .cmd = FASTOCI_CMD_GET_SLOTS, .flags = GENL_ADMIN_PERM,
 	  .start = start_slots, .dumpit = dump_slots },
 };
@@ -663,7 +735,6 @@ static struct genl_family family __ro_after_init = {
 	.module = THIS_MODULE,
 	.ops = ops,
 	.n_ops = ARRAY_SIZE(ops),
-	.resv_start_op = __FASTOCI_CMD_MAX,
 	.parallel_ops = true,
 };
 

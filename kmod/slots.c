@@ -92,16 +92,20 @@ void fastoci_cache_helper_lost(struct fastoci_cache *cache, void *arg)
 	spin_unlock(&cache->lock);
 }
 
-/* False for a free slot. */
-bool fastoci_slot_info(struct fastoci_cache *cache, u32 slot, struct fastoci_slot_info *info)
+/* The first slot from *@slot on that is not free; false if there is none. */
+bool fastoci_slot_next(struct fastoci_cache *cache, u32 *slot, struct fastoci_slot_info *info)
 {
-	const struct fastoci_slot *s = &cache->slots[slot];
+	const struct fastoci_slot *s;
 
 	spin_lock(&cache->lock);
-	info->state = fastoci_slot_state(s);
-	info->space = fastoci_slot_space(s);
-	info->chunk_no = s->chunk_no;
-	info->accessed = test_bit(slot, cache->accessed);
+	*slot = find_next_bit(cache->busy, cache->nr_slots, *slot);
+	if (*slot < cache->nr_slots) {
+		s = &cache->slots[*slot];
+		info->state = fastoci_slot_state(s);
+		info->space = fastoci_slot_space(s);
+		info->chunk_no = s->chunk_no;
+		info->accessed = test_bit(*slot, cache->accessed);
+	}
 	spin_unlock(&cache->lock);
-	return info->state != FASTOCI_SLOT_FREE;
+	return *slot < cache->nr_slots;
 }

@@ -318,7 +318,6 @@ static int fastoci_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	}
 	INIT_LIST_HEAD(&image->parked);
 	image->suspend_grace_ms = 5000;
-	image->no = atomic_inc_return(&next_image_no);
 	image->stats = alloc_percpu(struct fastoci_stats);
 	err = -ENOMEM;
 	ti->error = "out of memory";
@@ -339,6 +338,7 @@ static int fastoci_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	ti->per_io_data_size = sizeof(struct fastoci_bio);
 	ti->accounts_remapped_io = true;
 	spin_lock(&image->cache->lock);
+	image->no = atomic_inc_return(&next_image_no); /* here: the list is in their order */
 	list_add_tail(&image->node, &image->cache->images);
 	spin_unlock(&image->cache->lock);
 	fastoci_send_image(image, true);

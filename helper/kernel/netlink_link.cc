@@ -414,7 +414,10 @@ Result<std::vector<SpaceInfo>> NetlinkLink::GetSpaces() {
 }
 
 Status NetlinkLink::GetPending() {
-  FASTOCI_CHECK_OK(Dump(FASTOCI_CMD_GET_PENDING, "GET_PENDING"));
+  std::lock_guard lock(dump_mutex_);
+  Message m = NewMessage(FASTOCI_CMD_GET_PENDING, NLM_F_DUMP);
+  if (m) nla_put_u64(m.get(), FASTOCI_A_GENERATION, generation_);
+  FASTOCI_CHECK_OK(Send(std::move(m), "GET_PENDING", true));
   return OkStatus();
 }
 

@@ -10,7 +10,9 @@
  * from that socket and carry that generation (else -ESTALE). The kernel sends
  * events by unicast to that socket. Closing the socket ends the registration:
  * misses stay pending (or fail, by the device's policy) and are sent again to
- * the next helper; slots that were reserved return to the free list.
+ * the next helper; slots that were reserved return to the free list. Until
+ * then they stay reserved, also when the last table of the cache goes and the
+ * cache, known by its UUID, comes back under another number.
  *
  * Numbers. A cache, an image and a data space ("space") each have a u32
  * number, given by the kernel and not used again soon. Chunks and slots are
@@ -43,8 +45,9 @@
  *             -EEXIST where the slot or the chunk is taken. RETURN gives a
  *             restored slot back whose content proved wrong.
  *   GET_CACHES, GET_IMAGES, GET_SPACES, GET_SLOTS, GET_PENDING   dumps
- *             GET_PENDING is empty itself: it makes the kernel send every
- *             pending miss again as MISS events, after a lost message.
+ *             GET_PENDING is the helper's own (GENERATION) and empty itself: it
+ *             makes the kernel send every pending miss again as MISS events,
+ *             after a lost message.
  *             GET_SLOTS with FLAGS = FASTOCI_SLOTS_CLEAR_ACCESSED clears
  *             the access bits that it reports.
  *

@@ -101,7 +101,7 @@ def main():
         return h.do("FILL", cache, chunk(space, chunk_no, attr(SLOT, slot)))
 
     def send_pending(h):
-        h.dump("GET_PENDING")
+        h.dump("GET_PENDING", attr(GENERATION, h.generation))
 
     # a miss, filled; NOWAIT
     at, no, want = fresh()
@@ -156,6 +156,12 @@ def main():
     b.register(takeover=True)
     check("but may take over", True)
     refused("the old helper is stale", errno.ESTALE, alloc, a)
+    refused("also for GET_PENDING", errno.ESTALE, send_pending, a)
+    refused("GET_PENDING names its generation", errno.EINVAL, b.dump, "GET_PENDING")
+    refused("a socket registers once", errno.EALREADY, b.register)
+    refused("also after it was taken over", errno.EALREADY, a.register, True)
+    send_pending(b)
+    check("the helper's own GET_PENDING succeeds", True)
     theirs = alloc(b, 256)
     check("its slots are in quarantine", not set(mine) & set(theirs))
     b.do("RETURN", cache, attr(SLOTS, struct.pack(f"={len(theirs)}I", *theirs)))
