@@ -73,22 +73,32 @@ int fastoci_slots_return(struct fastoci_cache *cache, const u32 *slots, u32 coun
 	return err;
 }
 
+#define SLOTS_AT_ONCE 65536	/* under the lock, while readers may want to park */
+
 /*
  * A helper's socket is closed, so no write of its can be under way: the slots
- * of its generation (*@arg, u64) end their quarantine.
+ * of its generation (*@arg, u64) end their quarantine. No other is reserved for
+ * it any more, so the lock may be dropped in between. Sleeps.
  */
 void fastoci_cache_helper_lost(struct fastoci_cache *cache, void *arg)
 {
-	u32 slot, generation = *(u64 *)arg;
+	u32 slot = 0, end, generation = *(u64 *)arg;
 
 	spin_lock(&cache->lock);
-	for (slot = 0; slot < cache->nr_slots && cache->nr_reserved; slot++)
-		if (fastoci_slot_reserved_by(cache, slot, generation)) {
-			cache->nr_reserved--;
-			fastoci_slot_free(cache, slot);
-		}
 	if (!fastoci_helper_present())
 		fastoci_fail_readahead(cache);
+	while (slot < cache->nr_slots && cache->nr_reserved) {
+		end = min(slot + SLOTS_AT_ONCE, cache->nr_slots);
+		for_each_set_bit_from(slot, cache->busy, end)
+			if (fastoci_slot_reserved_by(cache, slot, generation)) {
+				cache->nr_reserved--;
+				fastoci_slot_free(cache, slot);
+			}
+		slot = end;
+		spin_unlock(&cache->lock);
+		cond_resched();
+		spin_lock(&cache->lock);
+	}
 	spin_unlock(&cache->lock);
 }
 
