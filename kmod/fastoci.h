@@ -191,6 +191,8 @@ struct fastoci_cache *fastoci_cache_by_no(u32 no);	/* takes a reference */
 void fastoci_cache_put(struct fastoci_cache *cache);	/* any context, waits for nothing */
 void fastoci_cache_for_each(void (*fn)(struct fastoci_cache *cache, void *arg), void *arg);
 void fastoci_queue_evicted(struct work_struct *work);
+/* A helper's socket is closed: what it reserved on caches that are gone is free. Sleeps. */
+void fastoci_quarantine_end(u64 generation);
 
 /* chunkmap.c: take cache->lock, those with "held" in their comment want it held. */
 struct fastoci_space *fastoci_space_get(struct fastoci_cache *cache, const u8 *id, u64 data_bytes);

@@ -761,6 +761,7 @@ static int on_release(struct notifier_block *nb, unsigned long event, void *data
 	}
 	return NOTIFY_DONE;
 }
+		fastoci_quarantine_end(reg->generation);
 
 static struct notifier_block release_notifier = { .notifier_call = on_release };
 
