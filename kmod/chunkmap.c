@@ -270,8 +270,8 @@ struct evict_batch {
 	struct fastoci_cache *cache;	/* a reference */
 	u64 reserve;			/* 0, or the generation that gets the slots */
 	u32 nr;
-	struct fastoci_miss_key keys[FASTOCI_MAX_BATCH];
-	u32 slots[FASTOCI_MAX_BATCH];
+	u32 *slots;			/* behind the keys */
+	struct fastoci_miss_key keys[];
 };
 
 static void evicted(struct work_struct *work)
@@ -305,7 +305,7 @@ static void grace_period_over(struct rcu_head *rcu)
 int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr,
 			 u64 reserve)
 {
-	struct evict_batch *b = kzalloc(sizeof(*b), GFP_KERNEL);
+	struct evict_batch *b = kzalloc(struct_size(b, keys, nr) + nr * sizeof(u32), GFP_KERNEL);
 	LIST_HEAD(reaped);
 	int err = 0;
 	u32 i;
@@ -313,6 +313,7 @@ int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_
 	if (!b)
 		return -ENOMEM;
 	INIT_WORK(&b->work, evicted);
+	b->slots = (u32 *)(b->keys + nr);
 	b->cache = cache;
 	b->reserve = reserve;
 	spin_lock(&cache->lock);

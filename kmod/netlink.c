@@ -409,6 +409,10 @@ static int do_chunks(struct sk_buff *skb, struct genl_info *info)
 	}
 	if (!err && cmd == FASTOCI_CMD_EVICT) {
 		err = fastoci_chunks_evict(cache, keys, nr, reserve ? helper.generation : 0);
+		if (err)
+			NL_SET_ERR_MSG_ATTR(info->extack, info->attrs[FASTOCI_A_CHUNKS],
+					    "chunk refused");
+	}
 	end(cache);
 	kfree(keys);
 	return err;
@@ -467,16 +471,16 @@ struct dump {
 	bool full;
 };
 
-static void *begin_item(struct dump *d)
-{
-	void *hdr = genlmsg_put(d->skb, NETLINK_CB(d->cb->skb).portid, d->cb->nlh->nlmsg_seq,
-				&family, NLM_F_MULTI, d->cmd);
-
 /* The first number of @cache that is to be told. */
 static u32 first_of(const struct dump *d, const struct fastoci_cache *cache)
 {
 	return cache->no == d->cb->args[0] ? d->cb->args[1] : 0;
 }
+
+static void *begin_item(struct dump *d)
+{
+	void *hdr = genlmsg_put(d->skb, NETLINK_CB(d->cb->skb).portid, d->cb->nlh->nlmsg_seq,
+				&family, NLM_F_MULTI, d->cmd);
 
 	d->full = !hdr;
 	return hdr;
@@ -505,13 +509,13 @@ static void dump_cache(struct fastoci_cache *cache, void *arg)
 	struct dump *d = arg;
 	void *hdr;
 
+	if (is_over(d, cache) || first_of(d, cache))
+		return;
+	hdr = begin_item(d);
 	if (hdr)
 		end_item(d, hdr,
 			 nla_put_u32(d->skb, FASTOCI_A_CACHE, cache->no) ||
 			 nla_put(d->skb, FASTOCI_A_UUID, 16, cache->uuid) ||
-	if (is_over(d, cache) || first_of(d, cache))
-		return;
-	hdr = begin_item(d);
 			 nla_put_u32(d->skb, FASTOCI_A_CACHE_DEV, cache->dev) ||
 			 nla_put_u32(d->skb, FASTOCI_A_CHUNK_SHIFT, cache->chunk_shift) ||
 			 nla_put_u32(d->skb, FASTOCI_A_NR_SLOTS, cache->nr_slots) ||
@@ -526,14 +530,14 @@ static void dump_images_of(struct fastoci_cache *cache, void *arg)
 	struct dump *d = arg;
 	void *hdr;
 
+	if (is_over(d, cache))
+		return;
 	spin_lock(&cache->lock);
 	list_for_each_entry(image, &cache->images, node) { /* in the order of numbers */
 		if (image->no < first_of(d, cache))
 			continue;
 		hdr = begin_item(d);
 		if (hdr)
-	if (is_over(d, cache))
-		return;
 			end_item(d, hdr, put_image(d->skb, image), cache->no, image->no);
 		if (d->full)
 			break;
@@ -541,10 +545,6 @@ static void dump_images_of(struct fastoci_cache *cache, void *arg)
 	spin_unlock(&cache->lock);
 }
 
-static void dump_spaces_of(struct fastoci_cache *cache, void *arg)
-{
-	struct fastoci_space *space;
-	struct dump *d = arg;
 static int put_space(struct sk_buff *skb, const struct fastoci_cache *cache,
 		     const struct fastoci_space *space)
 {
@@ -557,15 +557,19 @@ static int put_space(struct sk_buff *skb, const struct fastoci_cache *cache,
 	       nla_put_u32(skb, FASTOCI_A_NR_USERS, space->nr_users);
 }
 
+static void dump_spaces_of(struct fastoci_cache *cache, void *arg)
+{
+	struct fastoci_space *space;
+	struct dump *d = arg;
+	unsigned long no;
 	void *hdr;
 
-	spin_lock(&cache->lock);
-	xa_for_each_start(&cache->spaces_by_no, no, space, first_of(d, cache)) {
-	unsigned long no;
-		hdr = begin_item(d);
-		if (hdr)
 	if (is_over(d, cache))
 		return;
+	spin_lock(&cache->lock);
+	xa_for_each_start(&cache->spaces_by_no, no, space, first_of(d, cache)) {
+		hdr = begin_item(d);
+		if (hdr)
 			end_item(d, hdr, put_space(d->skb, cache, space), cache->no, no);
 		if (d->full)
 			break;
@@ -649,10 +653,6 @@ static int start_pending(struct netlink_callback *cb)
 	return err;
 }
 
-static int dump_slots(struct sk_buff *skb, struct netlink_callback *cb)
-{
-	struct fastoci_cache *cache = fastoci_cache_by_no(cb->args[0]);
-	struct dump d = { .skb = skb, .cb = cb, .cmd = FASTOCI_CMD_GET_SLOTS };
 /* Answers with an empty dump; what is pending comes as MISS events. */
 static int dump_pending(struct sk_buff *skb, struct netlink_callback *cb)
 {
@@ -694,6 +694,10 @@ static int put_slot(struct sk_buff *skb, u32 slot, const struct fastoci_slot_inf
 	return 0;
 }
 
+static int dump_slots(struct sk_buff *skb, struct netlink_callback *cb)
+{
+	struct fastoci_cache *cache = fastoci_cache_by_no(cb->args[0]);
+	struct dump d = { .skb = skb, .cb = cb, .cmd = FASTOCI_CMD_GET_SLOTS };
 	struct fastoci_slot_info info;
 	u32 slot = cb->args[1];
 	void *hdr;
@@ -757,11 +761,11 @@ static int on_release(struct notifier_block *nb, unsigned long event, void *data
 	mutex_unlock(&helper.lock);
 	list_for_each_entry_safe(reg, tmp, &lost, node) {
 		fastoci_cache_for_each(fastoci_cache_helper_lost, &reg->generation);
+		fastoci_quarantine_end(reg->generation);
 		kfree(reg);
 	}
 	return NOTIFY_DONE;
 }
-		fastoci_quarantine_end(reg->generation);
 
 static struct notifier_block release_notifier = { .notifier_call = on_release };
 

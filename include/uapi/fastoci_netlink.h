@@ -22,7 +22,7 @@
  * CHUNK_NO and, by command, SLOT, CLASS, ERRNO. A batch is handled in order
  * and as a whole is never larger than FASTOCI_MAX_BATCH; the first entry that
  * is refused ends it with its error, earlier entries stay in force, and the
- * reply's extended ack names the entry.
+ * reply's extended ack points to the entry (EVICT: to the batch).
  *
  *   REGISTER  VERSION, FLAGS?         -> GENERATION, VERSION
  *   ALLOC     CACHE, COUNT            -> SLOTS  (array of u32, maybe fewer;
