@@ -99,7 +99,7 @@ struct fastoci_cache {
 	u32 alloc_hint;			/* L(lock) */
 
 	struct rb_root misses;		/* L(lock) */
-	struct list_head unsent;	/* L(lock) */
+	struct list_head unsent[FASTOCI_NR_CLASSES]; /* L(lock) misses by class */
 	struct list_head overflow;	/* L(lock) bios without a miss entry */
 	struct list_head released;	/* L(lock) bios for release_work */
 	u32 nr_misses;			/* L(lock) */

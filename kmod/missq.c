@@ -82,7 +82,7 @@ static void erase_miss(struct fastoci_cache *cache, struct fastoci_miss *miss)
 	kmem_cache_free(miss_slab, miss);
 }
 
-static u8 bio_class(struct bio *bio, const struct fastoci_bio *pb)
+static u8 bio_class(const struct bio *bio)
 {
 	if (!(bio->bi_opf & REQ_RAHEAD))
 		return FASTOCI_CLASS_DEMAND;
@@ -92,6 +92,24 @@ static u8 bio_class(struct bio *bio, const struct fastoci_bio *pb)
 static u32 chunk_of(const struct fastoci_cache *cache, const struct fastoci_bio *pb)
 {
 	return pb->data_sector >> (cache->chunk_shift - SECTOR_SHIFT);
+}
+
+/* Queues @miss behind those of its class; demand is sent before readahead. */
+static void to_send(struct fastoci_cache *cache, struct fastoci_miss *miss)
+{
+	lockdep_assert_held(&cache->lock);
+	list_move_tail(&miss->unsent, &cache->unsent[miss->key.class]);
+}
+
+static struct fastoci_miss *first_unsent(struct fastoci_cache *cache)
+{
+	int class;
+
+	lockdep_assert_held(&cache->lock);
+	for (class = FASTOCI_CLASS_DEMAND; class >= 0; class--)
+		if (!list_empty(&cache->unsent[class]))
+			return list_first_entry(&cache->unsent[class], struct fastoci_miss, unsent);
+	return NULL;
 }
 
 /* The miss of @pb's chunk, made or raised to @class; NULL without memory. */
@@ -115,7 +133,7 @@ static struct fastoci_miss *get_miss(struct fastoci_cache *cache, struct fastoci
 	}
 	miss->key.class = class;
 	trace_fastoci_miss(cache, &miss->key);
-	list_move_tail(&miss->unsent, &cache->unsent);
+	to_send(cache, miss);
 	queue_work(wq, &cache->send_work);
 	return miss;
 }
@@ -169,10 +187,9 @@ void fastoci_note_miss(struct fastoci_bio *pb, struct bio *bio)
 {
 	struct fastoci_cache *cache = pb->image->cache;
 
-	if (!spin_trylock(&cache->lock))
-		return;
+	spin_lock(&cache->lock);
 	if (!READ_ONCE(pb->space->map[chunk_of(cache, pb)]) && fastoci_helper_present())
-		get_miss(cache, pb, bio_class(bio, pb));
+		get_miss(cache, pb, bio_class(bio));
 	spin_unlock(&cache->lock);
 }
 
@@ -199,7 +216,7 @@ enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb)
 		if (!pb->parked_before)
 			pb->parked_at = jiffies;
 		pb->parked_before = true;
-		miss = get_miss(cache, pb, bio_class(bio, pb));
+		miss = get_miss(cache, pb, bio_class(bio));
 		list_add_tail(&pb->miss_node, miss ? &miss->bios : &cache->overflow);
 		list_add_tail(&pb->image_node, &image->parked);
 		image->nr_parked++;
@@ -307,7 +324,7 @@ static void run_timer(struct work_struct *work)
 
 	spin_lock(&cache->lock);
 	cache->timer_armed = false;
-	if (!list_empty(&cache->unsent))
+	if (first_unsent(cache))
 		queue_work(wq, &cache->send_work);
 	list_for_each_entry_safe(pb, tmp, &cache->overflow, miss_node)
 		release_locked(cache, pb, BLK_STS_OK);
@@ -328,6 +345,32 @@ static void run_timer(struct work_struct *work)
 	spin_unlock(&cache->lock);
 }
 
+/* Moves what may be sent now to cache->batch; how many that are. */
+static u32 take_batch(struct fastoci_cache *cache)
+{
+	struct fastoci_miss *miss;
+	u32 nr = 0;
+
+	lockdep_assert_held(&cache->lock);
+	if (cache->silent)
+		return 0;
+	while (nr < FASTOCI_MAX_BATCH && cache->unacked + nr < FASTOCI_MISS_WINDOW) {
+		miss = first_unsent(cache);
+		if (!miss)
+			break;
+		cache->batch[nr++] = miss->key;
+		list_del_init(&miss->unsent);
+	}
+	if (!nr)
+		return 0;
+	if (!cache->unacked)
+		cache->unacked_since = jiffies;
+	cache->unacked += nr;
+	fastoci_cache_arm_timer(cache, cache->unacked_since +
+				       msecs_to_jiffies(READ_ONCE(stall_ms)));
+	return nr;
+}
+
 /* What is left of a batch that was not sent goes back to the front. */
 static void unsend_batch(struct fastoci_cache *cache, u32 nr)
 {
@@ -338,35 +381,20 @@ static void unsend_batch(struct fastoci_cache *cache, u32 nr)
 	while (nr--) {
 		miss = find_miss(cache, cache->batch[nr].space, cache->batch[nr].chunk_no);
 		if (miss)
-			list_move(&miss->unsent, &cache->unsent);
+			list_move(&miss->unsent, &cache->unsent[miss->key.class]);
 	}
 }
 
 static void send_misses(struct work_struct *work)
 {
 	struct fastoci_cache *cache = container_of(work, struct fastoci_cache, send_work);
-	struct fastoci_miss *miss, *tmp;
 	u32 nr, resends;
 	int err;
 
 	for (;;) {
-		nr = 0;
 		spin_lock(&cache->lock);
 		resends = cache->resends;
-		if (!cache->silent)
-			list_for_each_entry_safe(miss, tmp, &cache->unsent, unsent) {
-				if (nr == FASTOCI_MAX_BATCH ||
-				    cache->unacked + nr >= FASTOCI_MISS_WINDOW)
-					break;
-				cache->batch[nr++] = miss->key;
-				list_del_init(&miss->unsent);
-			}
-		if (nr && !cache->unacked)
-			cache->unacked_since = jiffies;
-		cache->unacked += nr;
-		if (nr)
-			fastoci_cache_arm_timer(cache, cache->unacked_since +
-						       msecs_to_jiffies(READ_ONCE(stall_ms)));
+		nr = take_batch(cache);
 		spin_unlock(&cache->lock);
 		if (!nr)
 			return;
@@ -404,7 +432,7 @@ void fastoci_cache_resend(struct fastoci_cache *cache, void *arg)
 		if (list_empty(&miss->bios))
 			erase_miss(cache, miss); /* all who waited were ended otherwise */
 		else
-			list_move_tail(&miss->unsent, &cache->unsent);
+			to_send(cache, miss);
 	}
 	cache->unacked = 0;
 	cache->silent = false;
@@ -443,20 +471,32 @@ void fastoci_miss_complete(struct fastoci_cache *cache, u32 space, u32 chunk_no,
 /* No image uses the space @no any more, so nobody waits for its chunks. */
 void fastoci_misses_drop(struct fastoci_cache *cache, u32 no)
 {
-	struct rb_node *n, *next;
+	struct rb_node *n = cache->misses.rb_node, *first = NULL, *next;
+	struct fastoci_miss *miss;
 
-	for (n = rb_first(&cache->misses); n; n = next) {
-		struct fastoci_miss *miss = rb_entry(n, struct fastoci_miss, node);
-
+	lockdep_assert_held(&cache->lock);
+	while (n) {
+		miss = rb_entry(n, struct fastoci_miss, node);
+		if (miss->key.space >= no)
+			first = n;
+		n = miss->key.space >= no ? n->rb_left : n->rb_right;
+	}
+	for (n = first; n; n = next) {
+		miss = rb_entry(n, struct fastoci_miss, node);
+		if (miss->key.space != no)
+			return;
 		next = rb_next(n);
-		if (miss->key.space == no)
-			erase_miss(cache, miss);
+		WARN_ON_ONCE(!list_empty(&miss->bios));
+		erase_miss(cache, miss);
 	}
 }
 
 void fastoci_missq_setup(struct fastoci_cache *cache)
 {
-	INIT_LIST_HEAD(&cache->unsent);
+	int class;
+
+	for (class = 0; class < FASTOCI_NR_CLASSES; class++)
+		INIT_LIST_HEAD(&cache->unsent[class]);
 	INIT_LIST_HEAD(&cache->overflow);
 	INIT_LIST_HEAD(&cache->released);
 	cache->misses = RB_ROOT;
@@ -465,19 +505,26 @@ void fastoci_missq_setup(struct fastoci_cache *cache)
 	INIT_DELAYED_WORK(&cache->timer_work, run_timer);
 }
 
-/* No image is left, so no bio is: what may remain are misses of readers that gave up. */
+/*
+ * No image is left, so no bio is: what may remain are misses of readers that
+ * gave up. They go first: with nothing to send, the timer queues no send, and
+ * once the last send has ended, nobody arms the timer.
+ */
 void fastoci_missq_free(struct fastoci_cache *cache)
 {
 	struct fastoci_miss *miss, *next;
 
-	/* A send re-arms the timer, which queues sends: only the second cancel is final. */
-	cancel_work_sync(&cache->send_work);
-	cancel_delayed_work_sync(&cache->timer_work);
+	spin_lock(&cache->lock);
+	rbtree_postorder_for_each_entry_safe(miss, next, &cache->misses, node) {
+		list_del(&miss->unsent);
+		kmem_cache_free(miss_slab, miss);
+	}
+	cache->misses = RB_ROOT;
+	cache->nr_misses = 0;
+	spin_unlock(&cache->lock);
 	cancel_work_sync(&cache->send_work);
 	cancel_delayed_work_sync(&cache->timer_work);
 	cancel_work_sync(&cache->release_work);
-	rbtree_postorder_for_each_entry_safe(miss, next, &cache->misses, node)
-		kmem_cache_free(miss_slab, miss);
 }
 
 int fastoci_missq_init(void)

@@ -6,8 +6,9 @@
  * command and every dump needs CAP_SYS_ADMIN in the initial user namespace.
  *
  * One helper at a time. REGISTER makes the sending socket the helper and
- * returns a generation; it and all later state-changing commands must come
- * from that socket and carry that generation (else -ESTALE). The kernel sends
+ * returns a generation; a socket does so once (-EALREADY). All later commands
+ * that change a state must come from that socket and carry that generation
+ * (else -ESTALE). The kernel sends
  * events by unicast to that socket. Closing the socket ends the registration:
  * misses stay pending (or fail, by the device's policy) and are sent again to
  * the next helper; slots that were reserved return to the free list. Until
@@ -151,6 +152,7 @@ enum fastoci_miss_class {
 	FASTOCI_CLASS_AHEAD = 0,	/* REQ_RAHEAD, behind its first 256 KiB */
 	FASTOCI_CLASS_MAYBE = 1,	/* REQ_RAHEAD, may hold a demanded page */
 	FASTOCI_CLASS_DEMAND = 2,
+	FASTOCI_NR_CLASSES
 };
 
 enum fastoci_slot_state {
