@@ -77,6 +77,9 @@ unit: $(TESTS)
 	@set -e; for t in $(TESTS); do $$t --gtest_brief=1; done
 vmtest: all
 	selftests/run
+## make kunit   the kernel's KUnit suites under User-Mode Linux (KASAN, lockdep)
+kunit:
+	selftests/kunit
 ## make demo   a real image converted, attached and started in a VM, with figures
 demo:
 	selftests/install-deps

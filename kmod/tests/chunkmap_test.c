@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/delay.h>
+
+#include "kunit.h"
+
+struct fixture {
+	struct fastoci_cache *cache;
+	struct fastoci_space *space;
+};
+
+static int init(struct kunit *test)
+{
+	struct fixture *f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, f);
+	test->priv = f;
+	f->cache = make_test_cache(test);
+	f->space = make_test_space(test, f->cache, 1);
+	return 0;
+}
+
+static void end(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	if (f->space)
+		fastoci_space_put(f->cache, f->space);
+	fastoci_cache_put(f->cache);
+}
+
+static u32 alloc_one(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = U32_MAX;
+
+	KUNIT_ASSERT_EQ(test, fastoci_slots_alloc(f->cache, &slot, 1, TEST_GENERATION), 1);
+	return slot;
+}
+
+static u32 fill(struct kunit *test, u32 chunk_no)
+{
+	struct fixture *f = test->priv;
+	u32 slot = alloc_one(test);
+
+	KUNIT_ASSERT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, chunk_no, slot,
+						 TEST_GENERATION), 0);
+	return slot;
+}
+
+static int evict(struct kunit *test, u32 chunk_no, u64 reserve)
+{
+	struct fixture *f = test->priv;
+	struct fastoci_miss_key key = { .space = f->space->no, .chunk_no = chunk_no };
+
+	return fastoci_chunks_evict(f->cache, &key, 1, reserve);
+}
+
+static void alloc_hands_each_slot_out_once(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slots[TEST_SLOTS + 1], i;
+	DECLARE_BITMAP(seen, TEST_SLOTS) = {};
+
+	KUNIT_EXPECT_EQ(test, fastoci_slots_alloc(f->cache, slots, TEST_SLOTS + 1,
+						  TEST_GENERATION), TEST_SLOTS);
+	for (i = 0; i < TEST_SLOTS; i++) {
+		KUNIT_ASSERT_LT(test, slots[i], TEST_SLOTS);
+		KUNIT_EXPECT_FALSE(test, test_and_set_bit(slots[i], seen));
+	}
+	KUNIT_EXPECT_EQ(test, fastoci_slots_alloc(f->cache, slots + TEST_SLOTS, 1, TEST_GENERATION), 0);
+	slots[TEST_SLOTS] = slots[0];
+	KUNIT_EXPECT_EQ(test, fastoci_slots_return(f->cache, slots, TEST_SLOTS + 1, TEST_GENERATION), -EINVAL);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_free, TEST_SLOTS);
+}
+
+static void fill_takes_only_what_its_sender_reserved(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = alloc_one(test), no = f->space->no;
+
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 0, slot, TEST_GENERATION + 1), -EPERM);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 0, slot + 1, TEST_GENERATION), -EPERM);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 0, TEST_SLOTS, TEST_GENERATION), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, TEST_CHUNKS, slot, TEST_GENERATION), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no + 1, 0, slot, TEST_GENERATION), -EINVAL);
+	KUNIT_EXPECT_EQ(test, f->space->map[0], 0);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 0, slot, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, f->space->map[0], slot + 1);
+	KUNIT_EXPECT_EQ(test, f->space->nr_present, 1);
+}
+
+static void a_second_fill_keeps_the_first_slot(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = fill(test, 5), other = alloc_one(test);
+
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 5, slot, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 5, other, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, f->space->map[5], slot + 1);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, other), FASTOCI_SLOT_RESERVED);
+	KUNIT_EXPECT_EQ(test, f->space->nr_present, 1);
+}
+
+static void a_restored_chunk_is_served_from_its_fill_on(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 no = f->space->no, slot = 9;
+
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 3, slot, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 3, slot, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 4, slot, TEST_GENERATION), -EEXIST);
+	KUNIT_EXPECT_EQ(test, f->space->map[3], 0);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 4, slot, TEST_GENERATION), -EPERM);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 3, slot, TEST_GENERATION + 9), 0);
+	KUNIT_EXPECT_EQ(test, f->space->map[3], slot + 1);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 3, slot + 1, TEST_GENERATION), -EEXIST);
+}
+
+static void return_gives_a_restored_slot_back(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = 9;
+
+	KUNIT_ASSERT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 3, slot, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fastoci_slots_return(f->cache, &slot, 1, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_FREE);
+	KUNIT_EXPECT_EQ(test, f->space->nr_held, 0);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_free, TEST_SLOTS);
+}
+
+static void one_id_has_one_space_and_one_size(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u8 id[32] = { 1 };
+
+	KUNIT_EXPECT_PTR_EQ(test, make_test_space(test, f->cache, 1), f->space);
+	fastoci_space_put(f->cache, f->space);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(fastoci_space_get(f->cache, id, 1)), -EEXIST);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(fastoci_space_get(f->cache, (u8[32]){ 9 }, 0)), -E2BIG);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(fastoci_space_get(f->cache, (u8[32]){ 9 },
+				((u64)FASTOCI_MAX_IMAGE_CHUNKS << 16) + 1)), -E2BIG);
+}
+
+static void a_space_outlives_its_images_while_it_holds_a_slot(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 no = f->space->no;
+
+	fill(test, 0);
+	fastoci_space_put(f->cache, f->space);
+	KUNIT_EXPECT_NOT_NULL(test, xa_load(&f->cache->spaces_by_no, no));
+	KUNIT_EXPECT_EQ(test, evict(test, 0, 0), 0);
+	KUNIT_EXPECT_NULL(test, xa_load(&f->cache->spaces_by_no, no));
+	f->space = NULL;
+	srcu_barrier(&f->cache->srcu);
+}
+
+static void what_is_reserved_outlives_its_cache(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct fastoci_cache_sb *sb = kunit_kzalloc(test, sizeof(*sb), GFP_KERNEL);
+	struct block_device *bdev = kunit_kzalloc(test, sizeof(*bdev), GFP_KERNEL);
+	u32 mine = alloc_one(test), other;
+	struct fastoci_cache *cache;
+	char *error;
+
+	KUNIT_ASSERT_NOT_NULL(test, sb);
+	KUNIT_ASSERT_NOT_NULL(test, bdev);
+	KUNIT_ASSERT_EQ(test, fastoci_slots_alloc(f->cache, &other, 1, TEST_GENERATION + 1), 1);
+	fill(test, 0);
+	bdev->bd_dev = f->cache->dev;
+	memcpy(sb->uuid, f->cache->uuid, 16);
+	sb->chunk_shift = cpu_to_le32(FASTOCI_MIN_CHUNK_SHIFT);
+	sb->nr_slots = cpu_to_le32(TEST_SLOTS + 1);
+	sb->slots_offset = cpu_to_le64(1 << FASTOCI_MIN_CHUNK_SHIFT);
+	fastoci_space_put(f->cache, f->space);
+	fastoci_cache_put(f->cache);
+	cache = fastoci_cache_get(bdev, sb, &error);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(cache), -EBUSY);
+	fastoci_quarantine_end(TEST_GENERATION + 1);
+	sb->nr_slots = cpu_to_le32(TEST_SLOTS);
+	f->cache = fastoci_cache_get(bdev, sb, &error);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, f->cache);
+	f->space = make_test_space(test, f->cache, 1);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, mine), FASTOCI_SLOT_RESERVED);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, other), FASTOCI_SLOT_FREE);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_reserved, 1);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_free, TEST_SLOTS - 1);
+	KUNIT_EXPECT_EQ(test, f->space->nr_held, 0);
+}
+
+/* ---- eviction's grace period ---- */
+
+static void evict_unpublishes_at_once_and_frees_after_the_last_reader(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = fill(test, 1), more[TEST_SLOTS];
+	int idx = fastoci_srcu_enter(&f->cache->srcu);
+
+	KUNIT_EXPECT_EQ(test, evict(test, 1, 0), 0);
+	KUNIT_EXPECT_EQ(test, f->space->map[1], 0);
+	msleep(50); /* time in which a wrong grace period would end */
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_EVICTING);
+	KUNIT_EXPECT_EQ(test, fastoci_slots_alloc(f->cache, more, TEST_SLOTS, TEST_GENERATION), TEST_SLOTS - 1);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 1, slot, TEST_GENERATION), -EPERM);
+	KUNIT_EXPECT_EQ(test, fake_helper.nr_evicted, 0);
+	fastoci_srcu_leave(&f->cache->srcu, idx);
+	srcu_barrier(&f->cache->srcu);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_FREE);
+}
+
+static void a_chunk_can_be_filled_elsewhere_while_its_old_slot_is_read(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = fill(test, 1), again;
+	int idx = fastoci_srcu_enter(&f->cache->srcu);
+
+	KUNIT_EXPECT_EQ(test, evict(test, 1, 0), 0);
+	again = fill(test, 1);
+	KUNIT_EXPECT_NE(test, again, slot);
+	fastoci_srcu_leave(&f->cache->srcu, idx);
+	srcu_barrier(&f->cache->srcu);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, again), FASTOCI_SLOT_PRESENT);
+	KUNIT_EXPECT_EQ(test, f->space->map[1], again + 1);
+}
+
+static void evict_with_reserve_gives_the_slot_to_its_sender(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = fill(test, 1);
+
+	KUNIT_EXPECT_EQ(test, evict(test, 1, TEST_GENERATION), 0);
+	srcu_barrier(&f->cache->srcu);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_RESERVED);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 2, slot, TEST_GENERATION), 0);
+}
+
+static void a_sender_that_died_in_the_grace_period_gets_nothing(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = fill(test, 1);
+	int idx = fastoci_srcu_enter(&f->cache->srcu);
+	u64 generation = TEST_GENERATION;
+
+	KUNIT_EXPECT_EQ(test, evict(test, 1, TEST_GENERATION), 0);
+	fake_helper.present = false;
+	fastoci_cache_helper_lost(f->cache, &generation);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_EVICTING);
+	fastoci_srcu_leave(&f->cache->srcu, idx);
+	srcu_barrier(&f->cache->srcu);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_FREE);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_reserved, 0);
+}
+
+static void a_lost_helper_loses_its_own_slots_alone(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 present = fill(test, 1), mine = alloc_one(test), other;
+	u64 generation = TEST_GENERATION;
+
+	KUNIT_ASSERT_EQ(test, fastoci_slots_alloc(f->cache, &other, 1, TEST_GENERATION + 1), 1);
+	fastoci_cache_helper_lost(f->cache, &generation);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, present), FASTOCI_SLOT_PRESENT);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, mine), FASTOCI_SLOT_FREE);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, other), FASTOCI_SLOT_RESERVED);
+}
+
+static void evicting_nothing_is_no_error(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	KUNIT_EXPECT_EQ(test, evict(test, 7, 0), 0);
+	KUNIT_EXPECT_EQ(test, evict(test, TEST_CHUNKS, 0), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fastoci_chunks_evict(f->cache, NULL, 0, 0), 0);
+}
+
+static struct kunit_case map_cases[] = {
+	KUNIT_CASE(alloc_hands_each_slot_out_once),
+	KUNIT_CASE(fill_takes_only_what_its_sender_reserved),
+	KUNIT_CASE(a_second_fill_keeps_the_first_slot),
+	KUNIT_CASE(a_restored_chunk_is_served_from_its_fill_on),
+	KUNIT_CASE(return_gives_a_restored_slot_back),
+	KUNIT_CASE(one_id_has_one_space_and_one_size),
+	KUNIT_CASE(a_space_outlives_its_images_while_it_holds_a_slot),
+	KUNIT_CASE(a_lost_helper_loses_its_own_slots_alone),
+	KUNIT_CASE(what_is_reserved_outlives_its_cache),
+	{}
+};
+
+static struct kunit_case evict_cases[] = {
+	KUNIT_CASE(evict_unpublishes_at_once_and_frees_after_the_last_reader),
+	KUNIT_CASE(a_chunk_can_be_filled_elsewhere_while_its_old_slot_is_read),
+	KUNIT_CASE(evict_with_reserve_gives_the_slot_to_its_sender),
+	KUNIT_CASE(a_sender_that_died_in_the_grace_period_gets_nothing),
+	KUNIT_CASE(evicting_nothing_is_no_error),
+	{}
+};
+
+static struct kunit_suite map_suite = {
+	.name = "fastoci_chunkmap", .test_cases = map_cases, .init = init, .exit = end,
+	.suite_init = test_suite_init, .suite_exit = test_suite_exit,
+};
+
+static struct kunit_suite evict_suite = {
+	.name = "fastoci_evict", .test_cases = evict_cases, .init = init, .exit = end,
+	.suite_init = test_suite_init, .suite_exit = test_suite_exit,
+};
+kunit_test_suites(&map_suite, &evict_suite);

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the suites share: a cache without a device, and a fake in place of netlink.c and target.c. */
+#ifndef FASTOCI_KUNIT_H
+#define FASTOCI_KUNIT_H
+
+#include <kunit/test.h>
+
+#include "../fastoci.h"
+
+#define TEST_SLOTS 32
+#define TEST_CHUNKS 2000
+#define TEST_GENERATION 7ULL
+
+/* What the kernel would have told a helper, and whether there is one. */
+struct fake_helper {
+	bool present;
+	u64 generation;
+	int send_error;			/* of the next send, then 0 again */
+	u32 nr_sends;
+	u32 nr_sent;
+	struct fastoci_miss_key sent[4096];
+	u32 nr_evicted;
+	u32 evicted[TEST_SLOTS];
+};
+
+extern struct fake_helper fake_helper;
+
+/* Suite set-up and end: work queues, slabs. A suite may rely on no module_init. */
+int test_suite_init(struct kunit_suite *suite);
+void test_suite_exit(struct kunit_suite *suite);
+
+/* A fresh cache of TEST_SLOTS slots with a helper of TEST_GENERATION; drop it with fastoci_cache_put(). */
+struct fastoci_cache *make_test_cache(struct kunit *test);
+
+/* A data space of TEST_CHUNKS chunks. */
+struct fastoci_space *make_test_space(struct kunit *test, struct fastoci_cache *cache, u8 id);
+
+/* The state of a slot, FASTOCI_SLOT_FREE too. */
+u32 slot_state(struct fastoci_cache *cache, u32 slot);
+
+#endif /* FASTOCI_KUNIT_H */
