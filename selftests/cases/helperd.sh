@@ -26,7 +26,7 @@ mkfs.ext4 -q /dev/ram1 && mkdir -p $dir && mount /dev/ram1 $dir || die 'no place
 truncate -s 4M $dir/unused
 sectors=$("$PYTHON" "$lib/mkhelpermeta.py" $dir/meta $dir/unused $dir/data $dir/blob)
 dd if=$dir/meta of=/dev/ram0 bs=4096 conv=fsync,notrunc 2>/dev/null
-check 'module loads' insmod "$TOP/build/kmod/$(uname -r)/dm-fastoci.ko"
+check 'module loads' insmod "$MODULE"
 check 'the helper starts' start_helper
 [ $ktap_failed = 0 ] || die 'no helper'
 cache=$(ask cache | grep -o '/dev/loop[0-9]*')
@@ -37,7 +37,8 @@ check 'a cold read is right' same
 check 'nothing failed' [ "$(counter fails)" = 0 ]
 fills=$(counter fills)
 check 'chunks were filled' [ "$fills" -gt 10 ]
-check 'rows become durable' wait_for 20 bash -c "$(declare -f ask); dir=$dir; ask stat | grep -q '\"durable\":$fills'"
+durable() { ask stat | grep -q "\"durable\":$fills"; }
+check 'rows become durable' wait_for 20 durable
 mv $dir/blob $dir/away
 kill_helper 9
 check 'without a helper hits go on' same
