@@ -190,14 +190,20 @@ static int register_helper(struct sk_buff *skb, struct genl_info *info)
 	struct registration *reg;
 	struct sk_buff *reply;
 	bool takeover = false;
+	u32 version;
 	void *hdr;
 	int err = 0;
 
 	if (!netlink_capable(skb, CAP_SYS_ADMIN))
 		return -EPERM;
-	if (!info->attrs[FASTOCI_A_VERSION] ||
-	    nla_get_u32(info->attrs[FASTOCI_A_VERSION]) != FASTOCI_PROTOCOL_VERSION) {
-		NL_SET_ERR_MSG(info->extack, "protocol version is not 1: helper too old or too new");
+	if (!info->attrs[FASTOCI_A_VERSION])
+		return -EINVAL;
+	version = nla_get_u32(info->attrs[FASTOCI_A_VERSION]);
+	if (version != FASTOCI_PROTOCOL_VERSION) {
+		if (version < FASTOCI_PROTOCOL_VERSION)
+			NL_SET_ERR_MSG(info->extack, "the helper is older than dm-fastoci");
+		else
+			NL_SET_ERR_MSG(info->extack, "the helper is newer than dm-fastoci");
 		return -EPROTONOSUPPORT;
 	}
 	if (info->attrs[FASTOCI_A_FLAGS])

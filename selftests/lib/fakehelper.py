@@ -20,6 +20,9 @@ SPACE, CHUNK_NO, SLOT, ERRNO, STATE, ACCESSED = 1, 2, 3, 5, 6, 7
 FREE, RESERVED, RESTORED, PRESENT, EVICTING = range(5)
 
 
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
+
+
 def attr(kind, data, nested=False):
     if isinstance(data, int):
         data = struct.pack("=I", data)
@@ -41,6 +44,8 @@ def u32(data):
 class Helper:
     def __init__(self, register=True, takeover=False):
         self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 16)
+        self.sock.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+        self.sock.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         self.sock.bind((0, 0))
         self.seq, self.events = 0, []
         reply = self.call(16, 3, attr(2, b"fastoci\0"))
@@ -48,8 +53,8 @@ class Helper:
         if register:
             self.register(takeover)
 
-    def register(self, takeover=False):
-        body = attr(VERSION, 1) + (attr(FLAGS, 1) if takeover else b"")
+    def register(self, takeover=False, version=1):
+        body = attr(VERSION, version) + (attr(FLAGS, 1) if takeover else b"")
         self.generation = dict(attrs(self.call(self.family, CMD["REGISTER"], body)))[GENERATION]
 
     def dump(self, cmd, body=b""):
@@ -89,7 +94,8 @@ class Helper:
                 elif kind == 2:
                     err = struct.unpack_from("=i", msg)[0]
                     if err:
-                        raise OSError(-err, os.strerror(-err), str(cmd))
+                        words = dict(attrs(msg[20:])).get(1, b"").rstrip(b"\0").decode()  # NLMSGERR_ATTR_MSG
+                        raise OSError(-err, words or os.strerror(-err), str(cmd))
                     return reply
                 else:
                     reply = msg[4:]

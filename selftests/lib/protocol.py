@@ -21,13 +21,14 @@ def check(name, good):
     print(("ok" if good else "not ok"), count, name, flush=True)
 
 
-def refused(name, err, call, *args):
+def refused(name, err, call, *args, words=""):
+    """It fails with that errno, and the kernel's words contain those."""
     try:
         call(*args)
         check(name, False)
     except OSError as e:
-        check(name, e.errno == err)
-        if e.errno != err:
+        check(name, e.errno == err and words in e.strerror)
+        if e.errno != err or words not in e.strerror:
             print("# got", e)
 
 
@@ -84,7 +85,12 @@ def main():
     def write(slot, chunk_no):
         os.pwrite(disk, BLOB[chunk_no * mkmeta.CHUNK:(chunk_no + 1) * mkmeta.CHUNK], (slot + 1) * mkmeta.CHUNK)
 
-    a = Helper()
+    a = Helper(register=False)
+    refused("a helper that is too old is told so", errno.EPROTONOSUPPORT, a.register, False, 0,
+            words="the helper is older than dm-fastoci")
+    refused("one that is too new, too", errno.EPROTONOSUPPORT, a.register, False, 2,
+            words="the helper is newer than dm-fastoci")
+    a.register()
     cache = u32(a.dump("GET_CACHES")[0][CACHE])
     space = u32(a.dump("GET_SPACES")[0][A_SPACE])
     check("GET_IMAGES names the image", len(a.dump("GET_IMAGES")) == 1)
@@ -152,7 +158,7 @@ def main():
     # takeover and quarantine
     mine = alloc(a, 4)
     b = Helper(register=False)
-    refused("a second helper is refused", errno.EBUSY, b.register)
+    refused("a second helper is refused", errno.EBUSY, b.register, words="another helper is registered")
     b.register(takeover=True)
     check("but may take over", True)
     refused("the old helper is stale", errno.ESTALE, alloc, a)
