@@ -175,20 +175,19 @@ int fastoci_chunk_fill(struct fastoci_cache *cache, u32 space_no, u32 chunk_no, 
 		goto out;
 	if (!READ_ONCE(space->map[chunk_no])) {
 		err = -EPERM;
-		if (is_restored(cache, slot, space_no, chunk_no)) {
+		if (is_restored(cache, slot, space_no, chunk_no))
 			space->nr_held--; /* counted again below */
-		} else if (fastoci_slot_reserved_by(cache, slot, generation)) {
+		else if (fastoci_slot_reserved_by(cache, slot, generation))
 			cache->nr_reserved--;
-		} else {
+		else
 			goto out;
-		}
 		cache->slots[slot].chunk_no = chunk_no;
 		cache->slots[slot].space_state =
 			(u32)FASTOCI_SLOT_PRESENT << FASTOCI_SLOT_STATE_SHIFT | space_no;
 		set_bit(slot, cache->accessed);
 		space->nr_present++;
 		space->nr_held++;
-		/* Pairs with READ_ONCE() in try_hit(): the slot's state is set before it is seen. */
+		/* Pairs with READ_ONCE() in try_hit(): the slot's state is set before. */
 		smp_store_release(&space->map[chunk_no], slot + 1);
 	}
 	fastoci_miss_complete(cache, space_no, chunk_no, BLK_STS_OK);

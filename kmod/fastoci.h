@@ -26,10 +26,7 @@
 
 #define DM_MSG_PREFIX "fastoci"
 
-/**
- * struct fastoci_space - chunk map of one data space
- * @map: A: per chunk 0, or slot + 1; written under cache->lock
- */
+/* Chunk map of one data space. */
 struct fastoci_space {
 	struct list_head node;		/* L(cache->lock) in cache->spaces */
 	u32 no;				/* I: */
@@ -39,7 +36,7 @@ struct fastoci_space {
 	u32 nr_users;			/* L(cache->lock) images, and RESTORE while it runs */
 	u64 data_bytes;			/* I: */
 	u8 id[32];			/* I: */
-	u32 *map;
+	u32 *map;			/* A: per chunk 0, or slot + 1; written under cache->lock */
 };
 
 /* RESERVED: @chunk_no is the low half of the generation that reserved it. */
@@ -86,7 +83,7 @@ struct fastoci_cache {
 	u32 nr_slots;			/* I: */
 	sector_t slots_sector;		/* I: */
 
-	spinlock_t lock;
+	spinlock_t lock;		/* what L(lock) marks, and images' state */
 	struct list_head images;	/* L(lock) in the order of their numbers */
 	struct list_head spaces;	/* L(lock) */
 	struct xarray spaces_by_no;	/* L(lock), its numbers are reserved without */
@@ -176,6 +173,7 @@ struct fastoci_meta {
 	u64 device_sectors;
 	u8 image_id[32];
 };
+
 int fastoci_meta_load(struct block_device *bdev, struct fastoci_meta *meta, char **error);
 void fastoci_meta_free(struct fastoci_meta *meta);
 void fastoci_extents_free(struct fastoci_extents *t);
@@ -194,11 +192,11 @@ void fastoci_queue_evicted(struct work_struct *work);
 /* A helper's socket is closed: what it reserved on caches that are gone is free. Sleeps. */
 void fastoci_quarantine_end(u64 generation);
 
-/* chunkmap.c: take cache->lock, those with "held" in their comment want it held. */
+/* chunkmap.c: take cache->lock, but fastoci_restored_drop(), which wants it held. */
 struct fastoci_space *fastoci_space_get(struct fastoci_cache *cache, const u8 *id, u64 data_bytes);
 void fastoci_space_put(struct fastoci_cache *cache, struct fastoci_space *space);
 void fastoci_spaces_free(struct list_head *spaces);
-bool fastoci_restored_drop(struct fastoci_cache *cache, u32 slot, struct list_head *reaped); /* held */
+bool fastoci_restored_drop(struct fastoci_cache *cache, u32 slot, struct list_head *reaped);
 int fastoci_chunk_fill(struct fastoci_cache *cache, u32 space, u32 chunk_no, u32 slot,
 		       u64 generation);
 int fastoci_chunk_fail(struct fastoci_cache *cache, u32 space, u32 chunk_no, u32 err);

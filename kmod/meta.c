@@ -145,8 +145,9 @@ static int load(struct dm_io_client *io, struct block_device *bdev, struct fasto
 	struct fastoci_meta_sb *sb = read_sb(io, bdev);
 	int err;
 
-	*error = PTR_ERR(sb) == -ENODATA ? "meta: truncated, the device is smaller than a superblock" :
-					   "meta: cannot read the superblock";
+	*error = "meta: cannot read the superblock";
+	if (PTR_ERR(sb) == -ENODATA)
+		*error = "meta: truncated, the device is smaller than a superblock";
 	if (IS_ERR(sb))
 		return PTR_ERR(sb);
 	err = -EINVAL;

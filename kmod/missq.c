@@ -150,6 +150,11 @@ void fastoci_cache_arm_timer(struct fastoci_cache *cache, unsigned long at)
 			 time_after(at, jiffies) ? at - jiffies : 0);
 }
 
+static void retry_soon(struct fastoci_cache *cache)
+{
+	fastoci_cache_arm_timer(cache, jiffies + msecs_to_jiffies(OVERFLOW_RETRY_MS));
+}
+
 /* When a bio that waits since @since has to be ended; false: never. */
 static bool deadline_of(const struct fastoci_image *image, unsigned long since, unsigned long *at)
 {
@@ -221,7 +226,7 @@ enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb)
 		list_add_tail(&pb->image_node, &image->parked);
 		image->nr_parked++;
 		if (!miss)
-			fastoci_cache_arm_timer(cache, jiffies + msecs_to_jiffies(OVERFLOW_RETRY_MS));
+			retry_soon(cache);
 		if (deadline_of(image, pb->parked_at, &at))
 			fastoci_cache_arm_timer(cache, at);
 	}
@@ -409,7 +414,7 @@ static void send_misses(struct work_struct *work)
 		spin_lock(&cache->lock);
 		if (err == -ENOMEM) {
 			unsend_batch(cache, nr);
-			fastoci_cache_arm_timer(cache, jiffies + msecs_to_jiffies(OVERFLOW_RETRY_MS));
+			retry_soon(cache);
 		} else if (resends == cache->resends) {
 			cache->silent = true;
 		}

@@ -22,7 +22,7 @@
 static struct genl_family family;
 
 static struct {
-	struct mutex lock;
+	struct mutex lock;	/* what L(lock) marks; a command runs under it whole */
 	u32 portid;		/* L(lock), A: 0 without a helper */
 	u64 generation;		/* L(lock), A: of the current helper */
 	struct list_head all;	/* L(lock) of struct registration */
@@ -392,7 +392,8 @@ static int do_chunks(struct sk_buff *skb, struct genl_info *info)
 		if (err)
 			break;
 		err = -EINVAL;
-		if (nla_type(pos) != FASTOCI_A_CHUNK || !tb[FASTOCI_C_SPACE] || !tb[FASTOCI_C_CHUNK_NO] ||
+		if (nla_type(pos) != FASTOCI_A_CHUNK || !tb[FASTOCI_C_SPACE] ||
+		    !tb[FASTOCI_C_CHUNK_NO] ||
 		    (cmd == FASTOCI_CMD_FILL && !tb[FASTOCI_C_SLOT]))
 			break;
 		k = &keys[nr++];

@@ -231,8 +231,9 @@ static int open_spaces(struct dm_target *ti, struct fastoci_image *image,
 								le64_to_cpu(blob->data_bytes));
 
 		if (IS_ERR(space)) {
-			ti->error = PTR_ERR(space) == -EEXIST ? "a data space is known with another size" :
-								"out of memory for a chunk map";
+			ti->error = "out of memory for a chunk map";
+			if (PTR_ERR(space) == -EEXIST)
+				ti->error = "a data space is known with another size";
 			return PTR_ERR(space);
 		}
 		image->spaces[image->nr_spaces++] = space;
@@ -259,6 +260,7 @@ static void free_image(struct dm_target *ti, struct fastoci_image *image)
 static int load_image(struct dm_target *ti, struct fastoci_image *image)
 {
 	struct fastoci_cache_sb *sb = kmalloc(sizeof(*sb), GFP_KERNEL);
+	struct fastoci_cache *cache;
 	struct fastoci_meta meta;
 	int err;
 
@@ -268,8 +270,7 @@ static int load_image(struct dm_target *ti, struct fastoci_image *image)
 	}
 	err = fastoci_cache_sb_load(image->cache_dev->bdev, sb, &ti->error);
 	if (!err) {
-		struct fastoci_cache *cache = fastoci_cache_get(image->cache_dev->bdev, sb, &ti->error);
-
+		cache = fastoci_cache_get(image->cache_dev->bdev, sb, &ti->error);
 		err = PTR_ERR_OR_ZERO(cache);
 		if (!err)
 			image->cache = cache;

@@ -11,7 +11,8 @@
 
 /* Where map() sent a read, after it was cut; type as in fastoci_meta.h. */
 TRACE_EVENT(fastoci_map,
-	TP_PROTO(const struct fastoci_image *image, u32 sector, struct bio *bio, u32 type, bool hit),
+	TP_PROTO(const struct fastoci_image *image, u32 sector, struct bio *bio, u32 type,
+		 bool hit),
 	TP_ARGS(image, sector, bio, type, hit),
 	TP_STRUCT__entry(
 		__field(u32, image)
@@ -55,7 +56,8 @@ TRACE_EVENT(fastoci_miss,
 
 /* The end of a miss; latency_ns counts from its fastoci_miss. */
 DECLARE_EVENT_CLASS(fastoci_end,
-	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key, u64 latency_ns),
+	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+		 u64 latency_ns),
 	TP_ARGS(cache, key, latency_ns),
 	TP_STRUCT__entry(
 		__field(u32, cache)
@@ -74,12 +76,14 @@ DECLARE_EVENT_CLASS(fastoci_end,
 );
 
 DEFINE_EVENT(fastoci_end, fastoci_fill,
-	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key, u64 latency_ns),
+	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+		 u64 latency_ns),
 	TP_ARGS(cache, key, latency_ns)
 );
 
 DEFINE_EVENT(fastoci_end, fastoci_fail,
-	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key, u64 latency_ns),
+	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+		 u64 latency_ns),
 	TP_ARGS(cache, key, latency_ns)
 );
 

@@ -98,6 +98,7 @@ enum fastoci_cmd {
 
 	__FASTOCI_CMD_MAX
 };
+
 #define FASTOCI_CMD_MAX (__FASTOCI_CMD_MAX - 1)
 
 enum fastoci_attr {
@@ -129,6 +130,7 @@ enum fastoci_attr {
 
 	__FASTOCI_A_MAX
 };
+
 #define FASTOCI_A_MAX (__FASTOCI_A_MAX - 1)
 
 /* Inside FASTOCI_A_CHUNK. */
@@ -145,6 +147,7 @@ enum fastoci_chunk_attr {
 
 	__FASTOCI_C_MAX
 };
+
 #define FASTOCI_C_MAX (__FASTOCI_C_MAX - 1)
 
 /* Who waits for a miss; a larger number is more urgent. */

@@ -37,13 +37,25 @@ static u32 alloc_one(struct kunit *test)
 	return slot;
 }
 
-static u32 fill(struct kunit *test, u32 chunk_no)
+static int fill_as(struct kunit *test, u32 chunk_no, u32 slot, u64 generation)
 {
 	struct fixture *f = test->priv;
+
+	return fastoci_chunk_fill(f->cache, f->space->no, chunk_no, slot, generation);
+}
+
+static int restore(struct kunit *test, u32 chunk_no, u32 slot)
+{
+	struct fixture *f = test->priv;
+
+	return fastoci_chunk_restore(f->cache, f->space, chunk_no, slot, TEST_GENERATION);
+}
+
+static u32 fill(struct kunit *test, u32 chunk_no)
+{
 	u32 slot = alloc_one(test);
 
-	KUNIT_ASSERT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, chunk_no, slot,
-						 TEST_GENERATION), 0);
+	KUNIT_ASSERT_EQ(test, fill_as(test, chunk_no, slot, TEST_GENERATION), 0);
 	return slot;
 }
 
@@ -67,24 +79,28 @@ static void alloc_hands_each_slot_out_once(struct kunit *test)
 		KUNIT_ASSERT_LT(test, slots[i], TEST_SLOTS);
 		KUNIT_EXPECT_FALSE(test, test_and_set_bit(slots[i], seen));
 	}
-	KUNIT_EXPECT_EQ(test, fastoci_slots_alloc(f->cache, slots + TEST_SLOTS, 1, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fastoci_slots_alloc(f->cache, slots + TEST_SLOTS, 1,
+						  TEST_GENERATION), 0);
 	slots[TEST_SLOTS] = slots[0];
-	KUNIT_EXPECT_EQ(test, fastoci_slots_return(f->cache, slots, TEST_SLOTS + 1, TEST_GENERATION), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fastoci_slots_return(f->cache, slots, TEST_SLOTS + 1,
+						   TEST_GENERATION), -EINVAL);
 	KUNIT_EXPECT_EQ(test, f->cache->nr_free, TEST_SLOTS);
 }
 
 static void fill_takes_only_what_its_sender_reserved(struct kunit *test)
 {
 	struct fixture *f = test->priv;
-	u32 slot = alloc_one(test), no = f->space->no;
+	u32 slot = alloc_one(test);
+	int err;
 
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 0, slot, TEST_GENERATION + 1), -EPERM);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 0, slot + 1, TEST_GENERATION), -EPERM);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 0, TEST_SLOTS, TEST_GENERATION), -EINVAL);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, TEST_CHUNKS, slot, TEST_GENERATION), -EINVAL);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no + 1, 0, slot, TEST_GENERATION), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 0, slot, TEST_GENERATION + 1), -EPERM);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 0, slot + 1, TEST_GENERATION), -EPERM);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 0, TEST_SLOTS, TEST_GENERATION), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fill_as(test, TEST_CHUNKS, slot, TEST_GENERATION), -EINVAL);
+	err = fastoci_chunk_fill(f->cache, f->space->no + 1, 0, slot, TEST_GENERATION);
+	KUNIT_EXPECT_EQ(test, err, -EINVAL);
 	KUNIT_EXPECT_EQ(test, f->space->map[0], 0);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 0, slot, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 0, slot, TEST_GENERATION), 0);
 	KUNIT_EXPECT_EQ(test, f->space->map[0], slot + 1);
 	KUNIT_EXPECT_EQ(test, f->space->nr_present, 1);
 }
@@ -94,8 +110,8 @@ static void a_second_fill_keeps_the_first_slot(struct kunit *test)
 	struct fixture *f = test->priv;
 	u32 slot = fill(test, 5), other = alloc_one(test);
 
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 5, slot, TEST_GENERATION), 0);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 5, other, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 5, slot, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 5, other, TEST_GENERATION), 0);
 	KUNIT_EXPECT_EQ(test, f->space->map[5], slot + 1);
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, other), FASTOCI_SLOT_RESERVED);
 	KUNIT_EXPECT_EQ(test, f->space->nr_present, 1);
@@ -104,16 +120,16 @@ static void a_second_fill_keeps_the_first_slot(struct kunit *test)
 static void a_restored_chunk_is_served_from_its_fill_on(struct kunit *test)
 {
 	struct fixture *f = test->priv;
-	u32 no = f->space->no, slot = 9;
+	u32 slot = 9;
 
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 3, slot, TEST_GENERATION), 0);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 3, slot, TEST_GENERATION), 0);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 4, slot, TEST_GENERATION), -EEXIST);
+	KUNIT_EXPECT_EQ(test, restore(test, 3, slot), 0);
+	KUNIT_EXPECT_EQ(test, restore(test, 3, slot), 0);
+	KUNIT_EXPECT_EQ(test, restore(test, 4, slot), -EEXIST);
 	KUNIT_EXPECT_EQ(test, f->space->map[3], 0);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 4, slot, TEST_GENERATION), -EPERM);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, no, 3, slot, TEST_GENERATION + 9), 0);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 4, slot, TEST_GENERATION), -EPERM);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 3, slot, TEST_GENERATION + 9), 0);
 	KUNIT_EXPECT_EQ(test, f->space->map[3], slot + 1);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 3, slot + 1, TEST_GENERATION), -EEXIST);
+	KUNIT_EXPECT_EQ(test, restore(test, 3, slot + 1), -EEXIST);
 }
 
 static void return_gives_a_restored_slot_back(struct kunit *test)
@@ -121,7 +137,7 @@ static void return_gives_a_restored_slot_back(struct kunit *test)
 	struct fixture *f = test->priv;
 	u32 slot = 9;
 
-	KUNIT_ASSERT_EQ(test, fastoci_chunk_restore(f->cache, f->space, 3, slot, TEST_GENERATION), 0);
+	KUNIT_ASSERT_EQ(test, restore(test, 3, slot), 0);
 	KUNIT_EXPECT_EQ(test, fastoci_slots_return(f->cache, &slot, 1, TEST_GENERATION), 0);
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_FREE);
 	KUNIT_EXPECT_EQ(test, f->space->nr_held, 0);
@@ -131,14 +147,15 @@ static void return_gives_a_restored_slot_back(struct kunit *test)
 static void one_id_has_one_space_and_one_size(struct kunit *test)
 {
 	struct fixture *f = test->priv;
+	u64 most = (u64)FASTOCI_MAX_IMAGE_CHUNKS << FASTOCI_MIN_CHUNK_SHIFT;
 	u8 id[32] = { 1 };
 
 	KUNIT_EXPECT_PTR_EQ(test, make_test_space(test, f->cache, 1), f->space);
 	fastoci_space_put(f->cache, f->space);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(fastoci_space_get(f->cache, id, 1)), -EEXIST);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(fastoci_space_get(f->cache, (u8[32]){ 9 }, 0)), -E2BIG);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(fastoci_space_get(f->cache, (u8[32]){ 9 },
-				((u64)FASTOCI_MAX_IMAGE_CHUNKS << 16) + 1)), -E2BIG);
+	id[0] = 9;
+	KUNIT_EXPECT_EQ(test, PTR_ERR(fastoci_space_get(f->cache, id, 0)), -E2BIG);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(fastoci_space_get(f->cache, id, most + 1)), -E2BIG);
 }
 
 static void a_space_outlives_its_images_while_it_holds_a_slot(struct kunit *test)
@@ -201,8 +218,9 @@ static void evict_unpublishes_at_once_and_frees_after_the_last_reader(struct kun
 	KUNIT_EXPECT_EQ(test, f->space->map[1], 0);
 	msleep(50); /* time in which a wrong grace period would end */
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_EVICTING);
-	KUNIT_EXPECT_EQ(test, fastoci_slots_alloc(f->cache, more, TEST_SLOTS, TEST_GENERATION), TEST_SLOTS - 1);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 1, slot, TEST_GENERATION), -EPERM);
+	KUNIT_EXPECT_EQ(test, fastoci_slots_alloc(f->cache, more, TEST_SLOTS, TEST_GENERATION),
+			TEST_SLOTS - 1);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 1, slot, TEST_GENERATION), -EPERM);
 	KUNIT_EXPECT_EQ(test, fake_helper.nr_evicted, 0);
 	fastoci_srcu_leave(&f->cache->srcu, idx);
 	srcu_barrier(&f->cache->srcu);
@@ -232,7 +250,7 @@ static void evict_with_reserve_gives_the_slot_to_its_sender(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, evict(test, 1, TEST_GENERATION), 0);
 	srcu_barrier(&f->cache->srcu);
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_RESERVED);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 2, slot, TEST_GENERATION), 0);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 2, slot, TEST_GENERATION), 0);
 }
 
 static void a_sender_that_died_in_the_grace_period_gets_nothing(struct kunit *test)
@@ -305,4 +323,5 @@ static struct kunit_suite evict_suite = {
 	.name = "fastoci_evict", .test_cases = evict_cases, .init = init, .exit = end,
 	.suite_init = test_suite_init, .suite_exit = test_suite_exit,
 };
+
 kunit_test_suites(&map_suite, &evict_suite);

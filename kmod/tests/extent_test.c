@@ -46,6 +46,7 @@ static void shape_name(const struct shape *s, char *name)
 {
 	strscpy(name, s->name, KUNIT_PARAM_DESC_SIZE);
 }
+
 KUNIT_ARRAY_PARAM(shape, shapes, shape_name);
 
 static void finds_the_extent_of_its_first_and_last_sector(struct kunit *test)
@@ -72,7 +73,7 @@ static void index_costs_at_most_half_a_word_per_extent(struct kunit *test)
 	KUNIT_EXPECT_LE(test, fastoci_extents_plan_starts(&t), max(t.nr / 2, 1U) + 1);
 }
 
-/* Three extents, at 0, 8 and 16 of 24 sectors; the metadata area is 64..71, one blob has 4097 bytes. */
+/* Three extents, of 24 sectors; the metadata area is 64..71, the one blob has 4097 bytes. */
 struct bad_table {
 	const char *name;
 	u32 keys[3];
@@ -122,6 +123,7 @@ static void bad_table_name(const struct bad_table *b, char *name)
 {
 	strscpy(name, b->name, KUNIT_PARAM_DESC_SIZE);
 }
+
 KUNIT_ARRAY_PARAM(bad_table, bad_tables, bad_table_name);
 
 static void says_what_is_wrong_with_a_table(struct kunit *test)
@@ -153,4 +155,5 @@ static struct kunit_case cases[] = {
 };
 
 static struct kunit_suite suite = { .name = "fastoci_extent", .test_cases = cases };
+
 kunit_test_suite(suite);

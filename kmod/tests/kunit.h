@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the suites share: a cache without a device, and a fake in place of netlink.c and target.c. */
+/* What the suites share: a cache without a device; fakes of netlink.c and target.c. */
 #ifndef FASTOCI_KUNIT_H
 #define FASTOCI_KUNIT_H
 
@@ -29,7 +29,7 @@ extern struct fake_helper fake_helper;
 int test_suite_init(struct kunit_suite *suite);
 void test_suite_exit(struct kunit_suite *suite);
 
-/* A fresh cache of TEST_SLOTS slots with a helper of TEST_GENERATION; drop it with fastoci_cache_put(). */
+/* A fresh cache of TEST_SLOTS slots and a helper of TEST_GENERATION; fastoci_cache_put() it. */
 struct fastoci_cache *make_test_cache(struct kunit *test);
 
 /* A data space of TEST_CHUNKS chunks. */

@@ -4,7 +4,7 @@
 #include "../metacheck.h"
 #include "kunit.h"
 
-#define DEVICE_BYTES (1 << 20)
+#define DEVICE_BYTES 0x100000
 
 /* A field is overwritten with @value; the checksum is made right again unless it is the field. */
 struct bad_field {
@@ -65,7 +65,8 @@ static const struct bad_field meta_fields[] = {
 	{ "bytes of keys", M(keys.bytes), 404, "meta: key table has the wrong size" },
 	{ "bytes of payloads", M(payloads.bytes), 0, "meta: payload table has the wrong size" },
 	{ "offset of blobs", M(blobs.offset), 0, "meta: the blobs region covers the superblock" },
-	{ "offset of keys", M(keys.offset), 0x2200, "meta: the keys region is not aligned to 4096" },
+	{ "offset of keys", M(keys.offset), 0x2200,
+	  "meta: the keys region is not aligned to 4096" },
 	{ "keys over blobs", M(keys.offset), 0x1000, "meta: the keys region overlaps another" },
 	{ "metadata over payloads", M(metadata.offset), 0x3000,
 	  "meta: the metadata region overlaps another" },
@@ -119,6 +120,7 @@ static void field_name(const struct bad_field *f, char *name)
 {
 	strscpy(name, f->name, KUNIT_PARAM_DESC_SIZE);
 }
+
 KUNIT_ARRAY_PARAM(meta_field, meta_fields, field_name);
 KUNIT_ARRAY_PARAM(cache_field, cache_fields, field_name);
 
@@ -193,4 +195,5 @@ static struct kunit_case cases[] = {
 };
 
 static struct kunit_suite suite = { .name = "fastoci_metacheck", .test_cases = cases };
+
 kunit_test_suite(suite);

@@ -138,7 +138,7 @@ static void without_memory_it_is_sent_later(struct kunit *test)
 	demand(test, 3);
 	demand(test, 4);
 	for (i = 0; i < 100 && fake_helper.nr_sent < 2; i++)
-		msleep(10);
+		msleep(20);
 	KUNIT_ASSERT_EQ(test, fake_helper.nr_sent, 2);
 	KUNIT_EXPECT_EQ(test, fake_helper.sent[0].chunk_no, 3);
 	KUNIT_EXPECT_EQ(test, fake_helper.sent[1].chunk_no, 4);
@@ -176,7 +176,8 @@ static void a_filled_or_failed_chunk_can_be_missed_anew(struct kunit *test)
 	demand(test, 3);
 	sent(test);
 	KUNIT_EXPECT_EQ(test, fake_helper.nr_sent, 2);
-	KUNIT_EXPECT_EQ(test, fastoci_chunk_fail(f->cache, f->space->no, TEST_CHUNKS, EIO), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fastoci_chunk_fail(f->cache, f->space->no, TEST_CHUNKS, EIO),
+			-EINVAL);
 }
 
 static void misses_go_with_their_space_alone(struct kunit *test)
@@ -250,4 +251,5 @@ static struct kunit_suite suite = {
 	.name = "fastoci_missq", .test_cases = cases, .init = init, .exit = end,
 	.suite_init = test_suite_init, .suite_exit = test_suite_exit,
 };
+
 kunit_test_suite(suite);

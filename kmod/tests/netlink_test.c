@@ -54,6 +54,7 @@ static void attr_case_name(const struct attr_case *c, char *name)
 {
 	strscpy(name, c->name, KUNIT_PARAM_DESC_SIZE);
 }
+
 KUNIT_ARRAY_PARAM(attr, attr_cases, attr_case_name);
 
 static void the_policy_bounds_every_attribute(struct kunit *test)
@@ -67,8 +68,8 @@ static void the_policy_bounds_every_attribute(struct kunit *test)
 	a->nla_type = c->type;
 	a->nla_len = nla_attr_size(c->bytes);
 	memcpy(nla_data(a), &c->value, min_t(u32, c->bytes, sizeof(c->value)));
-	err = c->chunk ? nla_parse(tb, FASTOCI_C_MAX, a, nla_total_size(c->bytes), chunk_policy, NULL) :
-			 nla_parse(tb, FASTOCI_A_MAX, a, nla_total_size(c->bytes), policy, NULL);
+	err = nla_parse(tb, c->chunk ? FASTOCI_C_MAX : FASTOCI_A_MAX, a, nla_total_size(c->bytes),
+			c->chunk ? chunk_policy : policy, NULL);
 	KUNIT_EXPECT_EQ(test, err, c->err);
 }
 
@@ -91,4 +92,5 @@ static struct kunit_case cases[] = {
 };
 
 static struct kunit_suite suite = { .name = "fastoci_netlink", .test_cases = cases };
+
 kunit_test_suite(suite);
