@@ -22,7 +22,7 @@ TESTDIRS := $(sort $(patsubst %/,%,$(dir $(wildcard helper/*/*_test.cc))))
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
 
-.PHONY: all help helper tools kmod check unit unit-build vmtest demo lint bench-quick clean kunit
+.PHONY: all help helper tools kmod check unit unit-build vmtest vmtest-debug demo lint lint-kmod fuzz bench-quick clean kunit
 all: helper tools kmod
 help:
 	@sed -n 's/^## //p' Makefile
@@ -64,10 +64,12 @@ $(OUT)/test/fetcher: | bin/fastoci-fetcherd
 
 kmod:
 	@set -e; for k in $(KVERS); do $(MAKE) -s kmod-$$k; done
+# For a kernel that is installed, or one of selftests/mkkernel's.
 kmod-%:
 	@mkdir -p $(OUT)/kmod/$*
 	@cp -ru kmod/. $(OUT)/kmod/$*/ && cp -u include/uapi/*.h $(OUT)/kmod/$*/
-	$(MAKE) -C /lib/modules/$*/build M=$(CURDIR)/$(OUT)/kmod/$* W=1 modules
+	build=/lib/modules/$*/build; case $* in debug|kcsan) build=$$(selftests/mkkernel $*) ;; esac && \
+	$(MAKE) -C $$build M=$(CURDIR)/$(OUT)/kmod/$* W=1 modules
 
 ## make check   unit tests, and the selftests on Debian's 6.1 and 6.12 kernels
 check:
@@ -77,6 +79,10 @@ unit: $(TESTS)
 	@set -e; for t in $(TESTS); do $$t --gtest_brief=1; done
 vmtest: all
 	selftests/run
+## make vmtest-debug   the kernel's selftests under KASAN, lockdep, kmemleak (CASES= chooses, "all" takes all)
+CASES ?= $(notdir $(basename $(wildcard selftests/cases/kernel-*.sh)))
+vmtest-debug: kmod-debug
+	selftests/run -k debug $(filter-out all,$(CASES))
 ## make kunit   the kernel's KUnit suites under User-Mode Linux (KASAN, lockdep)
 kunit:
 	selftests/kunit
@@ -88,6 +94,20 @@ demo:
 ## make bench-quick   guest instructions per random 4 KiB read
 bench-quick:
 	selftests/bench-quick
+## make lint   what style.md's tools say; lint-kmod is the kernel half
+lint: lint-kmod
+lint-kmod:
+	selftests/lint-kmod
+## make fuzz   libFuzzer over the checks of meta images and the extent table, FUZZ_SECONDS=60 (needs clang)
+FUZZ_SECONDS ?= 60
+$(OUT)/fuzz/meta_fuzz: kmod/tests/fuzz/meta_fuzz.c kmod/metacheck.c kmod/extent.c $(wildcard kmod/*.h kmod/tests/fuzz/linux/*.h include/uapi/*.h)
+	@mkdir -p $(@D)
+	clang -g -O1 -Wall -Wextra -Werror -Wno-sign-compare -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+		-Ikmod/tests/fuzz -Iinclude/uapi -Ikmod $(filter %.c,$^) -o $@
+fuzz: $(OUT)/fuzz/meta_fuzz
+	/usr/bin/python3 kmod/tests/fuzz/seeds.py $(OUT)/fuzz/meta_seeds
+	@mkdir -p $(OUT)/fuzz/meta_corpus
+	$< -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -print_final_stats=1 $(OUT)/fuzz/meta_corpus $(OUT)/fuzz/meta_seeds
 clean:
 	rm -rf $(OUT) bin
 -include $(shell find $(OUT)/obj -name '*.d' 2>/dev/null)
