@@ -13,7 +13,7 @@ FASTOCI_TEST_SECTORS=$("$PYTHON" "$lib/mkmeta.py" $FASTOCI_TEST_DIR/meta $FASTOC
 PYTHONPATH=$lib "$PYTHON" -c 'import mkmeta, sys; sys.stdout.buffer.write(mkmeta.blob_data(mkmeta.BLOB_BYTES))' \
 	> $FASTOCI_TEST_DIR/blob
 dd if=$FASTOCI_TEST_DIR/meta of=/dev/ram0 bs=4096 conv=fsync,notrunc 2>/dev/null
-check 'module loads' insmod "$TOP/build/kmod/$(uname -r)/dm-fastoci.ko"
+check 'module loads' insmod "$MODULE"
 check 'the client serves a device' timeout 120 "$TOP/build/test/kernel" --gtest_brief=1
 check 'no device is left' not dmsetup info t 2>/dev/null
 check 'rmmod leaves nothing behind' rmmod dm-fastoci
