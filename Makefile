@@ -13,7 +13,7 @@ override CXXFLAGS += -std=c++20 -Wall -Wextra -Werror -Ihelper -Iinclude/uapi -I
 LDLIBS := -lcurl -lnl-genl-3 -lnl-3 -lext2fs -lcom_err -lsqlite3 -ldevmapper -lseccomp -lcrypto -lisal -lz -llz4 -lzstd -luuid -pthread
 
 # Libraries, uppermost first: each may use only those behind it.
-LIBS := attach kernel store image registry codec http base
+LIBS := attach kernel store config image registry codec http base
 lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
 objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config/config.h"
+
+#include <gtest/gtest.h>
+
+namespace fastoci {
+namespace {
+
+std::string ErrorOf(const std::string& text, ConfigDialect dialect = ConfigDialect::kOurs) {
+  auto c = ParseConfig(text, "c.json", dialect);
+  return c.ok() ? "" : c.error().message;
+}
+
+TEST(Config, AnEmptyFileIsTheDefaults) {
+  auto c = ParseConfig("{}", "c.json", ConfigDialect::kOurs);
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_TRUE(c->keep_cache);
+  EXPECT_EQ(c->cache_dir, "/var/lib/fastoci/cache");
+  EXPECT_EQ(c->cache_size_gb, 4u);
+  EXPECT_FALSE(c->download.enable);
+}
+
+TEST(Config, BothSizesAreAddedAndOurFilesLieApart) {
+  auto c = ParseConfig(R"({"gzipCacheConfig": {"enable": false, "cacheSizeGB": 10,
+      "cacheDir": "/opt/overlaybd/gzip_cache"}, "cacheConfig": {"cacheSizeGB": 3,
+      "cacheDir": "/opt/overlaybd/registry_cache"},
+      "credentialConfig": {"mode": "file", "path": "/etc/cred.json"},
+      "download": {"enable": true, "delay": 0, "maxMBps": 7, "tryCnt": 2, "blockSize": 1048576}})",
+                       "c.json", ConfigDialect::kOurs);
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_EQ(c->cache_size_gb, 13u);
+  EXPECT_EQ(c->cache_dir, "/opt/overlaybd/gzip_cache/fastoci");
+  EXPECT_FALSE(c->keep_cache);
+  EXPECT_EQ(c->credentials, "/etc/cred.json");
+  EXPECT_TRUE(c->download.enable);
+  EXPECT_EQ(c->download.delay_s, 0u);
+  EXPECT_EQ(c->download.max_mbps, 7u);
+  EXPECT_EQ(c->download.block_bytes, 1048576u);
+}
+
+TEST(Config, ComplaintsNameThePlace) {
+  EXPECT_EQ(ErrorOf("{\n  \"chunkKB\": 64,\n  \"chukKB\": 64\n}"),
+            "c.json:3:3: unknown key \"chukKB\"");
+  EXPECT_EQ(ErrorOf("{\"download\": {\"enable\": 1}}"),
+            "c.json:1:15: \"download.enable\" must be true or false");
+  EXPECT_EQ(ErrorOf("{\"gzipCacheConfig\":\n{\"cacheSizeGB\": 0}}"),
+            "c.json:2:2: \"gzipCacheConfig.cacheSizeGB\" must be a whole number from 1 to 1048576");
+  EXPECT_EQ(ErrorOf("{\"gzipCacheConfig\": {\"cacheSizeGB\": 1.5}}").substr(0, 12), "c.json:1:22:");
+  EXPECT_EQ(ErrorOf("{\"gzipCacheConfig\": {\"cacheSizeGB\": -1}}").substr(0, 12), "c.json:1:22:");
+  EXPECT_EQ(ErrorOf("{\"chunkKB\": 96}"), "c.json:1:2: \"chunkKB\" must be a power of two");
+  EXPECT_EQ(ErrorOf("{\"download\": 3}"), "c.json:1:2: \"download\" must be an object");
+  EXPECT_EQ(ErrorOf("{\"chunkKB\": 64, \"chunkKB\": 64}"),
+            "c.json:1:17: \"chunkKB\" is there twice");
+  EXPECT_EQ(ErrorOf("{\"credentialConfig\": {\"mode\": \"http\"}}").substr(0, 12), "c.json:1:23:");
+  EXPECT_EQ(ErrorOf("{\"registryCacheSizeGB\": 4}").substr(0, 11), "c.json:1:2:");
+}
+
+TEST(Config, WhatIsNoJsonObjectIsRefused) {
+  EXPECT_EQ(ErrorOf("{\n\"chunkKB\": 64,\n}").substr(0, 9), "c.json:3:");
+  for (const char* bad : {"", "[]", "3", "\"x\"", "null", "{\"chunkKB\": 64} x", "{\"chunkKB\"",
+                          "{\"chunkKB\": [64]}", "\xff"})
+    EXPECT_NE(ErrorOf(bad), "") << bad;
+  EXPECT_NE(ErrorOf("{\"x\":" + std::string(5000, '[')), "");
+}
+
+TEST(Config, OverlaybdsFileIsAcceptedAsItIs) {
+  auto c = ParseConfig(R"({"logConfig": {"logLevel": 1, "logPath": "/var/log/overlaybd.log"},
+    "cacheConfig": {"cacheType": "file", "cacheDir": "/opt/overlaybd/registry_cache",
+      "cacheSizeGB": 4},
+    "gzipCacheConfig": {"enable": true, "cacheDir": "/opt/overlaybd/gzip_cache", "cacheSizeGB": 4},
+    "credentialConfig": {"mode": "file", "path": "/opt/overlaybd/cred.json"}, "ioEngine": 0,
+    "download": {"enable": true, "delay": 600, "delayExtra": 30, "maxMBps": 100},
+    "p2pConfig": {"enable": false, "address": "http://localhost:9731/accelerator"},
+    "exporterConfig": {"enable": false, "uriPrefix": "/metrics", "port": 9863},
+    "hosts": [{"a": [1, {"b": 2}]}], "enableAudit": true, "registryFsVersion": "v2"})",
+                       "overlaybd.json", ConfigDialect::kOverlaybd);
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_EQ(c->cache_size_gb, 8u);
+  EXPECT_EQ(c->cache_dir, "/opt/overlaybd/gzip_cache/fastoci");
+  EXPECT_EQ(c->credentials, "/opt/overlaybd/cred.json");
+  EXPECT_EQ(c->download.delay_s, 600u);
+  auto legacy = ParseConfig(
+      R"({"registryCacheDir": "/c", "registryCacheSizeGB": 6, "credentialFilePath": "/cred"})",
+      "overlaybd.json", ConfigDialect::kOverlaybd);
+  ASSERT_TRUE(legacy.ok()) << legacy.error().message;
+  EXPECT_EQ(legacy->cache_dir, "/c/fastoci");
+  EXPECT_EQ(legacy->cache_size_gb, 6u);
+  EXPECT_EQ(legacy->credentials, "/cred");
+  EXPECT_NE(ErrorOf(R"({"download": {"delay": "soon"}})", ConfigDialect::kOverlaybd), "");
+}
+
+}  // namespace
+}  // namespace fastoci
