@@ -91,6 +91,14 @@ demo:
 	selftests/install-deps
 	$(MAKE) helper tools kmod
 	selftests/demo
+## make bench-cache   hit ratios of eviction policies on a recorded trace, in build/bench/cache.json
+.PHONY: bench-cache
+bench-cache: $(OUT)/bench/cache_bench
+	zcat selftests/fixtures/cache-trace.gz > $(OUT)/bench/cache-trace
+	$(OUT)/bench/cache_bench $(OUT)/bench/cache-trace $(OUT)/bench/cache.json
+$(OUT)/bench/cache_bench: $(call objs,helper/bench/cache_bench.cc helper/store/eviction.cc)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -o $@ $^
 ## make bench-quick   guest instructions per random 4 KiB read
 bench-quick:
 	selftests/bench-quick
