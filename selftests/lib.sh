@@ -247,6 +247,9 @@ kill_helper() { # kill -9, and only the broker: its roles must notice
 }
 
 # --- counters ---------------------------------------------------------------
+# helper_stat PATH: what the helper's "stat" has there, such as counters.fails, caches[0].durable or cache_device
+helper_stat() { fastoci status --json 2>/dev/null | jq -r ".helper.$1"; }
+counter() { helper_stat "counters.$1"; }
 # dm_status NAME: the target's own part of `dmsetup status`
 dm_status() { dmsetup status --noflush "$1" | cut -d' ' -f4-; }
 

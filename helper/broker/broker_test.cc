@@ -8,7 +8,7 @@
 
 #include "broker/job_queue.h"
 #include "broker/meta_image.h"
-#include "broker/slot_pool.h"
+#include "broker/slot_table.h"
 #include "broker/span_plan.h"
 #include "base/unique_fd.h"
 #include "fastoci_meta.h"
@@ -36,13 +36,13 @@ TEST(SpanPlan, EveryChunkHasExactlyOneJobThatEmitsIt) {
     const uint64_t chunk = 1ULL << shift;
     std::vector<int> emitted((b.data_bytes + chunk - 1) / chunk);
     for (uint32_t s = 0; s < b.spans.size(); s++) {
-      JobRange j = PlanJob(b, s, shift, false);
+      JobRange j = PlanRun(b, s, 1, shift, false);
       EXPECT_EQ(j.span_data_offset, b.spans[s].data_offset);
       EXPECT_TRUE(j.out_begin % chunk == 0 || j.out_begin == b.data_bytes);
       EXPECT_TRUE(j.out_end % chunk == 0 || j.out_end == b.data_bytes);
       EXPECT_LE(j.input_begin, j.input_end);
       EXPECT_LE(j.input_end, b.blob_bytes);
-      EXPECT_LE(j.input_end, PlanJob(b, s, shift, true).input_end);
+      EXPECT_LE(j.input_end, PlanRun(b, s, 1, shift, true).input_end);
       for (uint64_t at = j.out_begin; at < j.out_end; at += chunk) {
         emitted[at / chunk]++;
         EXPECT_EQ(SpanOfChunk(b, static_cast<uint32_t>(at / chunk), shift), s);
@@ -54,98 +54,157 @@ TEST(SpanPlan, EveryChunkHasExactlyOneJobThatEmitsIt) {
 
 TEST(SpanPlan, TheTailIsGuessedAndThenWhole) {
   const BlobInfo b = Gzip({{0, 10}, {1000000, 300000}, {2000000, 700000}}, 3000000, 900000);
-  JobRange guess = PlanJob(b, 0, 16, false), whole = PlanJob(b, 0, 16, true);
+  JobRange guess = PlanRun(b, 0, 1, 16, false), whole = PlanRun(b, 0, 1, 16, true);
   EXPECT_EQ(guess.out_end, 1048576u);
   EXPECT_EQ(guess.input_end, 300000u + 48576 + kTailSlackBytes);
   EXPECT_EQ(whole.input_end, 700001u);
-  EXPECT_EQ(PlanJob(b, 2, 16, false).input_end, 900000u);
+  EXPECT_EQ(PlanRun(b, 2, 1, 16, false).input_end, 900000u);
 }
 
 TEST(SpanPlan, RawNeedsJustItsBytes) {
   BlobInfo b;
   b.data_bytes = b.blob_bytes = 2500000;
   for (uint64_t at = 0; at < b.data_bytes; at += kRawSpanBytes) b.spans.push_back({at, at});
-  JobRange j = PlanJob(b, 1, 16, false);
+  JobRange j = PlanRun(b, 1, 1, 16, false);
   EXPECT_EQ(j.input_begin, 1048576u);
   EXPECT_EQ(j.input_end, 2097152u);
-  EXPECT_EQ(PlanJob(b, 2, 16, false).input_end, 2500000u);
+  EXPECT_EQ(PlanRun(b, 2, 1, 16, false).input_end, 2500000u);
+}
+
+TEST(SpanPlan, ARunIsItsJobsInOneRequest) {
+  const BlobInfo b = Gzip({{0, 10}, {15, 20}, {70000, 30000}, {100000, 40000}, {900000, 300000}},
+                          1000001, 400000);
+  for (bool whole : {false, true}) {
+    for (uint32_t first = 0; first < b.spans.size(); first++) {
+      for (uint32_t n = 1; first + n <= b.spans.size(); n++) {
+        const JobRange run = PlanRun(b, first, n, 16, whole);
+        const JobRange last = PlanRun(b, first + n - 1, 1, 16, whole);
+        EXPECT_EQ(run.span_data_offset, b.spans[first].data_offset);
+        EXPECT_EQ(run.input_begin, b.spans[first].blob_offset);
+        EXPECT_EQ(run.out_begin, PlanRun(b, first, 1, 16, whole).out_begin);
+        EXPECT_EQ(run.out_end, std::max(run.out_begin, last.out_end));
+        EXPECT_EQ(run.input_end, last.input_end) << first << "+" << n;
+      }
+    }
+  }
 }
 
 // ---- job queue ----
 
-constexpr JobKey kA{1, 1, 0}, kB{1, 1, 1}, kC{1, 2, 0};
+constexpr JobKey kA{1, 1, 0}, kB{1, 1, 2}, kC{1, 2, 0};
+constexpr Urgency kAny = Urgency::kBackground;
 
-TEST(JobQueue, DemandComesFirstThenAge) {
+std::vector<uint32_t> Chunks(const std::vector<JobQueue::Wanted>& wanted) {
+  std::vector<uint32_t> chunks;
+  for (const auto& w : wanted) chunks.push_back(w.chunk_no);
+  return chunks;
+}
+
+TEST(JobQueue, TheMostUrgentComesFirstThenAge) {
   JobQueue q;
-  q.Want(kA, 0, FASTOCI_CLASS_AHEAD);
-  q.Want(kB, 20, FASTOCI_CLASS_MAYBE);
-  q.Want(kC, 0, FASTOCI_CLASS_DEMAND);
-  EXPECT_EQ(q.Pick()->key, kC);
-  q.Want(kA, 1, FASTOCI_CLASS_MAYBE);  // lifts A, which is older than B
-  EXPECT_EQ(q.Pick()->key, kA);
-  EXPECT_EQ(q.Pick()->key, kB);
-  EXPECT_FALSE(q.Pick());
+  q.Want(kA, 0, Urgency::kAhead);
+  q.Want(kB, 20, Urgency::kMaybe);
+  q.Want(kC, 0, Urgency::kDemand);
+  EXPECT_EQ(q.Pick(kAny, 1)->first, kC);
+  q.Want(kA, 1, Urgency::kMaybe);  // lifts A, which is older than B
+  EXPECT_FALSE(q.Pick(Urgency::kDemand, 1)) << "a lane that is kept for demand";
+  EXPECT_EQ(q.Pick(kAny, 1)->first, kA);
+  EXPECT_EQ(q.Pick(kAny, 1)->first, kB);
+  EXPECT_FALSE(q.Pick(kAny, 1));
 }
 
 TEST(JobQueue, ASpanHasOneJob) {
   JobQueue q;
-  q.Want(kA, 0, FASTOCI_CLASS_DEMAND);
-  q.Want(kA, 1, FASTOCI_CLASS_AHEAD);
-  ASSERT_TRUE(q.Pick());
-  q.Want(kA, 2, FASTOCI_CLASS_DEMAND);
-  EXPECT_FALSE(q.Pick());
-  EXPECT_EQ(q.Wanted(kA), (std::vector<uint32_t>{0, 1, 2}));
+  q.Want(kA, 0, Urgency::kDemand);
+  q.Want(kA, 1, Urgency::kAhead);
+  ASSERT_TRUE(q.Pick(kAny, 1));
+  q.Want(kA, 2, Urgency::kDemand);
+  EXPECT_FALSE(q.Pick(kAny, 1));
+  EXPECT_EQ(Chunks(q.WantedOf(kA)), (std::vector<uint32_t>{0, 1, 2}));
   for (uint32_t c : {0, 1, 2}) q.Resolve(kA, c);
   EXPECT_TRUE(q.IsRunning(kA));
-  q.Finish(kA);
+  q.Finish(kA, 3);
   EXPECT_EQ(q.nr_jobs(), 0u);
 }
 
-TEST(JobQueue, WhatAJobDidNotResolveIsQueuedAgain) {
+TEST(JobQueue, ARunTakesTheAdjacentSpansBehind) {
   JobQueue q;
-  q.Want(kA, 0, FASTOCI_CLASS_DEMAND);
-  q.Want(kA, 1, FASTOCI_CLASS_AHEAD);
-  EXPECT_EQ(q.Pick()->attempt, 0u);
+  auto key = [](uint32_t span) { return JobKey{1, 1, span}; };
+  for (uint32_t span : {3u, 5u, 6u, 7u, 9u}) q.Want(key(span), span, Urgency::kAhead);
+  q.Want(key(5), 5, Urgency::kDemand);
+  auto run = q.Pick(kAny, 8);
+  ASSERT_TRUE(run);
+  EXPECT_EQ(run->first, key(5));
+  EXPECT_EQ(run->nr_spans, 3u) << "5, 6, 7: not the one before, not behind the gap";
+  EXPECT_EQ(run->urgency, Urgency::kDemand);
+  EXPECT_TRUE(q.IsRunning(key(7)));
+  EXPECT_FALSE(q.IsRunning(key(3)));
+  EXPECT_EQ(q.Pick(kAny, 8)->first, key(3));
+  q.Want(key(4), 4, Urgency::kDemand);
+  EXPECT_EQ(q.Pick(kAny, 8)->nr_spans, 1u) << "the next one runs already";
+  for (uint32_t i = 0; i < 3; i++) q.Resolve(run->Key(i), 5 + i), q.Finish(run->Key(i), 3);
+  EXPECT_EQ(q.nr_jobs(), 3u);
+  JobQueue limited;
+  for (uint32_t span = 0; span < 20; span++) limited.Want(key(span), span, Urgency::kAhead);
+  EXPECT_EQ(limited.Pick(kAny, 8)->nr_spans, 8u);
+}
+
+TEST(JobQueue, WhatAJobDidNotResolveIsQueuedAgainAndGivenUpInTheEnd) {
+  JobQueue q;
+  q.Want(kA, 0, Urgency::kDemand);
+  q.Want(kA, 1, Urgency::kAhead);
+  ASSERT_TRUE(q.Pick(kAny, 1));
   q.Resolve(kA, 0);
-  q.Finish(kA);
-  auto again = q.Pick();
+  EXPECT_TRUE(q.Finish(kA, 2).empty()) << "the run was of use";
+  auto again = q.Pick(kAny, 1);
   ASSERT_TRUE(again);
-  EXPECT_EQ(again->attempt, 0u) << "the run was of use";
-  EXPECT_EQ(again->miss_class, FASTOCI_CLASS_AHEAD);
-  q.Finish(kA);
-  EXPECT_EQ(q.Pick()->attempt, 1u);
-  EXPECT_EQ(q.Drop(kA), std::vector<uint32_t>{1});
+  EXPECT_EQ(again->urgency, Urgency::kAhead);
+  EXPECT_TRUE(q.Finish(kA, 2).empty());
+  ASSERT_TRUE(q.Pick(kAny, 1));
+  EXPECT_TRUE(q.Finish(kA, 2, false).empty()) << "it had no turn";
+  ASSERT_TRUE(q.Pick(kAny, 1));
+  EXPECT_EQ(Chunks(q.Finish(kA, 2)), std::vector<uint32_t>{1});
   EXPECT_EQ(q.nr_jobs(), 0u);
 }
 
 TEST(JobQueue, AQueuedJobThatNobodyWantsGoes) {
   JobQueue q;
-  q.Want(kA, 0, FASTOCI_CLASS_DEMAND);
+  q.Want(kA, 0, Urgency::kDemand);
   q.Resolve(kA, 0);
-  EXPECT_FALSE(q.Pick());
+  EXPECT_FALSE(q.Pick(kAny, 1));
   EXPECT_EQ(q.nr_queued(), 0u);
-  q.Want(kA, 0, FASTOCI_CLASS_AHEAD);
+  q.Want(kA, 0, Urgency::kAhead);
   EXPECT_EQ(q.Drop(kA).size(), 1u);
-  EXPECT_FALSE(q.Pick());
+  EXPECT_FALSE(q.Pick(kAny, 1));
 }
 
-// ---- slot pool ----
+// ---- slot table ----
 
-TEST(SlotPool, KeptSlotsAreGivenOutLast) {
-  SlotPool p;
-  const uint32_t slots[] = {4, 5, 6, 9};
-  p.Add(slots);
-  SlotRow row;
-  row.slot = 5, row.chunk_no = 7;
-  EXPECT_TRUE(p.Keep(row));
-  EXPECT_FALSE(p.Keep(row)) << "no longer free";
-  EXPECT_EQ(p.Take(), 4u);
-  EXPECT_EQ(p.Take(), 6u);
-  EXPECT_EQ(p.Take(), 9u);
-  EXPECT_EQ(p.TakeKept(row.space_id, 8), std::nullopt);
-  EXPECT_EQ(p.Take(), 5u);
-  EXPECT_EQ(p.TakeKept(row.space_id, 7), std::nullopt) << "given out for another chunk";
-  EXPECT_EQ(p.Take(), std::nullopt);
+TEST(SlotTable, FollowsASlotAroundItsLife) {
+  SlotTable t(8);
+  EXPECT_FALSE(t.Take());
+  for (uint32_t s : {4u, 5u, 1u}) t.Set(s, SlotUse::kReserved);
+  EXPECT_EQ(t.Take(), 1u);
+  EXPECT_EQ(t.Take(), 4u);
+  t.SetChunk(4, SlotUse::kPresent, 9, 1000);
+  EXPECT_EQ(t.Find(9, 1000)->slot, 4u);
+  EXPECT_FALSE(t.Find(9, 999));
+  EXPECT_FALSE(t.Find(8, 1000));
+  EXPECT_EQ(t.CountPresent(9), 1u);
+  t.SetChunk(6, SlotUse::kRestored, 9, 3);
+  EXPECT_EQ(t.Find(9, 3)->use, SlotUse::kRestored);
+  EXPECT_EQ(t.CountPresent(9), 1u);
+  t.SetChunk(6, SlotUse::kVerifying, 9, 3);
+  t.SetChunk(6, SlotUse::kPresent, 9, 3);
+  EXPECT_EQ(t.CountPresent(9), 2u);
+  t.Set(4, SlotUse::kEvicting);
+  EXPECT_FALSE(t.Find(9, 1000));
+  EXPECT_EQ(t.chunk_no(4), 1000u) << "until it is used again";
+  t.Set(4, SlotUse::kReserved);
+  EXPECT_EQ(t.Take(), 5u) << "the next one behind the last";
+  EXPECT_EQ(t.Take(), 4u);
+  EXPECT_EQ(t.Count(SlotUse::kTaken), 3u);
+  EXPECT_EQ(t.Count(SlotUse::kFree), 4u);
 }
 
 // ---- meta image ----

@@ -45,15 +45,22 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                       {"uuid", Uuid(c.info.uuid)},
                       {"chunk_bytes", 1ULL << c.info.chunk_shift},
                       {"nr_slots", c.info.nr_slots},
-                      {"present", c.nr_present},
-                      {"restorable", c.nr_kept},
-                      {"durable", c.nr_durable}});
+                      {"present", c.present},
+                      {"restorable", c.restored},
+                      {"reserved", c.reserved},
+                      {"evicting", c.evicting},
+                      {"retired", c.retired},
+                      {"durable", c.durable},
+                      {"trouble", c.trouble}});
   auto& images = out["images"] = nlohmann::json::array();
   for (const auto& i : service->Images())
     images.push_back({{"image", i.info.image},
                       {"cache", i.info.cache},
                       {"image_id", HexEncode(i.info.image_id)},
                       {"meta_dev", DevName(i.info.meta_dev)},
+                      {"chunks", i.chunks},
+                      {"present", i.present},
+                      {"pinned", i.pinned},
                       {"error", i.error}});
   auto& spaces = out["spaces"] = nlohmann::json::array();
   for (const auto& s : service->Spaces())
@@ -63,7 +70,11 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                       {"data_bytes", s.info.data_bytes},
                       {"chunks", s.info.nr_chunks},
                       {"present", s.info.nr_present},
-                      {"verified", s.verified ? "by chunk" : "unverified"}});
+                      {"used", s.used},
+                      {"blob", s.used ? DigestString(s.blob) : ""},
+                      {"verified", s.verified ? "by chunk" : "unverified"},
+                      {"why", s.verified ? "" : s.used ? "its meta layer has no chunk digests"
+                                                       : "no attached image uses it"}});
   const Counters& n = service->counters();
   out["counters"] = {{"misses", n.misses.load()},
                      {"fills", n.fills.load()},
@@ -71,27 +82,61 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                      {"restored", n.restored.load()},
                      {"mismatches", n.mismatches.load()},
                      {"retries", n.retries.load()},
+                     {"rotten", n.rotten.load()},
+                     {"scrubbed", n.scrubbed.load()},
+                     {"retired", n.retired.load()},
                      {"evictions", n.evictions.load()},
                      {"bytes_fetched", n.bytes_fetched.load()},
+                     {"bytes_background", n.bytes_background.load()},
                      {"bytes_decoded", n.bytes_decoded.load()},
                      {"pieces_unverified", n.unverified.load()}};
   return out;
 }
 
+nlohmann::json Pin(MissService* service, const nlohmann::json& request, bool pin) {
+  auto id = request.find("image_id");
+  if (id == request.end() || !id->is_string()) return {{"error", "\"image_id\" is missing"}};
+  auto digest = ParseDigest("sha256:" + id->get<std::string>());
+  if (!digest.ok()) return {{"error", "\"image_id\" is not 64 hex digits"}};
+  Status s = service->Pin(*digest, pin);
+  if (!s.ok()) return {{"error", s.error().message}};
+  return {{"ok", true}};
+}
+
 }  // namespace
+
+namespace {
+
+std::string OpOf(const nlohmann::json& request) {
+  if (!request.is_object()) return "";
+  auto it = request.find("op");
+  return it != request.end() && it->is_string() ? it->get<std::string>() : "";
+}
+
+}  // namespace
+
+bool IsDrain(const std::string& line) {
+  return OpOf(nlohmann::json::parse(line, nullptr, false)) == "drain";
+}
 
 std::string HandleControl(MissService* service, const std::string& cache_device, const std::string& line) {
   nlohmann::json reply;
   auto request = nlohmann::json::parse(line, nullptr, false);
-  std::string op;
-  if (request.is_object())
-    if (auto it = request.find("op"); it != request.end() && it->is_string()) op = it->get<std::string>();
+  const std::string op = OpOf(request);
   if (op == "ping")
     reply = {{"ok", true}, {"version", FASTOCI_VERSION}, {"pid", ::getpid()}};
   else if (op == "stat")
     reply = Stat(service, cache_device);
   else if (op == "cache")
     reply = {{"ok", true}, {"device", cache_device}};
+  else if (op == "drain")
+    reply = {{"ok", true}};
+  else if (op == "gc")
+    reply = {{"ok", true}, {"evicted", service->CollectGarbage()}};
+  else if (op == "scrub")
+    service->Scrub(), reply = {{"ok", true}};
+  else if (op == "pin" || op == "unpin")
+    reply = Pin(service, request, op == "pin");
   else if (op.empty())
     reply = {{"error", "the request is not a JSON object with an \"op\""}};
   else
@@ -99,14 +144,15 @@ std::string HandleControl(MissService* service, const std::string& cache_device,
   return reply.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
-Result<std::unique_ptr<ControlServer>> ControlServer::Listen(const std::string& path, Handler handler) {
+Result<std::unique_ptr<ControlServer>> ControlServer::Listen(const std::string& path, Handler handler,
+                                                             bool takeover) {
   FASTOCI_TRY(sockaddr_un address, Address(path));
   std::unique_ptr<ControlServer> s(new ControlServer);
   s->handler_ = std::move(handler);
   s->socket_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!s->socket_.valid()) return ErrnoError("control socket");
   const auto* a = reinterpret_cast<const sockaddr*>(&address);
-  {
+  if (!takeover) {
     UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (probe.valid() && ::connect(probe.get(), a, sizeof(address)) == 0)
       return ErrnoError(path + ": a helper runs already", EADDRINUSE);
@@ -117,12 +163,17 @@ Result<std::unique_ptr<ControlServer>> ControlServer::Listen(const std::string& 
   if (::fchmod(s->socket_.get(), 0600) != 0 || ::bind(s->socket_.get(), a, sizeof(address)) != 0 ||
       ::chmod(path.c_str(), 0600) != 0 || ::listen(s->socket_.get(), 16) != 0)
     return ErrnoError(path);
+  if (::lstat(path.c_str(), &st) != 0) return ErrnoError(path);
+  s->inode_ = st.st_ino;
   s->path_ = path;
   return s;
 }
 
+// Not what a helper that took over has put there.
 ControlServer::~ControlServer() {
-  if (!path_.empty()) ::unlink(path_.c_str());
+  struct stat st;
+  if (!path_.empty() && ::lstat(path_.c_str(), &st) == 0 && st.st_ino == inode_)
+    ::unlink(path_.c_str());
 }
 
 void ControlServer::AddPollFds(std::vector<pollfd>* fds) const {

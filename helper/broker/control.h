@@ -26,8 +26,10 @@ class ControlServer {
   static constexpr size_t kMaxLineBytes = 64 * 1024;
   static constexpr size_t kMaxClients = 64;
 
-  // Replaces a dead helper's socket; kIo/EADDRINUSE if one answers there.
-  static Result<std::unique_ptr<ControlServer>> Listen(const std::string& path, Handler handler);
+  // Replaces a dead helper's socket, and with takeover a living one's; else
+  // kIo/EADDRINUSE if one answers there.
+  static Result<std::unique_ptr<ControlServer>> Listen(const std::string& path, Handler handler,
+                                                       bool takeover = false);
   ~ControlServer();
 
   // For a poll loop: what to wait for, and what to do when it is there.
@@ -44,13 +46,17 @@ class ControlServer {
   bool Serve(Client* client, short revents);  // false: close it
 
   std::string path_;
+  ino_t inode_ = 0;  // of the socket that we made there
   UniqueFd socket_;
   Handler handler_;
   std::map<int, Client> clients_;
 };
 
 class MissService;
-// ping, stat, cache. cache_device: where attach puts new devices.
+// A request to end in favour of another helper: the program's, not the service's.
+bool IsDrain(const std::string& line);
+// ping, stat, cache, gc, scrub, pin, unpin; see fastoci-helperd(8).
+// cache_device: where attach puts new devices.
 std::string HandleControl(MissService* service, const std::string& cache_device, const std::string& line);
 
 }  // namespace fastoci

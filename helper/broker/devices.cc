@@ -64,8 +64,11 @@ Result<std::string> PrepareCache(const CacheOptions& o) {
     FASTOCI_CHECK_OK(CacheDevice::Format(path, static_cast<uint32_t>(std::countr_zero(o.chunk_bytes))));
     Log(LogLevel::kInfo, "%s: made a new cache", path.c_str());
   }
-  FASTOCI_TRY(auto device, CacheDevice::Open(path));  // checks its superblock
-  return device->path();
+  auto device = CacheDevice::Open(path);  // checks its superblock
+  if (device.ok()) return (*device)->path();
+  Error e = device.error();
+  e.message += ": give another device, or clear this one's first 4096 bytes to lose what it holds";
+  return e;
 }
 
 }  // namespace fastoci

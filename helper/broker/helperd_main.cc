@@ -4,6 +4,7 @@
 // on without it, and the kernel sends what is pending to the next one.
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 
@@ -11,13 +12,17 @@
 #include <filesystem>
 #include <map>
 #include <mutex>
+#include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "attach/control_client.h"
+#include "base/unique_fd.h"
 #include "broker/control.h"
 #include "broker/devices.h"
 #include "broker/miss_service.h"
 #include "broker/notify.h"
 #include "broker/role_lane.h"
+#include "config/config.h"
 #include "fetcher/client.h"
 #include "kernel/netlink_link.h"
 
@@ -26,13 +31,16 @@ namespace {
 
 constexpr int kRegisterRetryMs = 500;
 constexpr int kIdleMs = 5000;
+constexpr int kDrainMs = 10000;
 
+// What the command line does not say, the configuration does.
 struct Options {
-  std::string cache_dir = "/var/lib/fastoci/cache";
+  std::string config;
+  std::string cache_dir;
   std::string cache_device;
   uint64_t cache_size_gb = 0;
   uint64_t cache_size_mb = 0;
-  uint32_t chunk_kb = 64;
+  uint32_t chunk_kb = 0;
   std::string libexec;
   std::string credentials;
   std::string control = "/run/fastoci/control.sock";
@@ -40,6 +48,10 @@ struct Options {
   int lanes = 8;
   uint32_t fetch_deadline_ms = 30000;
   uint32_t miss_deadline_ms = 60000;
+  bool keep_cache = true;
+  bool scrub = false;
+  CacheLimits limits;
+  DownloadConfig download;
   bool takeover = false;
   bool foreground = false;  // accepted for scripts: it always is
   bool verbose = false;
@@ -126,18 +138,53 @@ Result<bool> StartService(MissService* service, NetlinkLink* link, const Options
   }
 }
 
-void Loop(ControlServer* control, int signal_fd) {
+// Asks the helper that runs, if any, to finish what it began and to end.
+void AskToHandOver(const std::string& control) {
+  auto reply = CallHelper(control, {{"op", "drain"}}, kDrainMs + 2000);
+  Log(LogLevel::kInfo, "taking over: %s",
+      reply.ok() ? "the helper before us is done" : reply.error().message.c_str());
+}
+
+// Until a signal, or until another helper took over or asked to.
+void Loop(ControlServer* control, int signal_fd, int replaced_fd) {
   const int watchdog_ms = WatchdogIntervalMs();
   for (;;) {
-    std::vector<pollfd> fds = {{signal_fd, POLLIN, 0}};
+    std::vector<pollfd> fds = {{signal_fd, POLLIN, 0}, {replaced_fd, POLLIN, 0}};
     control->AddPollFds(&fds);
     int n = ::poll(fds.data(), fds.size(), watchdog_ms > 0 ? watchdog_ms : kIdleMs);
     if (watchdog_ms > 0) NotifySystemd("WATCHDOG=1");
     if (n < 0 && errno != EINTR) return;
     if (n <= 0) continue;
-    if (fds[0].revents) return;
-    for (size_t i = 1; i < fds.size(); i++) control->Handle(fds[i]);
+    if (fds[0].revents || fds[1].revents) return;
+    for (size_t i = 2; i < fds.size(); i++) control->Handle(fds[i]);
   }
+}
+
+// A cache that is not to be kept is emptied at boot: when no image uses it yet.
+Status DropUnused(KernelLink* link, const std::string& device_path, const std::string& db_path) {
+  FASTOCI_TRY(auto caches, link->GetCaches());
+  if (!caches.empty()) return OkStatus();
+  FASTOCI_TRY(auto device, CacheDevice::Open(device_path));
+  FASTOCI_TRY(auto db, CacheDb::Open(db_path, device->geometry().uuid));
+  FASTOCI_CHECK_OK(db->RemoveAll());
+  return device->DiscardSlots();
+}
+
+Result<Options> Configure(Options o) {
+  FASTOCI_TRY(Config c, LoadConfig(o.config));
+  if (!c.source.empty()) Log(LogLevel::kInfo, "configuration from %s", c.source.c_str());
+  if (o.cache_device.empty() && o.cache_dir.empty()) o.cache_device = c.cache_device;
+  if (o.cache_dir.empty()) o.cache_dir = c.cache_dir;
+  if (o.cache_size_mb == 0)
+    o.cache_size_mb = (o.cache_size_gb ? o.cache_size_gb : c.cache_size_gb) << 10;
+  if (o.chunk_kb == 0) o.chunk_kb = static_cast<uint32_t>(c.chunk_kb);
+  if (o.credentials.empty()) o.credentials = c.credentials;
+  o.keep_cache = c.keep_cache;
+  o.scrub = c.scrub_at_start;
+  o.limits.min_free_bytes = c.min_free_gb << 30;
+  o.limits.max_disk_percent = static_cast<uint32_t>(c.max_disk_percent);
+  o.download = c.download;
+  return o;
 }
 
 Status Run(const Options& o) {
@@ -155,7 +202,7 @@ Status Run(const Options& o) {
   CacheOptions cache;
   cache.device = o.cache_device;
   cache.dir = o.cache_dir;
-  cache.size_bytes = o.cache_size_mb ? o.cache_size_mb << 20 : (o.cache_size_gb ? o.cache_size_gb : 4) << 30;
+  cache.size_bytes = o.cache_size_mb << 20;
   cache.chunk_bytes = o.chunk_kb * 1024;
   FASTOCI_CHECK_OK(MakeDirs(o.cache_dir, 0700));
   FASTOCI_TRY(std::string cache_path, PrepareCache(cache));
@@ -174,19 +221,37 @@ Status Run(const Options& o) {
   options.fetch_deadline_ms = o.fetch_deadline_ms;
   options.miss_deadline_ms = o.miss_deadline_ms;
   options.db_path = o.cache_dir + "/cache.db";
+  options.keep_cache = o.keep_cache;
+  options.limits = o.limits;
+  if (o.cache_device.empty()) options.limits.dir = o.cache_dir;
+  options.download = o.download;
   MissService service(options, lanes.get(),
                       {.open_cache = [&](uint32_t dev) { return nodes.OpenCache(dev); },
                        .read_meta = [&](uint32_t dev) { return nodes.ReadMeta(dev); }});
   FASTOCI_CHECK_OK(MakeDirs(std::filesystem::path(o.control).parent_path().string(), 0755));
+  UniqueFd replaced(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!replaced.valid()) return ErrnoError("eventfd");
+  auto on_replaced = [&] {
+    const uint64_t one = 1;
+    (void)!::write(replaced.get(), &one, sizeof(one));
+  };
+  service.SetOnReplaced(on_replaced);
+  if (o.takeover) AskToHandOver(o.control);
   FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line) {
+                if (IsDrain(line)) {
+                  service.Drain(kDrainMs);
+                  on_replaced();
+                }
                 return HandleControl(&service, cache_path, line);
-              }));
+              }, o.takeover));
   FASTOCI_TRY(auto link, NetlinkLink::Open(&service));
+  if (!o.keep_cache) FASTOCI_CHECK_OK(DropUnused(link.get(), cache_path, options.db_path));
   FASTOCI_TRY(bool started, StartService(&service, link.get(), o, signal_fd.get()));
   if (started) {
     Log(LogLevel::kInfo, "ready, cache on %s", cache_path.c_str());
     NotifySystemd("READY=1");
-    Loop(control.get(), signal_fd.get());
+    if (o.scrub) service.Scrub();
+    Loop(control.get(), signal_fd.get(), replaced.get());
     NotifySystemd("STOPPING=1");
     Log(LogLevel::kInfo, "stopping");
   }
@@ -202,28 +267,38 @@ int Main(int argc, char** argv) {
   o.libexec = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
   CLI::App app("serves what FastOCI images on this node miss");
   app.set_version_flag("--version", FASTOCI_VERSION);
-  app.add_option("--cache-dir", o.cache_dir, "database, and the cache file if there is no --cache-device")
-      ->capture_default_str();
-  auto* device = app.add_option("--cache-device", o.cache_device, "block device for the cache; formatted if blank");
-  auto* gb = app.add_option("--cache-size-gb", o.cache_size_gb, "size of a new cache file (4)")
+  app.add_option("--config", o.config, "default: see fastoci-config.json(5)");
+  app.add_option("--cache-dir", o.cache_dir, "database, and the cache file without a device");
+  auto* device = app.add_option("--cache-device", o.cache_device,
+                                "block device for the cache; formatted if blank");
+  auto* gb = app.add_option("--cache-size-gb", o.cache_size_gb, "size of a new cache file")
                  ->check(CLI::Range(1, 1 << 20));
   auto* mb = app.add_option("--cache-size-mb", o.cache_size_mb)->check(CLI::Range(1, 1 << 30));
   gb->excludes(device)->excludes(mb);
   mb->excludes(device);
-  app.add_option("--chunk-kb", o.chunk_kb, "chunk size of a new cache")->check(CLI::Range(64, 4096))->capture_default_str();
-  app.add_option("--libexec", o.libexec, "where fastoci-fetcherd and fastoci-decoderd are")->capture_default_str();
+  app.add_option("--chunk-kb", o.chunk_kb, "chunk size of a new cache")
+      ->check(CLI::Range(64, 4096));
+  app.add_option("--libexec", o.libexec, "where fastoci-fetcherd and fastoci-decoderd are")
+      ->capture_default_str();
   app.add_option("--credentials", o.credentials, "credential file, for the fetcher");
   app.add_option("--fetcher-arg", o.fetcher_args, "a further argument for the fetcher");
   app.add_option("--control", o.control, "control socket")->capture_default_str();
-  app.add_option("--lanes", o.lanes, "misses in flight")->check(CLI::Range(1, 64))->capture_default_str();
-  app.add_option("--fetch-deadline-ms", o.fetch_deadline_ms)->check(CLI::Range(100, 600000))->capture_default_str();
-  app.add_option("--miss-deadline-ms", o.miss_deadline_ms)->check(CLI::Range(100, 3600000))->capture_default_str();
+  app.add_option("--lanes", o.lanes, "misses in flight")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--fetch-deadline-ms", o.fetch_deadline_ms)
+      ->check(CLI::Range(100, 600000))
+      ->capture_default_str();
+  app.add_option("--miss-deadline-ms", o.miss_deadline_ms)
+      ->check(CLI::Range(100, 3600000))
+      ->capture_default_str();
   app.add_flag("--takeover", o.takeover, "replace a helper that runs");
   app.add_flag("--foreground", o.foreground, "the default");
   app.add_flag("--verbose", o.verbose);
   CLI11_PARSE(app, argc, argv);
   if (o.verbose) SetLogLevel(LogLevel::kDebug);
-  Status s = Run(o);
+  auto configured = Configure(o);
+  Status s = configured.ok() ? Run(*configured) : Status(configured.error());
   if (s.ok()) return 0;
   Log(LogLevel::kError, "%s", s.error().message.c_str());
   return 1;

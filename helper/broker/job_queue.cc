@@ -11,29 +11,44 @@ void JobQueue::Enqueue(const JobKey& key, Job* job) {
   order_.insert(OrderOf(key, *job));
 }
 
-void JobQueue::Want(const JobKey& key, uint32_t chunk_no, uint8_t miss_class) {
+void JobQueue::Want(const JobKey& key, uint32_t chunk_no, Urgency urgency) {
   auto [it, is_new] = jobs_.try_emplace(key);
   Job& job = it->second;
-  uint8_t& wanted = job.wanted[chunk_no];
-  wanted = std::max(wanted, miss_class);
+  Urgency& wanted = job.wanted[chunk_no];
+  wanted = std::max(wanted, urgency);
   if (is_new) {
-    job.miss_class = miss_class;
+    job.urgency = urgency;
     Enqueue(key, &job);
-  } else if (miss_class > job.miss_class) {
+  } else if (urgency > job.urgency) {
     if (!job.running) order_.erase(OrderOf(key, job));
-    job.miss_class = miss_class;
+    job.urgency = urgency;
     if (!job.running) order_.insert(OrderOf(key, job));  // keeps its age
   }
 }
 
-std::optional<JobQueue::Picked> JobQueue::Pick() {
-  if (order_.empty()) return std::nullopt;
-  const JobKey key = std::get<2>(*order_.begin());
-  order_.erase(order_.begin());
-  Job& job = jobs_.at(key);
-  job.running = true;
-  job.progress = false;
-  return Picked{key, job.miss_class, job.attempt};
+bool JobQueue::HasWork(Urgency at_least) const {
+  return !order_.empty() && -std::get<0>(*order_.begin()) >= static_cast<int>(at_least);
+}
+
+void JobQueue::SetRunning(const JobKey& key, Job* job) {
+  order_.erase(OrderOf(key, *job));
+  job->running = true;
+  job->progress = false;
+}
+
+std::optional<JobQueue::Run> JobQueue::Pick(Urgency at_least, uint32_t max_spans) {
+  if (!HasWork(at_least)) return std::nullopt;
+  Run run;
+  run.first = std::get<2>(*order_.begin());
+  auto it = jobs_.find(run.first);
+  run.urgency = it->second.urgency;
+  SetRunning(run.first, &it->second);
+  for (; run.nr_spans < max_spans; run.nr_spans++) {
+    ++it;
+    if (it == jobs_.end() || it->first != run.Key(run.nr_spans) || it->second.running) break;
+    SetRunning(it->first, &it->second);
+  }
+  return run;
 }
 
 void JobQueue::Resolve(const JobKey& key, uint32_t chunk_no) {
@@ -46,34 +61,32 @@ void JobQueue::Resolve(const JobKey& key, uint32_t chunk_no) {
   }
 }
 
-void JobQueue::Finish(const JobKey& key) {
+std::vector<JobQueue::Wanted> JobQueue::Finish(const JobKey& key, uint32_t max_attempts,
+                                               bool tried) {
   auto it = jobs_.find(key);
-  if (it == jobs_.end() || !it->second.running) return;
+  if (it == jobs_.end() || !it->second.running) return {};
   Job& job = it->second;
-  if (job.wanted.empty()) {
-    jobs_.erase(it);
-    return;
-  }
-  job.attempt = job.progress ? 0 : job.attempt + 1;
-  job.miss_class = 0;
-  for (const auto& [chunk, miss_class] : job.wanted) job.miss_class = std::max(job.miss_class, miss_class);
+  if (tried) job.attempt = job.progress ? 0 : job.attempt + 1;
+  if (job.wanted.empty() || job.attempt >= max_attempts) return Drop(key);
+  job.urgency = Urgency::kBackground;
+  for (const auto& [chunk, urgency] : job.wanted) job.urgency = std::max(job.urgency, urgency);
   Enqueue(key, &job);
+  return {};
 }
 
-std::vector<uint32_t> JobQueue::Drop(const JobKey& key) {
-  std::vector<uint32_t> chunks;
+std::vector<JobQueue::Wanted> JobQueue::Drop(const JobKey& key) {
+  std::vector<Wanted> chunks = WantedOf(key);
   auto it = jobs_.find(key);
   if (it == jobs_.end()) return chunks;
-  for (const auto& [chunk, miss_class] : it->second.wanted) chunks.push_back(chunk);
   if (!it->second.running) order_.erase(OrderOf(key, it->second));
   jobs_.erase(it);
   return chunks;
 }
 
-std::vector<uint32_t> JobQueue::Wanted(const JobKey& key) const {
-  std::vector<uint32_t> chunks;
+std::vector<JobQueue::Wanted> JobQueue::WantedOf(const JobKey& key) const {
+  std::vector<Wanted> chunks;
   if (auto it = jobs_.find(key); it != jobs_.end())
-    for (const auto& [chunk, miss_class] : it->second.wanted) chunks.push_back(chunk);
+    for (const auto& [chunk, urgency] : it->second.wanted) chunks.push_back({chunk, urgency});
   return chunks;
 }
 

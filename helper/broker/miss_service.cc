@@ -4,6 +4,7 @@
 #include "broker/miss_service.h"
 
 #include <algorithm>
+#include <random>
 
 #include "base/log.h"
 #include "broker/span_plan.h"
@@ -12,9 +13,11 @@ namespace fastoci {
 namespace {
 
 constexpr auto kOrphanRetry = std::chrono::milliseconds(200);
-constexpr uint32_t kAllocBatch = 256;
-constexpr size_t kMaxReserved = 4 << 20;       // slots of one cache; more stay with the kernel
-constexpr uint32_t kMaxAdoptedChunks = 1 << 20;  // of one space
+
+std::chrono::seconds DownloadDelay(const DownloadConfig& c) {
+  std::random_device random;
+  return std::chrono::seconds(c.delay_s + (c.delay_extra_s ? random() % c.delay_extra_s : 0));
+}
 
 std::string Hex(const Sha256Digest& d) { return HexEncode(d).substr(0, 12); }
 
@@ -34,6 +37,8 @@ Status MissService::Start(KernelLink* link, bool takeover) {
   }
   threads_.emplace_back([this] { Manage(); });
   threads_.emplace_back([this] { Commit(); });
+  threads_.emplace_back([this] { Check(); });
+  if (options_.download.enable) threads_.emplace_back([this] { Download(); });
   for (int i = 0; i < options_.nr_lanes; i++) threads_.emplace_back([this, i] { RunLane(i); });
   return OkStatus();
 }
@@ -45,12 +50,34 @@ void MissService::Stop() {
   }
   work_.notify_all();
   manage_.notify_all();
-  evicted_.notify_all();
+  idle_.notify_all();
+  for (auto& cache : AllCaches()) cache->Interrupt();
   if (threads_.empty()) return;
   lanes_->Interrupt();
   for (std::thread& t : threads_) t.join();
   threads_.clear();
   CommitAll();
+}
+
+void MissService::Drain(int timeout_ms) {
+  {
+    std::unique_lock lock(mutex_);
+    draining_ = true;
+    idle_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return nr_running_ == 0; });
+  }
+  CommitAll();
+}
+
+bool MissService::stopping() {
+  std::lock_guard lock(mutex_);
+  return stop_;
+}
+
+std::vector<std::shared_ptr<Cache>> MissService::AllCaches() {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Cache>> caches;
+  for (auto& [no, cache] : caches_) caches.push_back(cache);
+  return caches;
 }
 
 // ---- events, on the link's thread ----
@@ -60,18 +87,24 @@ void MissService::OnMiss(uint32_t cache, std::span<const ChunkEntry> chunks) {
   counters_.misses += chunks.size();
   std::lock_guard lock(mutex_);
   for (const ChunkEntry& c : chunks) {
-    if (WantLocked(cache, c)) continue;
+    if (WantLocked(cache, c.space, c.chunk_no, UrgencyOfMiss(c.miss_class))) continue;
     orphans_.push_back({cache, c, Clock::now()});
     refresh_ = true;
     manage_.notify_all();
   }
 }
 
-void MissService::OnEvicted(uint32_t, std::span<const ChunkEntry>) {
-  // The slots are free in the kernel now; who needs them asks there.
-  std::lock_guard lock(mutex_);
-  evict_events_++;
-  evicted_.notify_all();
+void MissService::OnEvicted(uint32_t number, std::span<const ChunkEntry> chunks) {
+  std::shared_ptr<Cache> cache;
+  {
+    std::lock_guard lock(mutex_);
+    if (auto it = caches_.find(number); it != caches_.end()) cache = it->second;
+  }
+  if (cache) cache->OnEvicted(chunks);
+}
+
+void MissService::OnReplaced() {
+  if (on_replaced_) on_replaced_();
 }
 
 void MissService::OnImage(const ImageInfo&, bool) {
@@ -86,15 +119,16 @@ void MissService::OnLost() {
   manage_.notify_all();
 }
 
-bool MissService::WantLocked(uint32_t cache, const ChunkEntry& chunk) {
-  auto it = spaces_.find({cache, chunk.space});
+bool MissService::WantLocked(uint32_t cache, uint32_t space_no, uint32_t chunk_no,
+                             Urgency urgency) {
+  auto it = spaces_.find({cache, space_no});
   auto c = caches_.find(cache);
-  if (it == spaces_.end() || c == caches_.end() || !it->second.meta || !images_.count(it->second.image)) return false;
+  if (it == spaces_.end() || c == caches_.end() || !it->second.meta) return false;
   const Space& space = it->second;
-  if (chunk.chunk_no >= space.info.nr_chunks) return true;  // the kernel would not ask
-  const uint32_t span = SpanOfChunk(space.info_of_blob(), chunk.chunk_no, c->second->info.chunk_shift);
-  queue_.Want({cache, chunk.space, span}, chunk.chunk_no, chunk.miss_class);
-  work_.notify_one();
+  if (chunk_no >= space.info.nr_chunks) return true;  // the kernel would not ask
+  const uint32_t span = SpanOfChunk(space.info_of_blob(), chunk_no, c->second->info().chunk_shift);
+  queue_.Want({cache, space_no, span}, chunk_no, urgency);
+  work_.notify_all();  // not every lane takes every job
   return true;
 }
 
@@ -114,6 +148,7 @@ void MissService::Manage() {
     lock.unlock();
     Refresh();
     if (lost) {
+      for (auto& cache : AllCaches()) cache->Resync();
       Status s = link_->GetPending();
       if (!s.ok()) Log(LogLevel::kError, "%s", s.error().message.c_str());
     }
@@ -125,54 +160,30 @@ void MissService::Manage() {
 void MissService::Refresh() {
   auto caches = link_->GetCaches();
   auto images = link_->GetImages();
-  auto spaces = link_->GetSpaces();
-  if (!caches.ok() || !images.ok() || !spaces.ok()) {
-    const Error& e = !caches.ok() ? caches.error() : !images.ok() ? images.error() : spaces.error();
+  if (!caches.ok() || !images.ok()) {
+    const Error& e = caches.ok() ? images.error() : caches.error();
     Log(LogLevel::kError, "%s", e.message.c_str());
     return;
   }
   RefreshCaches(*caches);
   RefreshImages(*images);
-  std::lock_guard lock(mutex_);
-  RefreshSpacesLocked(*spaces);
+  auto spaces = link_->GetSpaces();  // a new cache may have restored some
+  if (spaces.ok()) RefreshSpaces(*spaces);
+  RefreshPins();
 }
 
-std::shared_ptr<MissService::Cache> MissService::OpenCache(const CacheInfo& info) {
-  auto cache = std::make_shared<Cache>();
-  cache->info = info;
-  auto device = devices_.open_cache(info.dev);
-  if (!device.ok()) {
-    Log(LogLevel::kError, "cache %u: %s", info.cache, device.error().message.c_str());
-    return nullptr;
-  }
-  const CacheGeometry& g = (*device)->geometry();
-  if (g.uuid != info.uuid || g.nr_slots != info.nr_slots || g.chunk_shift != info.chunk_shift) {
-    Log(LogLevel::kError, "cache %u: %s is not the kernel's cache", info.cache, (*device)->path().c_str());
-    return nullptr;
-  }
-  cache->device = std::move(*device);
-  std::vector<SlotRow> rows;
+Result<std::shared_ptr<Cache>> MissService::OpenCache(const CacheInfo& info) {
+  FASTOCI_TRY(auto device, devices_.open_cache(info.dev));
+  std::unique_ptr<CacheDb> db;
   if (!options_.db_path.empty()) {
-    auto db = CacheDb::Open(options_.db_path, info.uuid);
-    if (db.ok()) {
-      cache->db = std::move(*db);
-      auto loaded = cache->db->Load();
-      if (loaded.ok()) rows = std::move(*loaded);
-    } else {
-      Log(LogLevel::kError, "%s: the cache will not outlive a restart", db.error().message.c_str());
-    }
+    auto opened = CacheDb::Open(options_.db_path, info.uuid);
+    if (opened.ok())
+      db = std::move(*opened);
+    else
+      Log(LogLevel::kError, "%s: the cache will not outlive a restart",
+          opened.error().message.c_str());
   }
-  // All that are free; a slot that the kernel serves is not among them.
-  while (cache->pool.nr_free() < kMaxReserved) {
-    auto slots = link_->Alloc(info.cache, kAllocBatch);
-    if (!slots.ok()) break;  // ENOSPC: that was all
-    cache->pool.Add(*slots);
-  }
-  for (const SlotRow& row : rows) cache->pool.Keep(row);
-  Log(LogLevel::kInfo, "cache %u: %s, %u slots of %llu KiB, %zu free, %zu known by the database", info.cache,
-      cache->device->path().c_str(), info.nr_slots, 1ULL << info.chunk_shift >> 10, cache->pool.nr_free(),
-      cache->pool.nr_kept());
-  return cache;
+  return Cache::Open(link_, info, std::move(device), std::move(db), &counters_);
 }
 
 void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
@@ -194,12 +205,23 @@ void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
       it = caches_.erase(it);
     }
   }
-  for (auto& cache : gone) CommitRows(cache.get());
+  for (auto& cache : gone) {
+    cache->Interrupt();
+    cache->Commit();
+    if (!options_.keep_cache) cache->Discard();
+  }
   for (const CacheInfo& c : added) {
     auto cache = OpenCache(c);
-    if (!cache) continue;
+    if (!cache.ok()) {
+      Log(LogLevel::kError, "cache %u: %s", c.cache, cache.error().message.c_str());
+      continue;
+    }
+    auto pins = (*cache)->db() ? (*cache)->db()->Pins() : PinList();
     std::lock_guard lock(mutex_);
-    caches_[c.cache] = std::move(cache);
+    caches_[c.cache] = std::move(*cache);
+    if (pins.ok()) pins_[c.cache] = std::move(*pins);
+    check_ = true;
+    manage_.notify_all();
   }
 }
 
@@ -224,6 +246,7 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
   for (const ImageInfo& info : added) {
     Image image;
     image.info = info;
+    image.download_at = Clock::now() + DownloadDelay(options_.download);
     auto meta = devices_.read_meta(info.meta_dev);
     Status opened = meta.ok() ? lanes_->OpenImage(info.image, meta->json) : Status(meta.error());
     if (opened.ok() && meta->image_id != info.image_id) opened = MismatchError("the meta image is not the kernel's");
@@ -240,30 +263,110 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
   }
 }
 
-void MissService::RefreshSpacesLocked(const std::vector<SpaceInfo>& spaces) {
-  for (const SpaceInfo& info : spaces) {
-    auto [it, is_new] = spaces_.try_emplace({info.cache, info.space});
-    Space& space = it->second;
-    space.info = info;
-    auto cache = caches_.find(info.cache);
-    if (is_new && info.nr_present > 0 && cache != caches_.end()) {
-      space.adopted = true;
-      for (uint32_t c = 0; c < std::min(info.nr_chunks, kMaxAdoptedChunks); c++)
-        cache->second->by_age.emplace_back(info.space, c);
-    }
-    if (space.meta && images_.count(space.image)) continue;
-    space.meta = nullptr;
-    for (const auto& [no, image] : images_) {
-      if (!image.meta || image.info.cache != info.cache) continue;
-      for (uint32_t b = 0; b < image.meta->blobs.size() && !space.meta; b++) {
-        const BlobInfo& blob = image.meta->blobs[b];
-        if (blob.data_space_id != info.id || blob.data_bytes != info.data_bytes) continue;
-        space.image = no;
-        space.blob = b;
-        space.meta = image.meta;
+void MissService::RefreshSpaces(const std::vector<SpaceInfo>& spaces) {
+  std::map<uint32_t, std::set<uint32_t>> before, now;
+  std::map<uint32_t, std::shared_ptr<Cache>> caches;
+  {
+    std::lock_guard lock(mutex_);
+    before = UnusedSpacesLocked();
+    std::erase_if(spaces_, [&](const auto& s) {
+      return std::none_of(spaces.begin(), spaces.end(), [&](const SpaceInfo& i) {
+        return i.cache == s.first.first && i.space == s.first.second;
+      });
+    });
+    for (const SpaceInfo& info : spaces) {
+      Space& space = spaces_[{info.cache, info.space}];
+      space.info = info;
+      if (space.meta && images_.count(space.image)) continue;
+      space.meta = nullptr;
+      for (const auto& [no, image] : images_) {
+        if (!image.meta || image.info.cache != info.cache) continue;
+        for (uint32_t b = 0; b < image.meta->blobs.size() && !space.meta; b++) {
+          const BlobInfo& blob = image.meta->blobs[b];
+          if (blob.data_space_id != info.id || blob.data_bytes != info.data_bytes) continue;
+          space.image = no;
+          space.blob = b;
+          space.meta = image.meta;
+        }
       }
     }
+    now = UnusedSpacesLocked();
+    caches = caches_;
+    check_ = true;  // what a new image's digests can verify
+    manage_.notify_all();
   }
+  for (auto& [no, unused] : now) {
+    for (uint32_t space : before[no]) unused.erase(space);
+    if (auto c = caches.find(no); c != caches.end() && !unused.empty()) c->second->Demote(unused);
+  }
+}
+
+std::map<uint32_t, std::set<uint32_t>> MissService::UnusedSpacesLocked() {
+  std::map<uint32_t, std::set<uint32_t>> unused;
+  for (const auto& [key, space] : spaces_) {
+    const auto& pins = pins_[key.first];
+    const bool pinned = std::any_of(pins.begin(), pins.end(),
+                                    [&](const auto& p) { return p.second == space.info.id; });
+    if (!space.meta && !pinned) unused[key.first].insert(key.second);
+  }
+  return unused;
+}
+
+void MissService::RefreshPins() {
+  std::vector<std::pair<std::shared_ptr<Cache>, std::set<uint32_t>>> pinned;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [no, cache] : caches_) {
+      std::set<uint32_t> numbers;
+      for (const auto& [image, id] : pins_[no])
+        for (const auto& [key, space] : spaces_)
+          if (key.first == no && space.info.id == id) numbers.insert(key.second);
+      pinned.emplace_back(cache, std::move(numbers));
+    }
+  }
+  for (auto& [cache, numbers] : pinned) cache->SetPinned(std::move(numbers));
+}
+
+Status MissService::Pin(const Sha256Digest& image_id, bool pin) {
+  std::shared_ptr<Cache> cache;
+  std::vector<Sha256Digest> ids;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [no, image] : images_) {
+      if (image.info.image_id != image_id || !image.meta) continue;
+      for (const BlobInfo& blob : image.meta->blobs) ids.push_back(blob.data_space_id);
+      if (auto c = caches_.find(image.info.cache); c != caches_.end()) cache = c->second;
+      break;
+    }
+    if (!cache && !pin)
+      for (auto& [no, pins] : pins_)
+        if (std::any_of(pins.begin(), pins.end(), [&](const auto& p) { return p.first == image_id; }))
+          cache = caches_[no];
+  }
+  if (!cache) return NotFoundError("no such image is attached");
+  if (!cache->db()) return ErrnoError("the cache has no database", EROFS);
+  FASTOCI_CHECK_OK(pin ? cache->db()->Pin(image_id, ids) : cache->db()->Unpin(image_id));
+  FASTOCI_TRY(auto pins, cache->db()->Pins());
+  {
+    std::lock_guard lock(mutex_);
+    pins_[cache->info().cache] = std::move(pins);
+  }
+  RefreshPins();
+  return OkStatus();
+}
+
+size_t MissService::CollectGarbage() {
+  std::map<uint32_t, std::set<uint32_t>> unused;
+  std::map<uint32_t, std::shared_ptr<Cache>> caches;
+  {
+    std::lock_guard lock(mutex_);
+    unused = UnusedSpacesLocked();
+    caches = caches_;
+  }
+  size_t n = 0;
+  for (auto& [no, spaces] : unused)
+    if (auto c = caches.find(no); c != caches.end()) n += c->second->EvictSpaces(spaces);
+  return n;
 }
 
 void MissService::AdoptOrphans() {
@@ -272,30 +375,24 @@ void MissService::AdoptOrphans() {
     std::lock_guard lock(mutex_);
     std::vector<Orphan> rest;
     for (Orphan& o : orphans_) {
-      if (WantLocked(o.cache, o.chunk)) continue;
+      if (WantLocked(o.cache, o.chunk.space, o.chunk.chunk_no, UrgencyOfMiss(o.chunk.miss_class)))
+        continue;
       const bool expired = Clock::now() - o.since > std::chrono::milliseconds(options_.miss_deadline_ms);
       (expired ? late : rest).push_back(o);
     }
     orphans_ = std::move(rest);
   }
-  for (const Orphan& o : late) FailChunks(o.cache, o.chunk.space, {o.chunk.chunk_no}, EIO);
+  for (const Orphan& o : late) FailChunks(o.cache, o.chunk.space, {{o.chunk.chunk_no, Urgency::kDemand}}, EIO);
 }
 
 // ---- keeping rows ----
 
-void MissService::CommitRows(Cache* cache) {
-  if (!cache->db) return;
-  Status s = cache->db->Commit([&] { return cache->device->Flush(); });
-  if (!s.ok()) Log(LogLevel::kError, "cache %u: %s", cache->info.cache, s.error().message.c_str());
-}
-
 void MissService::CommitAll() {
-  std::vector<std::shared_ptr<Cache>> caches;
-  {
-    std::lock_guard lock(mutex_);
-    for (auto& [no, cache] : caches_) caches.push_back(cache);
+  const bool may_grow = options_.limits.MayGrow();
+  for (auto& cache : AllCaches()) {
+    cache->SetMayGrow(may_grow);
+    cache->Commit();
   }
-  for (auto& cache : caches) CommitRows(cache.get());
 }
 
 void MissService::Commit() {
@@ -310,33 +407,30 @@ void MissService::Commit() {
 
 // ---- for the control socket ----
 
-std::vector<MissService::CacheStat> MissService::Caches() {
-  std::vector<std::pair<CacheStat, std::shared_ptr<Cache>>> found;
-  {
-    std::lock_guard lock(mutex_);
-    for (auto& [no, cache] : caches_) {
-      CacheStat s;
-      s.info = cache->info;
-      s.path = cache->device->path();
-      s.nr_kept = cache->pool.nr_kept();
-      for (auto& [key, space] : spaces_)
-        if (key.first == no) s.nr_present += space.present.size();
-      found.emplace_back(s, cache);
-    }
-  }
-  std::vector<CacheStat> out;
-  for (auto& [s, cache] : found) {
-    if (cache->db)
-      if (auto count = cache->db->Count(); count.ok()) s.nr_durable = *count;
-    out.push_back(s);
-  }
+std::vector<Cache::Stat> MissService::Caches() {
+  std::vector<Cache::Stat> out;
+  for (auto& cache : AllCaches()) out.push_back(cache->GetStat());
   return out;
 }
 
 std::vector<MissService::ImageStat> MissService::Images() {
   std::lock_guard lock(mutex_);
   std::vector<ImageStat> out;
-  for (auto& [no, image] : images_) out.push_back({image.info, image.error});
+  for (auto& [no, image] : images_) {
+    ImageStat s{image.info, image.error, false, 0, 0};
+    auto cache = caches_.find(image.info.cache);
+    for (const auto& [i, id] : pins_[image.info.cache]) s.pinned |= i == image.info.image_id;
+    std::set<Sha256Digest> ids;
+    if (image.meta)
+      for (const BlobInfo& blob : image.meta->blobs) ids.insert(blob.data_space_id);
+    for (const auto& [key, space] : spaces_) {
+      if (key.first != image.info.cache || !ids.count(space.info.id) || cache == caches_.end())
+        continue;
+      s.chunks += space.info.nr_chunks;
+      s.present += cache->second->CountPresent(key.second);
+    }
+    out.push_back(std::move(s));
+  }
   return out;
 }
 
@@ -344,8 +438,11 @@ std::vector<MissService::SpaceStat> MissService::Spaces() {
   std::lock_guard lock(mutex_);
   std::vector<SpaceStat> out;
   for (auto& [key, space] : spaces_) {
-    SpaceStat s{space.info, space.meta && !space.info_of_blob().digests.empty()};
-    s.info.nr_present = static_cast<uint32_t>(space.present.size());
+    SpaceStat s{space.info, space.meta && !space.info_of_blob().digests.empty(),
+                space.meta != nullptr, {}};
+    if (space.meta) s.blob = space.info_of_blob().blob_digest;
+    auto cache = caches_.find(key.first);
+    s.info.nr_present = cache == caches_.end() ? 0 : cache->second->CountPresent(key.second);
     out.push_back(s);
   }
   return out;

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <deque>
 #include <random>
 #include <set>
 #include <shared_mutex>
@@ -50,12 +51,15 @@ class FakeKernel : public KernelLink {
     std::lock_guard lock(mutex_);
     free_.insert(reserved_.begin(), reserved_.end());
     reserved_.clear();
+    free_.insert(evicting_.begin(), evicting_.end());  // no reader of ours lasts that long
+    evicting_.clear();
   }
   // The last table went and came back: nothing is present.
   void Forget() {
     HelperLost();
     std::lock_guard lock(mutex_);
     map_.clear();
+    restored_.clear();
     free_.clear();
     for (uint32_t s = 0; s < nr_slots_; s++) free_.insert(s);
   }
@@ -75,6 +79,7 @@ class FakeKernel : public KernelLink {
     for (;;) {
       if (auto it = map_.find(chunk); it != map_.end()) {
         readers_[it->second]++;
+        accessed_.insert(it->second);
         const uint32_t slot = it->second;
         lock.unlock();
         AlignedBuffer buf(kChunk);
@@ -108,15 +113,6 @@ class FakeKernel : public KernelLink {
   }
   Result<std::vector<uint32_t>> Alloc(uint32_t, uint32_t count) override {
     std::lock_guard lock(mutex_);
-    // Evicted slots are free once no reader is left.
-    for (auto it = evicting_.begin(); it != evicting_.end();) {
-      if (readers_[*it] == 0) {
-        free_.insert(*it);
-        it = evicting_.erase(it);
-      } else {
-        ++it;
-      }
-    }
     if (free_.empty()) return ErrnoError("ALLOC", ENOSPC);
     std::vector<uint32_t> out;
     while (out.size() < count && !free_.empty()) {
@@ -124,12 +120,13 @@ class FakeKernel : public KernelLink {
       reserved_.insert(*free_.begin());
       free_.erase(free_.begin());
     }
+    most_reserved = std::max<size_t>(most_reserved, reserved_.size());
     return out;
   }
   Status Return(uint32_t, std::span<const uint32_t> slots) override {
     std::lock_guard lock(mutex_);
     for (uint32_t s : slots) {
-      if (!reserved_.erase(s)) return ErrnoError("RETURN", EINVAL);
+      if (!reserved_.erase(s) && !restored_.erase(s)) return ErrnoError("RETURN", EINVAL);
       free_.insert(s);
     }
     return OkStatus();
@@ -139,8 +136,13 @@ class FakeKernel : public KernelLink {
     std::lock_guard lock(mutex_);
     for (const ChunkEntry& c : chunks) {
       if (!map_.count(c.chunk_no)) {
-        if (!reserved_.erase(c.slot)) return ErrnoError("FILL", EPERM);
+        auto r = restored_.find(c.slot);
+        if (r != restored_.end() && r->second == c.chunk_no)
+          restored_.erase(r);
+        else if (!reserved_.erase(c.slot))
+          return ErrnoError("FILL", EPERM);
         map_[c.chunk_no] = c.slot;
+        accessed_.insert(c.slot);
       }
       misses_.erase(c.chunk_no);
     }
@@ -156,21 +158,71 @@ class FakeKernel : public KernelLink {
     return OkStatus();
   }
   Status Evict(uint32_t, std::span<const ChunkEntry> chunks) override {
+    std::lock_guard lock(mutex_);
+    for (const ChunkEntry& c : chunks) {
+      auto it = map_.find(c.chunk_no);
+      if (it == map_.end()) continue;
+      evicting_.insert(it->second);
+      map_.erase(it);
+    }
+    return OkStatus();
+  }
+  // Ends the grace periods of slots that nobody reads; the test calls it, as
+  // the kernel does some time later.
+  void EndGracePeriods() {
     std::vector<ChunkEntry> gone;
     {
       std::lock_guard lock(mutex_);
-      for (ChunkEntry c : chunks) {
-        auto it = map_.find(c.chunk_no);
-        if (it == map_.end()) continue;
-        c.slot = it->second;
-        evicting_.insert(it->second);
-        map_.erase(it);
-        gone.push_back(c);
+      for (auto it = evicting_.begin(); it != evicting_.end();) {
+        if (readers_[*it] != 0) {
+          ++it;
+          continue;
+        }
+        reserved_.insert(*it);
+        gone.push_back({.space = kSpace, .slot = *it});
+        it = evicting_.erase(it);
       }
     }
     std::shared_lock lock(events_mutex_);
     if (!gone.empty() && events_) events_->OnEvicted(kCache, gone);
+  }
+  Status Restore(uint32_t, const Sha256Digest& id, uint64_t data_bytes,
+                 std::span<const ChunkEntry> chunks) override {
+    std::lock_guard lock(mutex_);
+    if (id != space_.id || data_bytes != space_.data_bytes) return ErrnoError("RESTORE", EEXIST);
+    for (const ChunkEntry& c : chunks) {
+      if (auto r = restored_.find(c.slot); r != restored_.end() && r->second == c.chunk_no) continue;
+      if (map_.count(c.chunk_no) || !free_.erase(c.slot)) return ErrnoError("RESTORE", EEXIST);
+      restored_[c.slot] = c.chunk_no;
+    }
     return OkStatus();
+  }
+  Status GetSlots(uint32_t, bool clear, const std::function<void(const SlotInfo&)>& each) override {
+    std::vector<SlotInfo> all;
+    {
+      std::lock_guard lock(mutex_);
+      for (auto [chunk, slot] : map_)
+        all.push_back({slot, FASTOCI_SLOT_PRESENT, kSpace, chunk, accessed_.count(slot) != 0});
+      for (auto [slot, chunk] : restored_)
+        all.push_back({slot, FASTOCI_SLOT_RESTORED, kSpace, chunk, false});
+      for (uint32_t slot : reserved_) all.push_back({slot, FASTOCI_SLOT_RESERVED, 0, 0, false});
+      for (uint32_t slot : evicting_) all.push_back({slot, FASTOCI_SLOT_EVICTING, 0, 0, false});
+      if (clear) accessed_.clear();
+    }
+    for (const SlotInfo& i : all) each(i);
+    return OkStatus();
+  }
+  // Slots in none or in two of the states.
+  size_t nr_astray() {
+    std::lock_guard lock(mutex_);
+    std::multiset<uint32_t> all(free_.begin(), free_.end());
+    all.insert(reserved_.begin(), reserved_.end());
+    all.insert(evicting_.begin(), evicting_.end());
+    for (auto [chunk, slot] : map_) all.insert(slot);
+    for (auto [slot, chunk] : restored_) all.insert(slot);
+    size_t bad = 0;
+    for (uint32_t s = 0; s < nr_slots_; s++) bad += all.count(s) != 1;
+    return bad;
   }
   Result<std::vector<CacheInfo>> GetCaches() override { return std::vector<CacheInfo>{cache_}; }
   Result<std::vector<ImageInfo>> GetImages() override {
@@ -193,6 +245,7 @@ class FakeKernel : public KernelLink {
   }
 
   std::atomic<uint64_t> acked{0};
+  std::atomic<size_t> most_reserved{0};
 
  private:
   void SendMisses(std::span<const ChunkEntry> misses) {
@@ -210,8 +263,9 @@ class FakeKernel : public KernelLink {
   SpaceInfo space_;
   bool image_shown_ = true;
   uint32_t nr_slots_, nr_chunks_;
-  std::set<uint32_t> free_, reserved_, evicting_, misses_, failed_;
+  std::set<uint32_t> free_, reserved_, evicting_, misses_, failed_, accessed_;
   std::map<uint32_t, uint32_t> map_, readers_;
+  std::map<uint32_t, uint32_t> restored_;  // slot -> chunk
 };
 
 // What the lanes do next; each consumed by one job.
@@ -270,6 +324,15 @@ class FakeLanes : public LaneFactory {
 class MissServiceTest : public ::testing::Test {
  protected:
   void SetUp() override {
+    grace_ = std::thread([this] {
+      while (!done_) {
+        {
+          std::lock_guard lock(kernel_mutex_);
+          if (kernel_) kernel_->EndGracePeriods();
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
     SetLogLevel(std::getenv("VERBOSE") ? LogLevel::kInfo : static_cast<LogLevel>(0));
     char name[] = "build/miss_test.XXXXXX";
     ASSERT_NE(::mkdtemp(name), nullptr);
@@ -277,6 +340,11 @@ class MissServiceTest : public ::testing::Test {
   }
   void TearDown() override {
     Stop();
+    done_ = true;
+    grace_.join();
+    if (kernel_) {
+      EXPECT_EQ(kernel_->nr_astray(), 0u);
+    }
     SetLogLevel(LogLevel::kInfo);
     ASSERT_EQ(std::system(("rm -rf " + dir_).c_str()), 0);
   }
@@ -294,8 +362,12 @@ class MissServiceTest : public ::testing::Test {
     auto device = CacheDevice::Open(path);
     ASSERT_TRUE(device.ok());
     device_ = std::move(*device);
-    kernel_ = std::make_unique<FakeKernel>(device_.get(), blob_);
+    {
+      std::lock_guard lock(kernel_mutex_);
+      kernel_ = std::make_unique<FakeKernel>(device_.get(), blob_);
+    }
     lanes_ = std::make_unique<FakeLanes>(&data_);
+    lanes_->Play(tricks_);
     Start();
   }
   void Start() {
@@ -304,6 +376,7 @@ class MissServiceTest : public ::testing::Test {
     o.miss_deadline_ms = 1000;
     o.commit_ms = 20;
     o.db_path = dir_ + "/db";
+    o.download = download_;
     MissService::Devices devices;
     devices.open_cache = [this](uint32_t) { return CacheDevice::Open(dir_ + "/cache"); };
     devices.read_meta = [this](uint32_t) {
@@ -338,10 +411,15 @@ class MissServiceTest : public ::testing::Test {
   }
 
   std::string dir_;
+  DownloadConfig download_;
+  std::vector<Trick> tricks_;  // of the first lanes
   Bytes data_;
   BlobInfo blob_;
   std::unique_ptr<CacheDevice> device_;
+  std::mutex kernel_mutex_;  // guards the pointer
   std::unique_ptr<FakeKernel> kernel_;
+  std::thread grace_;
+  std::atomic<bool> done_{false};
   std::unique_ptr<FakeLanes> lanes_;
   std::unique_ptr<MissService> service_;
 };
@@ -435,16 +513,17 @@ TEST_F(MissServiceTest, ARestartServesFromTheDatabaseAfterVerification) {
   {  // One chunk rots meanwhile.
     AlignedBuffer rot(512);
     auto db = CacheDb::Open(dir_ + "/db", device_->geometry().uuid);
-    auto rows = (*db)->Load();
-    ASSERT_EQ(rows->size(), nr_chunks());
-    for (const SlotRow& r : *rows)
-      if (r.chunk_no == 7) {
-        ASSERT_TRUE(device_->WriteSlot(r.slot, rot.span().first(512)).ok());
-      }
+    ASSERT_EQ(*(*db)->Count(), nr_chunks());
+    ASSERT_TRUE((*db)->ForEach([&](const SlotRow& r) {
+      if (r.chunk_no != 7) return;
+      EXPECT_TRUE(device_->WriteSlot(r.slot, rot.span().first(512)).ok());
+    }).ok());
   }
   Start();
   EXPECT_TRUE(ReadsRight(3));
   EXPECT_EQ(lanes_->jobs, jobs) << "from the slot";
+  while (service_->counters().restored < nr_chunks() - 1) std::this_thread::yield();
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks() - 1) << "the rest in the background";
   EXPECT_TRUE(ReadsRight(7));
   EXPECT_EQ(lanes_->jobs, jobs + 1) << "the rotten one is fetched";
   for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
@@ -497,6 +576,112 @@ TEST_F(MissServiceTest, ASmallCacheEvictsAndEveryReadIsRight) {
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(service_->counters().evictions, 0u);
   EXPECT_EQ(service_->counters().fails, 0u);
+}
+
+TEST_F(MissServiceTest, SlotsAreReservedInModestBatches) {
+  Make(40 * kChunk, 512);
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+  EXPECT_LE(kernel_->most_reserved, 64u);
+}
+
+TEST_F(MissServiceTest, ARestartTakesOverWhatTheKernelServes) {
+  Make(1000001, 64);
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+  Stop();
+  {  // Two rows are lost, one is wrong.
+    auto db = CacheDb::Open(dir_ + "/db", device_->geometry().uuid);
+    SlotRow wrong;
+    ASSERT_TRUE((*db)->ForEach([&](const SlotRow& r) {
+      if (r.chunk_no < 2) (*db)->Remove(r.slot);
+      if (r.chunk_no == 4) wrong = r;
+    }).ok());
+    wrong.chunk_no = 1;
+    (*db)->Add(wrong);
+    ASSERT_TRUE((*db)->Commit([] { return OkStatus(); }).ok());
+    ASSERT_EQ(*(*db)->Count(), nr_chunks() - 2);
+  }
+  const int jobs = lanes_->jobs;
+  Start();
+  auto durable = [&] {
+    auto caches = service_->Caches();
+    return caches.empty() ? 0 : caches[0].durable;
+  };
+  for (int i = 0; i < 2000 && durable() != nr_chunks(); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(durable(), nr_chunks());
+  EXPECT_EQ(service_->Caches().at(0).present, nr_chunks());
+  EXPECT_EQ(lanes_->jobs, jobs) << "nothing is fetched for that";
+}
+
+TEST_F(MissServiceTest, AScrubFindsRotAndTheChunkIsFetchedAgain) {
+  Make(1000001, 64);
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+  AlignedBuffer rot(512);
+  ASSERT_TRUE(device_->WriteSlot(3, rot.span().first(512)).ok());
+  service_->Scrub();
+  while (service_->counters().scrubbed < nr_chunks()) std::this_thread::yield();
+  EXPECT_EQ(service_->counters().rotten, 1u);
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks() - 1);
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+}
+
+TEST_F(MissServiceTest, APinnedImageStaysAndOthersStillReadOn) {
+  Make(20 * kChunk, 8);
+  EXPECT_FALSE(service_->Pin({1}, true).ok()) << "no such image";
+  while (service_->Images().empty()) std::this_thread::yield();
+  ASSERT_TRUE(service_->Pin({}, true).ok());
+  EXPECT_TRUE(service_->Images().at(0).pinned);
+  EXPECT_EQ(service_->CollectGarbage(), 0u);
+  ASSERT_TRUE(service_->Pin({}, false).ok());
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+}
+
+TEST_F(MissServiceTest, TheDownloadBringsAllAndCountsIt) {
+  download_.enable = true;
+  download_.delay_s = download_.delay_extra_s = 0;
+  Make(1000001, 64);
+  for (int i = 0; i < 2000 && kernel_->nr_present() < nr_chunks(); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks());
+  EXPECT_EQ(service_->counters().misses, 0u);
+  EXPECT_EQ(service_->counters().bytes_background, data_.size());
+  EXPECT_EQ(service_->Images().at(0).present, nr_chunks());
+  lanes_->Play(std::vector<Trick>(10, Trick::kDenied));
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << "without a source";
+}
+
+TEST_F(MissServiceTest, TheDownloadGivesUpAfterItsTriesAndFailsNobody) {
+  download_.enable = true;
+  download_.delay_s = download_.delay_extra_s = 0;
+  download_.tries = 2;
+  tricks_ = std::vector<Trick>(2, Trick::kDenied);
+  Make(200000, 64);
+  while (lanes_->jobs < 2) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  EXPECT_EQ(lanes_->jobs, 2);
+  EXPECT_EQ(service_->counters().fails, 0u);
+  EXPECT_TRUE(ReadsRight(1)) << "a read asks again";
+}
+
+TEST_F(MissServiceTest, AnImageThatDoesNotFitIsNotDownloaded) {
+  download_.enable = true;
+  download_.delay_s = download_.delay_extra_s = 0;
+  Make(20 * kChunk, 16);
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  EXPECT_EQ(lanes_->jobs, 0);
+}
+
+TEST_F(MissServiceTest, ADrainLeavesMissesToTheNextHelper) {
+  Make(1000001, 64);
+  EXPECT_TRUE(ReadsRight(0));
+  service_->Drain(5000);
+  std::thread reader([&] { EXPECT_TRUE(ReadsRight(10)); });
+  while (service_->counters().misses < 2) std::this_thread::yield();
+  EXPECT_EQ(service_->counters().fails, 0u);
+  Stop();
+  Start();
+  ASSERT_TRUE(kernel_->GetPending().ok());
+  reader.join();
 }
 
 TEST_F(MissServiceTest, ReadsAreRightAcrossRestartsUnderLoad) {

@@ -101,12 +101,14 @@ class FakePort : public FetchPort {
         sent += n;
         if (n > 0 && sent < m.length) Reply(FetchOp::kData, m.job, sent);
         if (mode == Fetching::kCutsShort && sent > m.length / 2) break;
-        while (::recv(theirs_.get(), &in, sizeof(in), n > 0 ? MSG_DONTWAIT : 0) == sizeof(in)) {
+        ssize_t got;
+        while ((got = ::recv(theirs_.get(), &in, sizeof(in), n > 0 ? MSG_DONTWAIT : 0)) ==
+               sizeof(in)) {
           if (in.op == FetchOp::kConsumed) consumed = in.total;
           if (in.op == FetchOp::kCancel) cancelled = true;
-          if (cancelled || room > 0) break;
+          if (cancelled || consumed + kFetchRingBytes > sent) break;
         }
-        if (n == 0 && !cancelled && ::send(theirs_.get(), nullptr, 0, MSG_DONTWAIT) < 0 && errno == EPIPE) return;
+        if (got == 0) return;  // the lane is gone
       }
       if (cancelled)
         Reply(FetchOp::kFailed, m.job, sent, ECANCELED);
@@ -193,7 +195,7 @@ class RoleLaneTest : public testing::Test {
   Status RunSpan(uint32_t span, uint32_t chunk_shift = 16) {
     LaneJob job;
     job.image = 1, job.info = &info_, job.deadline_ms = 3000;
-    job.range = PlanJob(info_, span, chunk_shift, false);
+    job.range = PlanRun(info_, span, 1, chunk_shift, false);
     uint64_t next = job.range.out_begin;
     Status s = lane_->Run(job, [&](uint64_t at, ByteSpan piece) {
       EXPECT_EQ(at, next);
@@ -233,6 +235,27 @@ TEST_F(RoleLaneTest, GzipSpansComeOutInAnyOrder) {
   EXPECT_EQ(ports_.lanes, 1);
 }
 
+TEST_F(RoleLaneTest, ARunOfSpansIsOneRequest) {
+  UseGzip();
+  const auto nr = static_cast<uint32_t>(info_.spans.size());
+  for (uint32_t first = 0; first < nr; first += 2) {
+    LaneJob job;
+    job.image = 1, job.info = &info_, job.deadline_ms = 3000;
+    job.range = PlanRun(info_, first, nr - first, 16, false);
+    uint64_t next = job.range.out_begin;
+    Status s = lane_->Run(job, [&](uint64_t at, ByteSpan piece) {
+      EXPECT_EQ(at, next);
+      EXPECT_TRUE(std::equal(piece.begin(), piece.end(), data_.begin() + static_cast<ptrdiff_t>(at)));
+      next = at + piece.size();
+      return OkStatus();
+    });
+    ASSERT_TRUE(s.ok()) << s.error().message;
+    EXPECT_EQ(next, data_.size());
+    EXPECT_LE(lane_->bytes_fetched(), job.range.input_end - job.range.input_begin);
+  }
+  EXPECT_EQ(ports_.lanes, 1);
+}
+
 TEST_F(RoleLaneTest, AFetchThatFailsIsTheJobsErrorAndTheLaneLives) {
   UseGzip();
   ports_.mode = Fetching::kFails;
@@ -265,7 +288,7 @@ TEST_F(RoleLaneTest, CorruptInputIsInvalidAndTheLaneLives) {
     ports_.blob[i] = static_cast<uint8_t>(rng());
   LaneJob job;
   job.image = 1, job.info = &info_, job.deadline_ms = 3000;
-  job.range = PlanJob(info_, 2, 16, false);
+  job.range = PlanRun(info_, 2, 1, 16, false);
   Status s = lane_->Run(job, [](uint64_t, ByteSpan) { return OkStatus(); });
   ASSERT_FALSE(s.ok());
   EXPECT_EQ(s.error().kind, ErrorKind::kInvalid) << s.error().message;
@@ -277,7 +300,7 @@ TEST_F(RoleLaneTest, ASinksErrorEndsTheJob) {
   UseGzip();
   LaneJob job;
   job.image = 1, job.info = &info_, job.deadline_ms = 3000;
-  job.range = PlanJob(info_, 0, 16, false);
+  job.range = PlanRun(info_, 0, 1, 16, false);
   int pieces = 0;
   Status s = lane_->Run(job, [&](uint64_t, ByteSpan) { return ++pieces == 2 ? Status(MismatchError("no")) : OkStatus(); });
   ASSERT_FALSE(s.ok());

@@ -13,11 +13,13 @@ uint32_t SpanOfOffset(const BlobInfo& blob, uint64_t data_offset) {
   return static_cast<uint32_t>(after - blob.spans.begin()) - 1;  // the first one begins at 0
 }
 
-JobRange PlanJob(const BlobInfo& blob, uint32_t span, uint32_t chunk_shift, bool whole_tail) {
+JobRange PlanRun(const BlobInfo& blob, uint32_t span, uint32_t nr_spans, uint32_t chunk_shift,
+                 bool whole_tail) {
   const uint64_t chunk = 1ULL << chunk_shift;
   auto round_up = [&](uint64_t v) { return std::min((v + chunk - 1) & ~(chunk - 1), blob.data_bytes); };
-  const bool last = span + 1 == blob.spans.size();
-  const uint64_t span_end = last ? blob.data_bytes : blob.spans[span + 1].data_offset;
+  const uint32_t next = span + nr_spans;  // the first one behind the run
+  const bool last = next >= blob.spans.size();
+  const uint64_t span_end = last ? blob.data_bytes : blob.spans[next].data_offset;
   JobRange job;
   job.span_data_offset = blob.spans[span].data_offset;
   job.input_begin = blob.spans[span].blob_offset;
@@ -31,9 +33,10 @@ JobRange PlanJob(const BlobInfo& blob, uint32_t span, uint32_t chunk_shift, bool
   // shared with, the first span that begins at or behind out_end.
   auto behind = std::lower_bound(blob.spans.begin() + span, blob.spans.end(), job.out_end,
                                  [](const Span& s, uint64_t offset) { return s.data_offset < offset; });
-  uint64_t end = behind == blob.spans.end() ? blob.blob_bytes : std::min(behind->blob_offset + 1, blob.blob_bytes);
+  uint64_t end = behind == blob.spans.end() ? blob.blob_bytes
+                                            : std::min(behind->blob_offset + 1, blob.blob_bytes);
   if (!whole_tail && !last && job.out_end > span_end)
-    end = std::min(end, blob.spans[span + 1].blob_offset + (job.out_end - span_end) + kTailSlackBytes);
+    end = std::min(end, blob.spans[next].blob_offset + (job.out_end - span_end) + kTailSlackBytes);
   job.input_end = end;
   return job;
 }

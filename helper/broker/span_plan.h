@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which bytes of a blob a job needs and which of the data space it gives.
-// Pure. A chunk belongs to the span that holds its first byte. The job of a
-// span emits all chunks that start in it: it decodes past the span's end, one
-// stream across entries, up to the next chunk boundary.
+// Which bytes of a blob a run of jobs needs and which of the data space it
+// gives. Pure. A chunk belongs to the span that holds its first byte. The run
+// of adjacent spans emits all chunks that start in them: it decodes past its
+// last span's end, one stream across entries, up to the next chunk boundary.
 #ifndef FASTOCI_BROKER_SPAN_PLAN_H_
 #define FASTOCI_BROKER_SPAN_PLAN_H_
 
@@ -30,7 +30,8 @@ inline uint32_t SpanOfChunk(const BlobInfo& blob, uint32_t chunk_no, uint32_t ch
 }
 // The input's end is a guess from above for the tail; with whole_tail it is
 // where no decoder can want more: ask again so if the guess was too small.
-JobRange PlanJob(const BlobInfo& blob, uint32_t span, uint32_t chunk_shift, bool whole_tail);
+JobRange PlanRun(const BlobInfo& blob, uint32_t span, uint32_t nr_spans, uint32_t chunk_shift,
+                 bool whole_tail);
 
 }  // namespace fastoci
 

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -54,6 +55,15 @@ struct SpaceInfo {
   uint32_t nr_present = 0;
 };
 
+// A slot that is not free.
+struct SlotInfo {
+  uint32_t slot = 0;
+  uint8_t state = 0;  // enum fastoci_slot_state
+  uint32_t space = 0;     // not if RESERVED
+  uint32_t chunk_no = 0;  // not if RESERVED
+  bool accessed = false;
+};
+
 // Called on the link's receiving thread. May call Ack() and nothing else of
 // the link; must not block.
 class KernelEvents {
@@ -64,6 +74,9 @@ class KernelEvents {
   virtual void OnImage(const ImageInfo& image, bool added) = 0;
   // Events were lost (ENOBUFS): dump caches and images, then GetPending().
   virtual void OnLost() = 0;
+  // Another helper took over: no command of this one counts any more. From any
+  // thread, perhaps more than once.
+  virtual void OnReplaced() {}
 };
 
 class KernelLink {
@@ -77,7 +90,14 @@ class KernelLink {
   virtual void Ack(uint32_t cache, uint32_t count) = 0;  // does not wait
   virtual Status Fill(uint32_t cache, std::span<const ChunkEntry> chunks) = 0;
   virtual Status Fail(uint32_t cache, std::span<const ChunkEntry> chunks) = 0;
+  // The slots come back with OnEvicted() once no reader is left: reserved.
   virtual Status Evict(uint32_t cache, std::span<const ChunkEntry> chunks) = 0;
+  // EEXIST in Error::err: a slot or chunk is taken; those before it stay done.
+  virtual Status Restore(uint32_t cache, const Sha256Digest& space_id, uint64_t data_bytes,
+                         std::span<const ChunkEntry> chunks) = 0;
+  // each: called on the receiving thread; must not block nor call the link.
+  virtual Status GetSlots(uint32_t cache, bool clear_accessed,
+                          const std::function<void(const SlotInfo&)>& each) = 0;
   virtual Result<std::vector<CacheInfo>> GetCaches() = 0;
   virtual Result<std::vector<ImageInfo>> GetImages() = 0;
   virtual Result<std::vector<SpaceInfo>> GetSpaces() = 0;

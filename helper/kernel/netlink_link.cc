@@ -112,7 +112,8 @@ NetlinkLink::Message NetlinkLink::NewMessage(uint8_t cmd, int flags) {
   return m;
 }
 
-Result<std::vector<Bytes>> NetlinkLink::Send(Message message, const char* what, bool wait) {
+Result<std::vector<Bytes>> NetlinkLink::Send(Message message, const char* what, bool wait,
+                                             const PartHandler* part) {
   if (!message) return Error{ErrorKind::kInternal, ENOMEM, std::string("kernel: ") + what + ": no memory"};
   nlmsghdr* nlh = nlmsg_hdr(message.get());
   std::unique_lock lock(mutex_);
@@ -120,7 +121,7 @@ Result<std::vector<Bytes>> NetlinkLink::Send(Message message, const char* what, 
   const uint32_t seq = nlh->nlmsg_seq = next_seq_++;
   if (wait) {
     nlh->nlmsg_flags |= NLM_F_ACK;
-    calls_[seq];
+    calls_[seq].part = part;
   }
   sockaddr_nl kernel = {};
   kernel.nl_family = AF_NETLINK;
@@ -132,11 +133,17 @@ Result<std::vector<Bytes>> NetlinkLink::Send(Message message, const char* what, 
     return ErrnoError(std::string("kernel: ") + what + ": send");
   }
   if (!wait) return std::vector<Bytes>();
-  changed_.wait_for(lock, std::chrono::milliseconds(kReplyTimeoutMs), [&] { return calls_[seq].done; });
+  for (uint64_t parts = ~0ULL; !calls_[seq].done && calls_[seq].nr_parts != parts;) {
+    parts = calls_[seq].nr_parts;
+    changed_.wait_for(lock, std::chrono::milliseconds(kReplyTimeoutMs),
+                      [&] { return calls_[seq].done; });
+  }
   Call call = std::move(calls_[seq]);
   calls_.erase(seq);
   if (!call.done)
     return Error{ErrorKind::kUnavailable, ETIMEDOUT, std::string("kernel: ") + what + ": no reply"};
+  lock.unlock();
+  if (call.err == -ESTALE) events_->OnReplaced();
   if (call.err) return KernelError(what, call.err, call.ext_ack);
   return std::move(call.messages);
 }
@@ -224,6 +231,8 @@ void NetlinkLink::HandleReply(const nlmsghdr* nlh) {
     changed_.notify_all();
     return;
   }
+  call.nr_parts++;
+  if (call.part) return (*call.part)(nlh);
   call.messages.emplace_back(raw, raw + nlh->nlmsg_len);
   // Known before the next event is handled, which may acknowledge.
   Attrs attrs;
@@ -317,19 +326,22 @@ void NetlinkLink::Ack(uint32_t cache, uint32_t count) {
 }
 
 Status NetlinkLink::SendChunks(uint8_t cmd, const char* what, uint32_t cache,
-                               std::span<const ChunkEntry> chunks) {
+                               std::span<const ChunkEntry> chunks,
+                               const std::function<void(nl_msg*)>& extra) {
   while (!chunks.empty()) {
     auto part = chunks.first(std::min<size_t>(chunks.size(), FASTOCI_MAX_BATCH));
     Message m = NewMessage(cmd, 0);
     if (m) {
       nla_put_u64(m.get(), FASTOCI_A_GENERATION, generation_);
       nla_put_u32(m.get(), FASTOCI_A_CACHE, cache);
+      if (extra) extra(m.get());
       nlattr* list = nla_nest_start(m.get(), FASTOCI_A_CHUNKS | NLA_F_NESTED);
       for (const ChunkEntry& c : part) {
         nlattr* nest = nla_nest_start(m.get(), FASTOCI_A_CHUNK | NLA_F_NESTED);
-        nla_put_u32(m.get(), FASTOCI_C_SPACE, c.space);
+        if (cmd != FASTOCI_CMD_RESTORE) nla_put_u32(m.get(), FASTOCI_C_SPACE, c.space);
         nla_put_u32(m.get(), FASTOCI_C_CHUNK_NO, c.chunk_no);
-        if (cmd == FASTOCI_CMD_FILL) nla_put_u32(m.get(), FASTOCI_C_SLOT, c.slot);
+        if (cmd == FASTOCI_CMD_FILL || cmd == FASTOCI_CMD_RESTORE)
+          nla_put_u32(m.get(), FASTOCI_C_SLOT, c.slot);
         if (cmd == FASTOCI_CMD_FAIL) nla_put_u32(m.get(), FASTOCI_C_ERRNO, c.err);
         nla_nest_end(m.get(), nest);
       }
@@ -348,7 +360,16 @@ Status NetlinkLink::Fail(uint32_t cache, std::span<const ChunkEntry> chunks) {
   return SendChunks(FASTOCI_CMD_FAIL, "FAIL", cache, chunks);
 }
 Status NetlinkLink::Evict(uint32_t cache, std::span<const ChunkEntry> chunks) {
-  return SendChunks(FASTOCI_CMD_EVICT, "EVICT", cache, chunks);
+  return SendChunks(FASTOCI_CMD_EVICT, "EVICT", cache, chunks, [](nl_msg* m) {
+    nla_put_u32(m, FASTOCI_A_FLAGS, FASTOCI_EVICT_RESERVE);
+  });
+}
+Status NetlinkLink::Restore(uint32_t cache, const Sha256Digest& space_id, uint64_t data_bytes,
+                            std::span<const ChunkEntry> chunks) {
+  return SendChunks(FASTOCI_CMD_RESTORE, "RESTORE", cache, chunks, [&](nl_msg* m) {
+    nla_put(m, FASTOCI_A_SPACE_ID, static_cast<int>(space_id.size()), space_id.data());
+    nla_put_u64(m, FASTOCI_A_DATA_BYTES, data_bytes);
+  });
 }
 
 // ---- dumps ----
@@ -411,6 +432,35 @@ Result<std::vector<SpaceInfo>> NetlinkLink::GetSpaces() {
     out.push_back(s);
   }
   return out;
+}
+
+Status NetlinkLink::GetSlots(uint32_t cache, bool clear_accessed,
+                             const std::function<void(const SlotInfo&)>& each) {
+  const PartHandler part = [&each](const nlmsghdr* nlh) {
+    auto* message = const_cast<nlmsghdr*>(nlh);
+    nlattr* tb[FASTOCI_A_MAX + 1];
+    if (genlmsg_parse(message, 0, tb, FASTOCI_A_MAX, nullptr) != 0 || !tb[FASTOCI_A_CHUNKS]) return;
+    int rem;
+    nlattr* pos;
+    nla_for_each_nested(pos, tb[FASTOCI_A_CHUNKS], rem) {
+      nlattr* c[FASTOCI_C_MAX + 1];
+      if (nla_parse_nested(c, FASTOCI_C_MAX, pos, nullptr) != 0) continue;
+      if (!c[FASTOCI_C_SLOT] || !c[FASTOCI_C_STATE] || nla_len(c[FASTOCI_C_STATE]) < 1) continue;
+      each({.slot = GetU32(c[FASTOCI_C_SLOT]),
+            .state = nla_get_u8(c[FASTOCI_C_STATE]),
+            .space = GetU32(c[FASTOCI_C_SPACE]),
+            .chunk_no = GetU32(c[FASTOCI_C_CHUNK_NO]),
+            .accessed = c[FASTOCI_C_ACCESSED] != nullptr});
+    }
+  };
+  std::lock_guard lock(dump_mutex_);
+  Message m = NewMessage(FASTOCI_CMD_GET_SLOTS, NLM_F_DUMP);
+  if (m) {
+    nla_put_u32(m.get(), FASTOCI_A_CACHE, cache);
+    if (clear_accessed) nla_put_u32(m.get(), FASTOCI_A_FLAGS, FASTOCI_SLOTS_CLEAR_ACCESSED);
+  }
+  FASTOCI_CHECK_OK(Send(std::move(m), "GET_SLOTS", true, &part));
+  return OkStatus();
 }
 
 Status NetlinkLink::GetPending() {

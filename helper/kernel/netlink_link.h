@@ -4,7 +4,7 @@
 // Events and replies share one socket, since the kernel takes commands only
 // from the socket that registered. A receiving thread reads it: what carries
 // no sequence number is an event, the rest wakes the call that waits for that
-// number. Calls wait at most kReplyTimeoutMs. A reply that nobody waits for
+// number. Calls wait at most kReplyTimeoutMs, a dump as long for each part. A reply that nobody waits for
 // (Ack's errors, late ones) is dropped with a debug line.
 #ifndef FASTOCI_KERNEL_NETLINK_LINK_H_
 #define FASTOCI_KERNEL_NETLINK_LINK_H_
@@ -43,6 +43,10 @@ class NetlinkLink : public KernelLink {
   Status Fill(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   Status Fail(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   Status Evict(uint32_t cache, std::span<const ChunkEntry> chunks) override;
+  Status Restore(uint32_t cache, const Sha256Digest& space_id, uint64_t data_bytes,
+                 std::span<const ChunkEntry> chunks) override;
+  Status GetSlots(uint32_t cache, bool clear_accessed,
+                  const std::function<void(const SlotInfo&)>& each) override;
   Result<std::vector<CacheInfo>> GetCaches() override;
   Result<std::vector<ImageInfo>> GetImages() override;
   Result<std::vector<SpaceInfo>> GetSpaces() override;
@@ -55,6 +59,9 @@ class NetlinkLink : public KernelLink {
     int err = 0;  // negative errno of the kernel
     std::string ext_ack;
     std::vector<Bytes> messages;
+    uint64_t nr_parts = 0;  // of a dump, so far
+    // If set, takes what would be messages, which may be millions.
+    const std::function<void(const nlmsghdr*)>* part = nullptr;
   };
   struct MessageDeleter {
     void operator()(nl_msg* m) const;
@@ -63,8 +70,13 @@ class NetlinkLink : public KernelLink {
 
   explicit NetlinkLink(KernelEvents* events) : events_(events) {}
   Message NewMessage(uint8_t cmd, int flags);
-  Result<std::vector<Bytes>> Send(Message message, const char* what, bool wait);
-  Status SendChunks(uint8_t cmd, const char* what, uint32_t cache, std::span<const ChunkEntry> chunks);
+  using PartHandler = std::function<void(const nlmsghdr*)>;
+  Result<std::vector<Bytes>> Send(Message message, const char* what, bool wait,
+                                  const PartHandler* part = nullptr);
+  // extra: more attributes of each message, or null.
+  Status SendChunks(uint8_t cmd, const char* what, uint32_t cache,
+                    std::span<const ChunkEntry> chunks,
+                    const std::function<void(nl_msg*)>& extra = nullptr);
   Result<std::vector<Bytes>> Dump(uint8_t cmd, const char* what);
   void Receive();
   void HandleDatagram(const uint8_t* data, size_t size);

@@ -13,10 +13,12 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <set>
 #include <thread>
 
 #include "base/log.h"
+#include "fastoci_netlink.h"
 #include "store/cache_device.h"
 #include "store/loop_device.h"
 
@@ -211,9 +213,51 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
   // Evicted chunks come back by new misses.
   EXPECT_TRUE(link.Evict(cache.cache, server.filled).ok());
   EXPECT_TRUE(server.WaitFor([&] { return server.evicted.size() == server.filled.size(); }));
+  const std::vector<uint32_t> back(server.evicted.begin(), server.evicted.end());
+  EXPECT_TRUE(link.Return(cache.cache, back).ok()) << "they were reserved for us";
   EXPECT_EQ(link.GetSpaces()->at(0).nr_present, 0u);
   EXPECT_TRUE(Sh("blockdev --flushbufs /dev/mapper/t && " + same));
   EXPECT_TRUE(link.GetPending().ok());
+
+  // What slots hold; the access bits can be cleared.
+  auto states = [&](bool clear) {
+    std::map<uint32_t, SlotInfo> slots;
+    EXPECT_TRUE(link.GetSlots(cache.cache, clear, [&](const SlotInfo& i) { slots[i.slot] = i; }).ok());
+    return slots;
+  };
+  auto accessed = [](const std::map<uint32_t, SlotInfo>& slots) {
+    return std::count_if(slots.begin(), slots.end(), [](auto& s) { return s.second.accessed; });
+  };
+  const auto before = states(true);
+  const auto present = std::find_if(before.begin(), before.end(), [](auto& s) {
+    return s.second.state == FASTOCI_SLOT_PRESENT;
+  });
+  ASSERT_NE(present, before.end());
+  EXPECT_EQ(present->second.space, (*spaces)[0].space);
+  EXPECT_GT(accessed(before), 0);
+  EXPECT_EQ(accessed(states(false)), 0);
+  EXPECT_TRUE(Sh("blockdev --flushbufs /dev/mapper/t && " + same));
+  EXPECT_GT(accessed(states(false)), 0);
+
+  // A chunk that the database knew: restored, returned, restored and filled.
+  ChunkEntry old{.space = present->second.space, .chunk_no = present->second.chunk_no,
+                 .slot = present->first};
+  auto restore = [&] {
+    return link.Restore(cache.cache, (*spaces)[0].id, (*spaces)[0].data_bytes, {&old, 1});
+  };
+  auto taken = restore();
+  ASSERT_FALSE(taken.ok());
+  EXPECT_EQ(taken.error().err, EEXIST) << "it is served";
+  EXPECT_TRUE(link.Evict(cache.cache, {&old, 1}).ok());
+  EXPECT_TRUE(server.WaitFor([&] { return states(false)[old.slot].state == FASTOCI_SLOT_RESERVED; }));
+  ASSERT_TRUE(restore().ok());
+  EXPECT_EQ(states(false)[old.slot].state, FASTOCI_SLOT_RESTORED);
+  EXPECT_TRUE(link.Return(cache.cache, {&old.slot, 1}).ok());
+  EXPECT_EQ(states(false).count(old.slot), 0u);
+  ASSERT_TRUE(restore().ok());
+  EXPECT_TRUE(link.Fill(cache.cache, {&old, 1}).ok());
+  EXPECT_EQ(states(false)[old.slot].state, FASTOCI_SLOT_PRESENT);
+  EXPECT_TRUE(Sh("blockdev --flushbufs /dev/mapper/t && " + same));
 
   // A failed chunk is an error of the read, and is asked for anew.
   {

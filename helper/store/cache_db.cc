@@ -9,7 +9,10 @@ namespace fastoci {
 namespace {
 
 constexpr int kBusyTimeoutMs = 5000;
-constexpr int kSchemaVersion = 1;
+constexpr int kSchemaVersion = 2;
+constexpr char kRowColumns[] =
+    "SELECT slot, slots.space_id, chunk, digest, data_bytes FROM slots"
+    " JOIN spaces ON spaces.cache = slots.cache AND spaces.space_id = slots.space_id";
 
 Error DbError(sqlite3* db, const std::string& what) {
   return {ErrorKind::kIo, EIO, "cache database: " + what + ": " + (db ? sqlite3_errmsg(db) : "no memory")};
@@ -25,7 +28,7 @@ class Statement {
   void Bind(int i, const std::array<uint8_t, N>& blob) {
     Keep(sqlite3_bind_blob(stmt_, i, blob.data(), static_cast<int>(N), SQLITE_TRANSIENT));
   }
-  void Bind(int i, uint32_t v) { Keep(sqlite3_bind_int64(stmt_, i, v)); }
+  void Bind(int i, uint64_t v) { Keep(sqlite3_bind_int64(stmt_, i, static_cast<int64_t>(v))); }
   int Step() { return rc_ == SQLITE_OK ? sqlite3_step(stmt_) : rc_; }
   // Runs to the end and makes ready for the next set of values.
   Status Run(const char* what) {
@@ -51,6 +54,16 @@ class Statement {
   int rc_ = SQLITE_OK;
 };
 
+// False: not ours, as good as absent.
+bool ReadRow(Statement* s, SlotRow* row) {
+  const int64_t slot = s->Int(0), chunk = s->Int(2), data_bytes = s->Int(4);
+  if (slot < 0 || slot > UINT32_MAX || chunk < 0 || chunk > UINT32_MAX || data_bytes <= 0) return false;
+  row->slot = static_cast<uint32_t>(slot);
+  row->chunk_no = static_cast<uint32_t>(chunk);
+  row->data_bytes = static_cast<uint64_t>(data_bytes);
+  return s->Column(1, &row->space_id) && s->Column(3, &row->digest);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<CacheDb>> CacheDb::Open(const std::string& path, const std::array<uint8_t, 16>& uuid) {
@@ -60,24 +73,37 @@ Result<std::unique_ptr<CacheDb>> CacheDb::Open(const std::string& path, const st
                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr) != SQLITE_OK)
     return DbError(db->db_, path);
   sqlite3_busy_timeout(db->db_, kBusyTimeoutMs);
+  FASTOCI_CHECK_OK(db->Prepare(path));
+  return db;
+}
+
+Status CacheDb::Prepare(const std::string& path) {
   // No mmap: an I/O error must be an error and not a signal.
-  FASTOCI_CHECK_OK(db->Exec("PRAGMA mmap_size=0"));
-  FASTOCI_CHECK_OK(db->Exec("PRAGMA journal_mode=WAL"));
-  FASTOCI_CHECK_OK(db->Exec("PRAGMA synchronous=FULL"));
+  FASTOCI_CHECK_OK(Exec("PRAGMA mmap_size=0"));
+  FASTOCI_CHECK_OK(Exec("PRAGMA journal_mode=WAL"));
+  FASTOCI_CHECK_OK(Exec("PRAGMA synchronous=FULL"));
   int64_t version = 0;
   {
-    Statement s(db->db_, "PRAGMA user_version");
-    if (s.Step() != SQLITE_ROW) return DbError(db->db_, "version");
+    Statement s(db_, "PRAGMA user_version");
+    if (s.Step() != SQLITE_ROW) return DbError(db_, "version");
     version = s.Int(0);
   }
-  if (version != 0 && version != kSchemaVersion)
+  if (version == 1)  // of before the first release; it lacks sizes
+    FASTOCI_CHECK_OK(Exec("DROP TABLE IF EXISTS slots"));
+  else if (version != 0 && version != kSchemaVersion)
     return InvalidError("cache database: " + path + ": unknown version " + std::to_string(version));
-  FASTOCI_CHECK_OK(
-      db->Exec("CREATE TABLE IF NOT EXISTS slots(cache BLOB NOT NULL, slot INTEGER NOT NULL,"
-               " space_id BLOB NOT NULL, chunk INTEGER NOT NULL, digest BLOB NOT NULL,"
-               " PRIMARY KEY(cache, slot), UNIQUE(cache, space_id, chunk)) WITHOUT ROWID"));
-  FASTOCI_CHECK_OK(db->Exec("PRAGMA user_version=1"));
-  return db;
+  for (const char* sql :
+       {"CREATE TABLE IF NOT EXISTS slots(cache BLOB NOT NULL, slot INTEGER NOT NULL,"
+        " space_id BLOB NOT NULL, chunk INTEGER NOT NULL, digest BLOB NOT NULL,"
+        " PRIMARY KEY(cache, slot), UNIQUE(cache, space_id, chunk)) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS spaces(cache BLOB NOT NULL, space_id BLOB NOT NULL,"
+        " data_bytes INTEGER NOT NULL DEFAULT 0, trust INTEGER NOT NULL DEFAULT 0,"
+        " PRIMARY KEY(cache, space_id)) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS pins(cache BLOB NOT NULL, image_id BLOB NOT NULL,"
+        " space_id BLOB NOT NULL, PRIMARY KEY(cache, image_id, space_id)) WITHOUT ROWID",
+        "PRAGMA user_version=2"})
+    FASTOCI_CHECK_OK(Exec(sql));
+  return OkStatus();
 }
 
 CacheDb::~CacheDb() { sqlite3_close(db_); }
@@ -107,8 +133,19 @@ size_t CacheDb::nr_queued() const {
 Status CacheDb::Apply(const std::vector<Change>& changes) {
   Statement add(db_, "INSERT OR REPLACE INTO slots(cache, slot, space_id, chunk, digest) VALUES(?,?,?,?,?)");
   Statement remove(db_, "DELETE FROM slots WHERE cache=? AND slot=?");
+  Statement space(db_,
+                  "INSERT INTO spaces(cache, space_id, data_bytes) VALUES(?,?,?)"
+                  " ON CONFLICT DO UPDATE SET data_bytes=excluded.data_bytes");
+  Sha256Digest last{};
   for (const Change& c : changes) {
     if (c.add) {
+      if (c.row.space_id != last) {
+        space.Bind(1, uuid_);
+        space.Bind(2, c.row.space_id);
+        space.Bind(3, c.row.data_bytes);
+        FASTOCI_CHECK_OK(space.Run("insert"));
+        last = c.row.space_id;
+      }
       add.Bind(1, uuid_);
       add.Bind(2, c.row.slot);
       add.Bind(3, c.row.space_id);
@@ -146,24 +183,42 @@ Status CacheDb::Commit(const std::function<Status()>& flush) {
   return status;
 }
 
-Result<std::vector<SlotRow>> CacheDb::Load() const {
+Status CacheDb::RemoveAll() {
   std::lock_guard db_lock(db_mutex_);
-  Statement s(db_, "SELECT slot, space_id, chunk, digest FROM slots WHERE cache=? ORDER BY slot");
+  {
+    std::lock_guard lock(mutex_);
+    queue_.clear();
+  }
+  Statement s(db_, "DELETE FROM slots WHERE cache=?");
   s.Bind(1, uuid_);
-  std::vector<SlotRow> rows;
+  return s.Run("delete");
+}
+
+Status CacheDb::ForEach(const std::function<void(const SlotRow&)>& each) const {
+  std::lock_guard db_lock(db_mutex_);
+  const std::string sql = std::string(kRowColumns) + " WHERE slots.cache=? ORDER BY slots.space_id, chunk";
+  Statement s(db_, sql.c_str());
+  s.Bind(1, uuid_);
   for (;;) {
     int rc = s.Step();
-    if (rc == SQLITE_DONE) return rows;
+    if (rc == SQLITE_DONE) return OkStatus();
     if (rc != SQLITE_ROW) return DbError(db_, "load");
     SlotRow row;
-    const int64_t slot = s.Int(0), chunk = s.Int(2);
-    if (slot < 0 || slot > UINT32_MAX || chunk < 0 || chunk > UINT32_MAX || !s.Column(1, &row.space_id) ||
-        !s.Column(3, &row.digest))
-      continue;  // not ours: as good as absent
-    row.slot = static_cast<uint32_t>(slot);
-    row.chunk_no = static_cast<uint32_t>(chunk);
-    rows.push_back(row);
+    if (ReadRow(&s, &row)) each(row);
   }
+}
+
+Result<std::optional<SlotRow>> CacheDb::Find(uint32_t slot) const {
+  std::lock_guard db_lock(db_mutex_);
+  const std::string sql = std::string(kRowColumns) + " WHERE slots.cache=? AND slot=?";
+  Statement s(db_, sql.c_str());
+  s.Bind(1, uuid_);
+  s.Bind(2, slot);
+  int rc = s.Step();
+  if (rc == SQLITE_DONE) return std::optional<SlotRow>();
+  if (rc != SQLITE_ROW) return DbError(db_, "find");
+  SlotRow row;
+  return ReadRow(&s, &row) ? std::optional<SlotRow>(row) : std::nullopt;
 }
 
 Result<uint64_t> CacheDb::Count() const {
@@ -172,6 +227,68 @@ Result<uint64_t> CacheDb::Count() const {
   s.Bind(1, uuid_);
   if (s.Step() != SQLITE_ROW) return DbError(db_, "count");
   return static_cast<uint64_t>(s.Int(0));
+}
+
+Status CacheDb::Pin(const Sha256Digest& image_id, std::span<const Sha256Digest> spaces) {
+  std::lock_guard db_lock(db_mutex_);
+  FASTOCI_CHECK_OK(Exec("BEGIN IMMEDIATE"));
+  Status status = OkStatus();
+  {
+    Statement s(db_, "INSERT OR REPLACE INTO pins(cache, image_id, space_id) VALUES(?,?,?)");
+    for (const Sha256Digest& space : spaces) {
+      s.Bind(1, uuid_);
+      s.Bind(2, image_id);
+      s.Bind(3, space);
+      status = s.Run("pin");
+      if (!status.ok()) break;
+    }
+  }
+  if (status.ok()) status = Exec("COMMIT");
+  if (!status.ok()) (void)sqlite3_exec(db_, "ROLLBACK", nullptr, nullptr, nullptr);
+  return status;
+}
+
+Status CacheDb::Unpin(const Sha256Digest& image_id) {
+  std::lock_guard db_lock(db_mutex_);
+  Statement s(db_, "DELETE FROM pins WHERE cache=? AND image_id=?");
+  s.Bind(1, uuid_);
+  s.Bind(2, image_id);
+  return s.Run("unpin");
+}
+
+Result<std::vector<std::pair<Sha256Digest, Sha256Digest>>> CacheDb::Pins() const {
+  std::lock_guard db_lock(db_mutex_);
+  Statement s(db_, "SELECT image_id, space_id FROM pins WHERE cache=?");
+  s.Bind(1, uuid_);
+  std::vector<std::pair<Sha256Digest, Sha256Digest>> pins;
+  for (;;) {
+    int rc = s.Step();
+    if (rc == SQLITE_DONE) return pins;
+    if (rc != SQLITE_ROW) return DbError(db_, "pins");
+    std::pair<Sha256Digest, Sha256Digest> p;
+    if (s.Column(0, &p.first) && s.Column(1, &p.second)) pins.push_back(p);
+  }
+}
+
+Status CacheDb::SetTrust(const Sha256Digest& space_id, SpaceTrust trust) {
+  std::lock_guard db_lock(db_mutex_);
+  Statement s(db_,
+              "INSERT INTO spaces(cache, space_id, trust) VALUES(?,?,?)"
+              " ON CONFLICT DO UPDATE SET trust=excluded.trust");
+  s.Bind(1, uuid_);
+  s.Bind(2, space_id);
+  s.Bind(3, static_cast<uint64_t>(trust));
+  return s.Run("trust");
+}
+
+Result<SpaceTrust> CacheDb::Trust(const Sha256Digest& space_id) const {
+  std::lock_guard db_lock(db_mutex_);
+  Statement s(db_, "SELECT trust FROM spaces WHERE cache=? AND space_id=?");
+  s.Bind(1, uuid_);
+  s.Bind(2, space_id);
+  int rc = s.Step();
+  if (rc != SQLITE_DONE && rc != SQLITE_ROW) return DbError(db_, "trust");
+  return rc == SQLITE_ROW && s.Int(0) == 1 ? SpaceTrust::kWhole : SpaceTrust::kUnverified;
 }
 
 }  // namespace fastoci

@@ -6,7 +6,8 @@
 // Add() and Remove() queue; Commit() flushes the device by the given function
 // and only then commits, so that a row never promises bytes that a power cut
 // took. Invariants, by the schema: a slot has one chunk, a chunk one slot; the
-// later of two conflicting rows wins.
+// later of two conflicting rows wins. Pins and what is known of a data space
+// are few, and are written at once.
 #ifndef FASTOCI_STORE_CACHE_DB_H_
 #define FASTOCI_STORE_CACHE_DB_H_
 
@@ -15,6 +16,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,6 +35,13 @@ struct SlotRow {
   // SHA-256 of the chunk's data up to the end of the data space; of the list
   // of its 64 KiB digests where the chunk is larger than 64 KiB.
   Sha256Digest digest{};
+  uint64_t data_bytes = 0;  // of the data space
+};
+
+// How far a data space without chunk digests can be trusted.
+enum class SpaceTrust : uint8_t {
+  kUnverified = 0,
+  kWhole = 1,  // its blob's digest was checked, and all chunks against the blob
 };
 
 class CacheDb {
@@ -48,10 +58,22 @@ class CacheDb {
   // Runs flush, then commits what was queued before the call. On an error the
   // queue is kept. One caller at a time.
   Status Commit(const std::function<Status()>& flush);
-  // Committed rows, by slot.
-  Result<std::vector<SlotRow>> Load() const;
+  // Drops what is queued and what is committed, but no pins.
+  Status RemoveAll();
+  // Committed rows, by space and chunk. each must not call this object.
+  Status ForEach(const std::function<void(const SlotRow&)>& each) const;
+  // The committed row of a slot, if any.
+  Result<std::optional<SlotRow>> Find(uint32_t slot) const;
   // Number of committed rows.
   Result<uint64_t> Count() const;
+
+  // Images that are never evicted, each with its data spaces.
+  Status Pin(const Sha256Digest& image_id, std::span<const Sha256Digest> spaces);
+  Status Unpin(const Sha256Digest& image_id);
+  Result<std::vector<std::pair<Sha256Digest, Sha256Digest>>> Pins() const;  // (image, space)
+
+  Status SetTrust(const Sha256Digest& space_id, SpaceTrust trust);
+  Result<SpaceTrust> Trust(const Sha256Digest& space_id) const;
 
  private:
   struct Change {
@@ -60,6 +82,7 @@ class CacheDb {
   };
   CacheDb() = default;
   Status Exec(const char* sql) const;
+  Status Prepare(const std::string& path);
   Status Apply(const std::vector<Change>& changes);
 
   sqlite3* db_ = nullptr;

@@ -176,6 +176,15 @@ Status CacheDevice::ReadSlot(uint32_t slot, std::span<uint8_t> data) {
                    path_);
 }
 
+Status CacheDevice::DiscardSlots() {
+  if (dev_ == 0) return OkStatus();
+  uint64_t range[2] = {geometry_.slots_offset,
+                       static_cast<uint64_t>(geometry_.nr_slots) << geometry_.chunk_shift};
+  if (::ioctl(fd_.get(), BLKDISCARD, range) != 0 && errno != EOPNOTSUPP)
+    return ErrnoError(path_ + ": discard");
+  return OkStatus();
+}
+
 Status CacheDevice::Flush() {
   if (::fdatasync(fd_.get()) != 0) return ErrnoError(path_ + ": fdatasync");
   return OkStatus();

@@ -114,6 +114,7 @@ SlotRow Row(uint8_t space, uint32_t chunk, uint32_t slot) {
   r.chunk_no = chunk;
   r.slot = slot;
   r.digest[31] = static_cast<uint8_t>(chunk);
+  r.data_bytes = 1000 + space;
   return r;
 }
 
@@ -125,6 +126,11 @@ class DbTest : public StoreTest {
     return db.ok() ? std::move(*db) : nullptr;
   }
   static Status Flushed() { return OkStatus(); }
+  static Result<std::vector<SlotRow>> Load(CacheDb* db) {
+    std::vector<SlotRow> rows;
+    FASTOCI_CHECK_OK(db->ForEach([&](const SlotRow& row) { rows.push_back(row); }));
+    return rows;
+  }
 };
 
 TEST_F(DbTest, KeepsCommittedRows) {
@@ -135,13 +141,38 @@ TEST_F(DbTest, KeepsCommittedRows) {
   ASSERT_TRUE(db->Commit(Flushed).ok());
   db = nullptr;
   db = Open();
-  auto rows = db->Load();
+  auto rows = Load(db.get());
   ASSERT_TRUE(rows.ok());
   ASSERT_EQ(rows->size(), 2u);
-  EXPECT_EQ((*rows)[0].slot, 3u);
-  EXPECT_EQ((*rows)[0].space_id[0], 2);
-  EXPECT_EQ((*rows)[1].slot, 9u);
-  EXPECT_EQ((*rows)[1].digest[31], 5);
+  EXPECT_EQ((*rows)[0].slot, 9u) << "by space";
+  EXPECT_EQ((*rows)[0].digest[31], 5);
+  EXPECT_EQ((*rows)[0].data_bytes, 1001u);
+  EXPECT_EQ((*rows)[1].slot, 3u);
+  EXPECT_EQ((*rows)[1].space_id[0], 2);
+  EXPECT_EQ((*db->Find(3))->chunk_no, 5u);
+  EXPECT_FALSE(*db->Find(4));
+}
+
+TEST_F(DbTest, KeepsPinsAndTrust) {
+  const Sha256Digest image{1}, other{2};
+  const std::vector<Sha256Digest> spaces = {{7}, {8}};
+  {
+    auto db = Open();
+    ASSERT_TRUE(db->Pin(image, spaces).ok());
+    ASSERT_TRUE(db->Pin(image, spaces).ok()) << "again is no error";
+    ASSERT_TRUE(db->Pin(other, {{spaces[0]}}).ok());
+    ASSERT_TRUE(db->SetTrust({7}, SpaceTrust::kWhole).ok());
+    db->Add(Row(7, 0, 1));  // its size does not touch the trust
+    ASSERT_TRUE(db->Commit(Flushed).ok());
+  }
+  auto db = Open();
+  EXPECT_EQ(db->Pins()->size(), 3u);
+  ASSERT_TRUE(db->Unpin(image).ok());
+  ASSERT_EQ(db->Pins()->size(), 1u);
+  EXPECT_EQ(db->Pins()->at(0).first, other);
+  EXPECT_EQ(*db->Trust({7}), SpaceTrust::kWhole);
+  EXPECT_EQ(*db->Trust({9}), SpaceTrust::kUnverified);
+  EXPECT_TRUE(Open(2)->Pins()->empty()) << "of another cache";
 }
 
 TEST_F(DbTest, CommitsNothingWhenTheFlushFails) {
@@ -177,7 +208,7 @@ TEST_F(DbTest, ALaterRowReplacesConflictingOnes) {
   db->Add(Row(1, 1, 8));
   db->Add(Row(1, 0, 8));  // slot 8 now holds chunk 0, which no longer lies in 7
   ASSERT_TRUE(db->Commit(Flushed).ok());
-  auto rows = db->Load();
+  auto rows = Load(db.get());
   ASSERT_TRUE(rows.ok());
   ASSERT_EQ(rows->size(), 1u);
   EXPECT_EQ((*rows)[0].slot, 8u);
@@ -192,7 +223,7 @@ TEST_F(DbTest, RemovesInOrder) {
   ASSERT_TRUE(db->Commit(Flushed).ok());
   db->Remove(7);  // not there: no error
   ASSERT_TRUE(db->Commit(Flushed).ok());
-  auto rows = db->Load();
+  auto rows = Load(db.get());
   ASSERT_TRUE(rows.ok());
   ASSERT_EQ(rows->size(), 1u);
   EXPECT_EQ((*rows)[0].slot, 6u);

@@ -35,6 +35,8 @@ check 'a second helper waits for the first' not timeout 2 "$TOP/bin/fastoci-help
 check 'creates a device' create
 check 'a cold read is right' same
 check 'nothing failed' [ "$(counter fails)" = 0 ]
+idle() { ask stat | grep -q '"jobs":0'; }
+check 'its jobs end' wait_for 20 idle
 fills=$(counter fills)
 check 'chunks were filled' [ "$fills" -gt 10 ]
 durable() { ask stat | grep -q "\"durable\":$fills"; }

@@ -5,6 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "attach/attach.h"
+#include "attach/control_client.h"
+#include "base/digest.h"
+#include "config/config.h"
 #include "tools/fastoci/output.h"
 
 namespace fastoci {
@@ -111,6 +114,44 @@ class Commands {
     return kExitOk;
   }
 
+  // A request of the cache's keeper, which answers soon.
+  int AskHelper(nlohmann::json request, const std::string& text) {
+    auto reply = CallHelper(o_.paths.control_socket, request, kStatMs);
+    if (!reply.ok()) return PrintError(reply.error(), o_.json);
+    return Finish(OkStatus(), Json::parse(reply->dump()), text);
+  }
+
+  int Pin(bool pin) {
+    auto image = FindImage(o_.paths, o_.what);
+    if (!image.ok()) return PrintError(image.error(), o_.json);
+    if (!image->status) return PrintError(NotFoundError(image->name + ": not attached"), o_.json);
+    return AskHelper({{"op", pin ? "pin" : "unpin"}, {"image_id", image->status->image_id}},
+                     image->name + (pin ? " is never evicted from now on" : " may be evicted"));
+  }
+
+  int Collect() {
+    auto reply = CallHelper(o_.paths.control_socket, {{"op", "gc"}}, kStatMs);
+    if (!reply.ok()) return PrintError(reply.error(), o_.json);
+    const uint64_t n = reply->value("evicted", uint64_t{0});
+    return Finish(OkStatus(), Json::parse(reply->dump()), std::to_string(n) + " chunks freed");
+  }
+
+  int CheckConfig() {
+    auto config = LoadConfig(o_.what);
+    if (!config.ok()) return PrintError(config.error(), o_.json);
+    const Config& c = *config;
+    Json j = {{"source", c.source},
+              {"cache_dir", c.cache_dir},
+              {"cache_device", c.cache_device},
+              {"cache_size_gb", c.cache_size_gb},
+              {"keep_cache", c.keep_cache},
+              {"download", c.download.enable}};
+    return Finish(OkStatus(), j,
+                  (c.source.empty() ? "no configuration file: defaults" : c.source + ": correct") +
+                      ", cache of " + std::to_string(c.cache_size_gb) + " GB in " +
+                      (c.cache_device.empty() ? c.cache_dir : c.cache_device));
+  }
+
   // One image, or all of them and the helper. Without a helper the exit code
   // is kExitUnavailable, so that scripts can wait for it.
   int StatusOf() {
@@ -189,6 +230,7 @@ void AddForce(CLI::App* command, Options* o) {
 struct Parser {
   CLI::App app{"Run containers from OCI images that are not downloaded yet."};
   CLI::App *attach, *assemble, *mount, *umount, *detach, *list, *status;
+  CLI::App *pin, *unpin, *gc, *scrub, *config, *config_check;
 
   explicit Parser(Options* o) {
     app.footer(kFooter);
@@ -267,6 +309,20 @@ struct Parser {
     list = app.add_subcommand("list", "the images of this node");
     status = app.add_subcommand("status", "cache, reads and policy of one image, or all");
     status->add_option("image", o->what, "name, reference, device or mount point");
+    AddCache(o);
+  }
+
+  void AddCache(Options* o) {
+    pin = app.add_subcommand("pin", "never evict an attached image's data from the cache");
+    pin->add_option("image", o->what, "name, reference, device or mount point")->required();
+    unpin = app.add_subcommand("unpin", "take that back");
+    unpin->add_option("image", o->what, "name, reference, device or mount point")->required();
+    gc = app.add_subcommand("gc", "free what no attached and no pinned image uses");
+    scrub = app.add_subcommand("scrub", "read the whole cache and drop what changed");
+    config = app.add_subcommand("config", "the node's configuration");
+    config->require_subcommand(1);
+    config_check = config->add_subcommand("check", "tell what is wrong with it");
+    config_check->add_option("file", o->what, "default: the one that the helper reads");
   }
 };
 
@@ -285,6 +341,12 @@ int Run(int argc, char** argv) {
   if (*parser.umount) return run.Umount();
   if (*parser.detach) return run.Detach();
   if (*parser.list) return run.List();
+  if (*parser.pin) return run.Pin(true);
+  if (*parser.unpin) return run.Pin(false);
+  if (*parser.gc) return run.Collect();
+  if (*parser.scrub)
+    return run.AskHelper({{"op", "scrub"}}, "the helper scrubs; see: fastoci status");
+  if (*parser.config_check) return run.CheckConfig();
   return run.StatusOf();
 }
 

@@ -183,6 +183,20 @@ void PrintStatus(const ImageReport& r) {
   Row("policy", s.policy);
 }
 
+// How the layers in use are verified; each that is not, with the reason.
+void PrintTrust(const nlohmann::json& spaces) {
+  size_t by_chunk = 0;
+  for (const auto& s : spaces) {
+    if (!s.value("used", false)) continue;
+    if (s.value("verified", "") == "by chunk") {
+      by_chunk++;
+      continue;
+    }
+    Row("layer", s.value("blob", "") + ": unverified: " + s.value("why", ""));
+  }
+  if (by_chunk > 0) Row("layers", U(by_chunk) + " verified by chunk");
+}
+
 void PrintHelper(const nlohmann::json& stat) {
   auto text = [](const nlohmann::json& object, const char* key) -> std::string {
     if (!object.is_object() || !object.contains(key)) return "";
@@ -199,13 +213,21 @@ void PrintHelper(const nlohmann::json& stat) {
   for (const auto& c : caches) {
     Row("cache", text(c, "device") + ": " + text(c, "present") + " of " + text(c, "nr_slots") +
                      " slots in use, " + text(c, "durable") + " durable");
+    if (std::string trouble = text(c, "trouble"); !trouble.empty()) Row("trouble", trouble);
   }
   std::string counters;
   for (const auto& [key, value] : counts.items()) {
     counters += (counters.empty() ? "" : ", ") + key + " " + value.dump();
   }
   Row("counters", counters);
+  PrintTrust(part("spaces"));
   for (const auto& i : images) {
+    const uint64_t chunks = i.value("chunks", uint64_t{0});
+    const bool local = chunks > 0 && i.value("present", uint64_t{0}) == chunks;
+    if (local || i.value("pinned", false)) {
+      Row("image", text(i, "image_id").substr(0, 12) + (i.value("pinned", false) ? ": pinned" : ":") +
+                       (local ? " all cached: needs neither registry nor helper" : ""));
+    }
     std::string error = text(i, "error");
     if (!error.empty()) Row("error", "image " + text(i, "image_id").substr(0, 12) + ": " + error);
   }
