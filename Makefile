@@ -91,6 +91,10 @@ demo:
 	selftests/install-deps
 	$(MAKE) helper tools kmod
 	selftests/demo
+## make powercut   a VM killed at random moments while its cache fills and evicts (POWERCUT_ROUNDS, POWERCUT_SEED)
+.PHONY: powercut
+powercut: helper kmod
+	selftests/powercut
 ## make bench-cache   hit ratios of eviction policies on a recorded trace, in build/bench/cache.json
 .PHONY: bench-cache
 bench-cache: $(OUT)/bench/cache_bench
