@@ -23,8 +23,11 @@ static DECLARE_WAIT_QUEUE_HEAD(caches_gone);
 static struct workqueue_struct *free_wq;
 
 /*
- * What helpers had reserved when a cache went. They may still write there, so
- * the next cache of that UUID takes it over; else it ends with their sockets.
+ * What helpers had reserved when a cache went. One that was taken over may still
+ * write there and cannot be asked, so the next cache of that UUID keeps its
+ * slots reserved; else they end with its socket. The helper itself gives its
+ * reservations up with the cache: it writes no more there before it uses the
+ * next one.
  */
 struct quarantine {
 	struct list_head node;		/* L(caches_mutex) in quarantines */
@@ -95,11 +98,11 @@ void fastoci_quarantine_end(u64 generation)
 	mutex_unlock(&caches_mutex);
 }
 
-/* Reserves in a new cache what was reserved in its former ones. */
+/* Reserves in a new cache what others than the helper had reserved in its former ones. */
 static int take_reserved(struct fastoci_cache *cache, char **error)
 {
+	u32 i, helper = fastoci_helper_generation();
 	struct quarantine *q, *tmp;
-	u32 i;
 
 	lockdep_assert_held(&caches_mutex);
 	list_for_each_entry_safe(q, tmp, &quarantines, node) {
@@ -107,13 +110,14 @@ static int take_reserved(struct fastoci_cache *cache, char **error)
 			continue;
 		if (q->chunk_shift != cache->chunk_shift || q->nr_slots != cache->nr_slots ||
 		    q->slots_sector != cache->slots_sector) {
-			*error = "cache: a helper still owns slots of its former geometry";
+			*error = "cache: a former helper still owns slots of its former geometry";
 			return -EBUSY;
 		}
 		for (i = 0; i < q->nr_slots; i++) {
 			if (!(i % 65536))
 				cond_resched();
-			if (!is_reserved(&q->slots[i]) || __test_and_set_bit(i, cache->busy))
+			if (!is_reserved(&q->slots[i]) || q->slots[i].chunk_no == helper ||
+			    __test_and_set_bit(i, cache->busy))
 				continue;
 			cache->slots[i] = q->slots[i];
 			cache->nr_free--;

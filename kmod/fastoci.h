@@ -253,6 +253,7 @@ enum fastoci_helper_state fastoci_helper_state(struct fastoci_cache *cache);
 int fastoci_netlink_init(void);
 void fastoci_netlink_exit(void);
 bool fastoci_helper_present(void);
+u64 fastoci_helper_generation(void);	/* 0: no helper */
 /* Whether slots may still be reserved for that generation. Any context. */
 bool fastoci_generation_alive(u64 generation);
 /* 0, or -ECONNREFUSED (no helper), -EAGAIN (its socket is full), -ENOMEM. May sleep. */

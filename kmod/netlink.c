@@ -39,9 +39,14 @@ bool fastoci_helper_present(void)
 	return READ_ONCE(helper.portid);
 }
 
+u64 fastoci_helper_generation(void)
+{
+	return fastoci_helper_present() ? READ_ONCE(helper.generation) : 0;
+}
+
 bool fastoci_generation_alive(u64 generation)
 {
-	return fastoci_helper_present() && READ_ONCE(helper.generation) == generation;
+	return fastoci_helper_generation() == generation;
 }
 
 /* ---- events ---- */

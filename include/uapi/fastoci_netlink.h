@@ -11,9 +11,13 @@
  * (else -ESTALE). The kernel sends
  * events by unicast to that socket. Closing the socket ends the registration:
  * misses stay pending (or fail, by the device's policy) and are sent again to
- * the next helper; slots that were reserved return to the free list. Until
- * then they stay reserved, also when the last table of the cache goes and the
- * cache, known by its UUID, comes back under another number.
+ * the next helper; slots that were reserved return to the free list.
+ *
+ * A cache goes with its last table, and what the helper had reserved there with
+ * it: it must have no write under way to a cache that is gone when it allocates
+ * slots of its successor, which has the same UUID and another number. What a
+ * helper that was taken over had reserved stays so until its socket is closed,
+ * in the successor too.
  *
  * Numbers. A cache, an image and a data space ("space") each have a u32
  * number, given by the kernel and not used again soon. Chunks and slots are

@@ -172,18 +172,20 @@ static void a_space_outlives_its_images_while_it_holds_a_slot(struct kunit *test
 	srcu_barrier(&f->cache->srcu);
 }
 
-static void what_is_reserved_outlives_its_cache(struct kunit *test)
+static void what_former_helpers_reserved_outlives_its_cache(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct fastoci_cache_sb *sb = kunit_kzalloc(test, sizeof(*sb), GFP_KERNEL);
 	struct block_device *bdev = kunit_kzalloc(test, sizeof(*bdev), GFP_KERNEL);
-	u32 mine = alloc_one(test), other;
+	u32 former = alloc_one(test), gone, mine;
 	struct fastoci_cache *cache;
 	char *error;
 
 	KUNIT_ASSERT_NOT_NULL(test, sb);
 	KUNIT_ASSERT_NOT_NULL(test, bdev);
-	KUNIT_ASSERT_EQ(test, fastoci_slots_alloc(f->cache, &other, 1, TEST_GENERATION + 1), 1);
+	KUNIT_ASSERT_EQ(test, fastoci_slots_alloc(f->cache, &gone, 1, TEST_GENERATION + 1), 1);
+	fake_helper.generation = TEST_GENERATION + 2;
+	KUNIT_ASSERT_EQ(test, fastoci_slots_alloc(f->cache, &mine, 1, TEST_GENERATION + 2), 1);
 	fill(test, 0);
 	bdev->bd_dev = f->cache->dev;
 	memcpy(sb->uuid, f->cache->uuid, 16);
@@ -199,8 +201,9 @@ static void what_is_reserved_outlives_its_cache(struct kunit *test)
 	f->cache = fastoci_cache_get(bdev, sb, &error);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, f->cache);
 	f->space = make_test_space(test, f->cache, 1);
-	KUNIT_EXPECT_EQ(test, slot_state(f->cache, mine), FASTOCI_SLOT_RESERVED);
-	KUNIT_EXPECT_EQ(test, slot_state(f->cache, other), FASTOCI_SLOT_FREE);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, former), FASTOCI_SLOT_RESERVED);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, gone), FASTOCI_SLOT_FREE);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, mine), FASTOCI_SLOT_FREE);
 	KUNIT_EXPECT_EQ(test, f->cache->nr_reserved, 1);
 	KUNIT_EXPECT_EQ(test, f->cache->nr_free, TEST_SLOTS - 1);
 	KUNIT_EXPECT_EQ(test, f->space->nr_held, 0);
@@ -301,7 +304,7 @@ static struct kunit_case map_cases[] = {
 	KUNIT_CASE(one_id_has_one_space_and_one_size),
 	KUNIT_CASE(a_space_outlives_its_images_while_it_holds_a_slot),
 	KUNIT_CASE(a_lost_helper_loses_its_own_slots_alone),
-	KUNIT_CASE(what_is_reserved_outlives_its_cache),
+	KUNIT_CASE(what_former_helpers_reserved_outlives_its_cache),
 	{}
 };
 

@@ -13,9 +13,14 @@ bool fastoci_helper_present(void)
 	return fake_helper.present;
 }
 
+u64 fastoci_helper_generation(void)
+{
+	return fake_helper.present ? fake_helper.generation : 0;
+}
+
 bool fastoci_generation_alive(u64 generation)
 {
-	return fake_helper.present && fake_helper.generation == generation;
+	return fastoci_helper_generation() == generation;
 }
 
 int fastoci_send_misses(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr)
