@@ -64,21 +64,25 @@ LsmtSegments Overlay(const LsmtSegments& lower, const LsmtSegments& upper, uint3
 // is followed by zeros up to the block's end (see docs: "past the end").
 LsmtSegments ZeroTails(const LsmtSegments& segments);
 
-// Makes an ext4.fs.meta or erofs.fs.meta. In any order; no overlaps.
+// What a layer consists of before it is a file (codec/lsmt_writer.h).
+struct LsmtContent {
+  LsmtSegments segments;  // kFile ones map sectors of data
+  Bytes data;
+};
+
+// Collects it, in any order; no overlaps.
 class LsmtBuilder {
  public:
-  LsmtBuilder();
-  // data: whole sectors, becomes part of the file.
-  void AddData(uint64_t sector, ByteSpan data);
+  void AddData(uint64_t sector, ByteSpan data);  // whole sectors
   void AddTar(uint64_t sector, uint64_t nr_sectors, uint64_t tar_sector);
   void AddZero(uint64_t sector, uint64_t nr_sectors);
-  // That many more bytes of data are to come, and an entry or so for each 4 KiB.
-  void Reserve(uint64_t data_bytes);
-  // The file's content; the builder is used up.
-  Result<Bytes> Finish(uint64_t virtual_bytes);
+  // That many more bytes of data are to come.
+  void Reserve(uint64_t data_bytes) { data_.reserve(data_.size() + data_bytes); }
+  // virtual_bytes: of the device. The builder is used up.
+  Result<LsmtContent> Finish(uint64_t virtual_bytes);
 
  private:
-  ByteWriter out_;
+  Bytes data_;
   LsmtSegments segments_;
 };
 

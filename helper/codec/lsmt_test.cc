@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "codec/lsmt.h"
+#include "codec/lsmt_writer.h"
 
 #include <gtest/gtest.h>
 
@@ -16,7 +16,7 @@ TEST(Lsmt, ReadsWhatItWrote) {
   b.AddData(8, Sectors(2, 1));
   b.AddData(10, Sectors(3, 2));
   b.AddZero(20, 4);
-  auto file = b.Finish(64 << 20);
+  auto file = MakeFsMeta(*b.Finish(64 << 20), 64 << 20);
   ASSERT_TRUE(file.ok());
   MemoryFile f(*file);
   auto r = LsmtReader::Open(&f);
@@ -35,7 +35,7 @@ TEST(Lsmt, LooksUpParts) {
   LsmtBuilder b;
   b.AddTar(10, 10, 100);
   b.AddZero(30, 10);
-  auto file = b.Finish(1 << 20);
+  auto file = MakeFsMeta(*b.Finish(1 << 20), 1 << 20);
   MemoryFile f(*file);
   auto r = LsmtReader::Open(&f);
   ASSERT_TRUE(r.ok());
@@ -49,7 +49,7 @@ TEST(Lsmt, RefusesDamage) {
   LsmtBuilder b;
   b.AddData(8, Sectors(1, 1));
   b.AddTar(16, 1, 0);
-  Bytes file = *b.Finish(1 << 20);
+  Bytes file = *MakeFsMeta(*b.Finish(1 << 20), 1 << 20);
   auto open = [](const Bytes& bytes) {
     MemoryFile f(bytes);
     return LsmtReader::Open(&f).ok();

@@ -8,7 +8,7 @@
 #include <random>
 
 #include "base/unique_fd.h"
-#include "codec/lsmt.h"
+#include "codec/lsmt_writer.h"
 #include "codec/zfile.h"
 #include "image/assemble_sandbox.h"
 #include "image/layer_converter.h"
@@ -71,7 +71,7 @@ class AssembleTest : public testing::Test {
   // A RAW layer of data_bytes with that file-system metadata.
   void AddLayer(LsmtBuilder* lsmt, uint64_t data_bytes, uint64_t device_bytes = 1 << 20) {
     MetaLayerFiles files;
-    files.ext4_fs_meta = *lsmt->Finish(device_bytes);
+    files.ext4_fs_meta = *MakeFsMeta(*lsmt->Finish(device_bytes), device_bytes);
     Add(files, data_bytes);
   }
   void Add(const MetaLayerFiles& files, uint64_t data_bytes,
@@ -145,7 +145,7 @@ TEST_F(AssembleTest, ZerosFollowTheDataSpacesEndAndPartialBlocks) {
 TEST_F(AssembleTest, ReadsMetadataInAZFile) {
   LsmtBuilder lsmt;
   lsmt.AddData(0, Bytes(8192, 9));
-  Bytes bare = *lsmt.Finish(1 << 20), zfile;
+  Bytes bare = *MakeFsMeta(*lsmt.Finish(1 << 20), 1 << 20), zfile;
   auto writer = ZFileWriter::Create({}, [&](ByteSpan data) {
     zfile.insert(zfile.end(), data.begin(), data.end());
     return OkStatus();
@@ -170,13 +170,15 @@ TEST_F(AssembleTest, DescribesGzipLayers) {
   t.File("noise", noise);
   std::string tar = t.Finish(), blob = TestGzip(tar);
   Sha256Digest digest = Sha256::Of(AsBytes(blob));
-  auto builder = Ext4Builder::Create(digest);
+  auto builder = FsBuilder::Create(FsType::kExt4, digest);
+  LayerOrder order(builder->get());
   auto converter = LayerConverter::Create(
       {DigestString(digest), blob.size(), "application/vnd.docker.image.rootfs.diff.tar.gzip", ""},
-      builder->get());
+      {}, 0, &order);
   ASSERT_TRUE((*converter)->Update(AsBytes(blob)).ok());
-  auto packed = (*converter)->Finish();
-  ASSERT_TRUE(packed.ok());
+  auto result = (*converter)->Finish();
+  ASSERT_TRUE(result.ok());
+  auto& packed = result->meta;
   fds_.push_back(Memfd(packed->data));
   input_.layers.push_back({fds_[0].get(), packed->digest, digest, blob.size(), FASTOCI_CODEC_GZIP});
   ASSERT_TRUE(Run().ok());
@@ -225,7 +227,7 @@ TEST_F(AssembleTest, RefusesHostileMetaLayers) {
   LsmtBuilder lsmt;
   lsmt.AddData(0, Bytes(512, 1));
   MetaLayerFiles files;
-  files.ext4_fs_meta = *lsmt.Finish(1 << 20);
+  files.ext4_fs_meta = *MakeFsMeta(*lsmt.Finish(1 << 20), 1 << 20);
   files.chunk_digests = Bytes(31);
   Add(files, 512);
   ExpectRefused("fastoci.chunks does not fit");

@@ -1,48 +1,62 @@
 // SPDX-License-Identifier: Apache-2.0
-// ConvertImage: an OCI image becomes a FastOCI image in the same store. Layers
-// are read one after the other, each once and as a stream; a meta layer is
-// stored as soon as it is made. The manifest comes last, so that an interrupted
-// conversion leaves nothing that looks complete.
+// ConvertImage: an OCI image becomes a FastOCI (turboOCI) image, a native
+// overlaybd image, or both, in the same store. Each layer is read once, as a
+// stream, several at a time; what is made of it is stored at once. Manifests come
+// last and tags behind them, so that an interrupted conversion leaves nothing
+// that looks complete.
 #ifndef FASTOCI_IMAGE_CONVERT_H_
 #define FASTOCI_IMAGE_CONVERT_H_
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "image/fs_builder.h"
 #include "image/image_store.h"
 #include "image/oci_image.h"
 
 namespace fastoci {
 
 struct ConvertOptions {
-  std::string source;        // tag or digest
-  std::string target_tag;    // "": only under its digest
-  std::string arch;          // of an index, the one to convert; "": this machine's
+  std::string source;  // tag or digest
+  // Formats to make, and under which tag ("": only under its digest).
+  std::optional<std::string> turbo_tag, overlaybd_tag;
+  std::string arch;  // of an index, the one to convert; "": all
+  FsType fs_type = FsType::kExt4;
+  uint64_t fs_bytes = kDefaultFsBytes;
   bool oci = false;
-  bool referrer = false;     // implies oci
-  bool store = true;         // false: convert, keep nothing
-  // Called with each meta layer, the config and the manifest, by file name.
+  bool referrer = false;  // implies oci
+  bool store = true;      // false: convert, keep nothing
+  unsigned concurrency = 4;
+  std::string scratch_dir = "/var/tmp";  // overlaybd layers, until they are stored
+  // Called with each meta layer, the config and the manifest, by file name; from
+  // one thread at a time.
   std::function<Status(const std::string& name, ByteSpan data)> dump;
 };
 
+// Calls come from one thread at a time.
 class ConvertObserver {
  public:
   virtual ~ConvertObserver() = default;
   virtual void OnImage(const OriginalImage& image) = 0;
   virtual void OnLayer(size_t number, uint64_t blob_bytes_done) = 0;
-  virtual void OnLayerDone(size_t number, const ConvertedLayer& layer, uint64_t nr_entries) = 0;
+  virtual void OnLayerDone(size_t number, ImageFormat format, const ConvertedLayer& layer,
+                           uint64_t nr_entries) = 0;
+  virtual void OnWarning(const std::string& text) = 0;
 };
 
 struct ConvertedImage {
-  std::string manifest_digest;
-  std::vector<ConvertedLayer> layers;
+  ImageFormat format = ImageFormat::kTurboOci;
+  Descriptor manifest;  // or index
+  std::vector<ConvertedLayer> layers;  // of all platforms
 };
 
-Result<ConvertedImage> ConvertImage(ImageStore* store, const ConvertOptions& options,
-                                    ConvertObserver* observer);
+// In the order turboOCI, overlaybd.
+Result<std::vector<ConvertedImage>> ConvertImage(ImageStore* store, const ConvertOptions& options,
+                                                 ConvertObserver* observer);
 
 }  // namespace fastoci
 

@@ -18,8 +18,10 @@ class Quiet : public ConvertObserver {
  public:
   void OnImage(const OriginalImage&) override {}
   void OnLayer(size_t, uint64_t) override {}
-  void OnLayerDone(size_t, const ConvertedLayer&, uint64_t) override { done++; }
+  void OnLayerDone(size_t, ImageFormat, const ConvertedLayer&, uint64_t) override { done++; }
+  void OnWarning(const std::string& text) override { warnings.push_back(text); }
   int done = 0;
+  std::vector<std::string> warnings;
 };
 
 class ConvertTest : public testing::Test {
@@ -30,6 +32,9 @@ class ConvertTest : public testing::Test {
     auto store = OpenRegistryStore(registry_.host() + "/demo", options, Credentials());
     ASSERT_TRUE(store.ok());
     store_ = std::move(*store);
+    options_.source = "latest";
+    options_.turbo_tag = "fast";
+    options_.scratch_dir = testing::TempDir();
   }
   // An image of two layers under demo:latest; returns the manifest's digest.
   std::string Push(bool right_diff_ids = true) {
@@ -57,12 +62,15 @@ class ConvertTest : public testing::Test {
                      {"layers", layers}};
     return registry_.AddManifest("demo", "latest", kOciManifest, manifest.dump());
   }
-  Result<ConvertedImage> Convert() { return ConvertImage(store_.get(), options_, &quiet_); }
+  Result<ConvertedImage> Convert() {
+    FASTOCI_TRY(auto images, ConvertImage(store_.get(), options_, &quiet_));
+    return images.front();
+  }
 
   StubRegistry registry_;
   std::unique_ptr<ImageStore> store_;
   std::vector<std::string> targets_;
-  ConvertOptions options_{.source = "latest", .target_tag = "fast", .arch = "", .dump = {}};
+  ConvertOptions options_;
   Quiet quiet_;
 };
 
@@ -73,7 +81,7 @@ TEST_F(ConvertTest, PushesAnImageThatNamesTheOriginalLayers) {
   EXPECT_EQ(quiet_.done, 2);
   auto pushed = store_->GetManifest("fast");
   ASSERT_TRUE(pushed.ok());
-  EXPECT_EQ(pushed->digest, image->manifest_digest);
+  EXPECT_EQ(pushed->digest, image->manifest.digest);
   EXPECT_EQ(pushed->media_type, kDockerManifest);
   Json m = Json::parse(pushed->body);
   EXPECT_EQ(m["layers"].size(), 2u);
@@ -102,7 +110,7 @@ TEST_F(ConvertTest, MakesReferrers) {
   EXPECT_EQ(m["artifactType"], "application/vnd.containerd.overlaybd.turbo.v1+json");
 }
 
-TEST_F(ConvertTest, IsReproducibleAndConvertsAnIndexesOwnPlatform) {
+TEST_F(ConvertTest, IsReproducibleAndConvertsOnePlatformOfAnIndex) {
   std::string original = Push();
   auto first = Convert();
   Json index = {{"schemaVersion", 2},
@@ -114,9 +122,10 @@ TEST_F(ConvertTest, IsReproducibleAndConvertsAnIndexesOwnPlatform) {
                    {"platform", {{"os", "linux"}, {"architecture", HostArch()}}}}}}};
   registry_.AddManifest("demo", "multi", kOciIndex, index.dump());
   options_.source = "multi";
+  options_.arch = HostArch();
   auto second = Convert();
   ASSERT_TRUE(first.ok() && second.ok());
-  EXPECT_EQ(first->manifest_digest, second->manifest_digest);
+  EXPECT_EQ(first->manifest.digest, second->manifest.digest);
   options_.arch = "none";
   EXPECT_EQ(Convert().error().kind, ErrorKind::kNotFound);
 }
@@ -125,7 +134,7 @@ TEST_F(ConvertTest, SurvivesABrokenTransferAndPushesNothingForADamagedLayer) {
   Push();
   registry_.Inject(Fault::kClose, 1, 100);
   EXPECT_TRUE(Convert().ok());
-  options_.target_tag = "damaged";
+  options_.turbo_tag = "damaged";
   targets_.clear();
   Push(false);
   auto image = Convert();
@@ -138,7 +147,7 @@ TEST_F(ConvertTest, RefusesConvertedAndForeignImages) {
   Push();
   ASSERT_TRUE(Convert().ok());
   options_.source = "fast";
-  options_.target_tag = "faster";
+  options_.turbo_tag = "faster";
   EXPECT_EQ(Convert().error().kind, ErrorKind::kUnsupported);
   registry_.AddManifest("demo", "v1", kDockerManifest, "{\"schemaVersion\":1}");
   options_.source = "v1";
@@ -159,16 +168,17 @@ TEST(ChunkDigester, CutsAt64KiB) {
 }
 
 TEST(LayerConverter, RefusesAnotherBlob) {
-  auto builder = Ext4Builder::Create({});
+  auto builder = FsBuilder::Create(FsType::kExt4, {});
+  LayerOrder order(builder->get());
   std::string digest = "sha256:" + std::string(64, '0');
   TestTar t;
   std::string tar = t.Finish();
-  auto c = LayerConverter::Create({digest, tar.size(), "application/vnd.oci.image.layer.v1.tar", ""},
-                                  builder->get());
+  auto c = LayerConverter::Create({digest, tar.size(), "application/vnd.oci.image.layer.v1.tar", ""}, {},
+                                  0, &order);
   ASSERT_TRUE((*c)->Update(AsBytes(tar)).ok());
   EXPECT_EQ((*c)->Finish().error().kind, ErrorKind::kMismatch);
-  EXPECT_FALSE(LayerConverter::Create({digest, 1, "application/vnd.oci.image.layer.v1.tar+zstd", ""},
-                                      builder->get()).ok());
+  EXPECT_FALSE(LayerConverter::Create({digest, 1, "application/vnd.oci.image.layer.v1.tar+zstd", ""}, {},
+                                      0, &order).ok());
 }
 
 }  // namespace

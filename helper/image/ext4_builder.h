@@ -1,72 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ext4Builder: turns the layers of an image, bottom first, each as a stream of
-// tar entries, into one ext4.fs.meta per layer (LSMT, see codec/lsmt.h): blocks
-// of metadata that the layer changes, and mappings of file contents to sectors
-// of the layer's tar stream. Stacked, they are one ext4 file system. Memory is
-// bounded by the image's metadata. See ext4_fs.h for the layout.
-//
-// Every block of a file is mapped by the layer that brings the file, zeros
-// included, so nothing of a lower layer shows through.
+// Ext4Builder: layers as one ext4 file system. See ext4_fs.h for the layout.
 #ifndef FASTOCI_IMAGE_EXT4_BUILDER_H_
 #define FASTOCI_IMAGE_EXT4_BUILDER_H_
 
-#include <memory>
-#include <optional>
-#include <string>
-#include <vector>
-
-#include "base/digest.h"
-#include "base/result.h"
-#include "codec/lsmt.h"
-#include "codec/tar_reader.h"
 #include "image/ext4_fs.h"
-#include "image/file_mapping.h"
-#include "image/file_tree.h"
+#include "image/fs_builder.h"
 
 namespace fastoci {
 
-// Goes into every meta layer: what a rebuild must use to get the same bytes.
-inline constexpr int kConvertorFormatVersion = 1;
-
-class Ext4Builder : public TarSink {
+class Ext4Builder : public FsBuilder {
  public:
-  // identity: a digest of what is converted, e.g. of the bottom layer.
-  static Result<std::unique_ptr<Ext4Builder>> Create(const Sha256Digest& identity);
+  static Result<std::unique_ptr<FsBuilder>> Create(const Sha256Digest& identity,
+                                                   uint64_t fs_bytes);
 
-  void BeginLayer();
-  Status OnEntry(const TarEntry& entry) override;
-  Status OnData(uint64_t offset, ByteSpan data) override;
-  Status OnEntryEnd(bool zero_padding) override;
-  // The layer's ext4.fs.meta.
-  Result<Bytes> FinishLayer();
+ protected:
+  Result<uint32_t> NewInode(bool directory) override { return fs_->NewInode(directory); }
+  Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes) override {
+    return fs_->WriteAttributes(ino, attributes);
+  }
+  Status WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs) override {
+    return fs_->WriteXattrs(ino, xattrs);
+  }
+  Status WriteSymlink(FileNode* node, const std::string& target) override;
+  Status WriteDevice(FileNode* node, uint32_t major, uint32_t minor) override;
+  Result<std::vector<FileExtent>> WriteRegular(
+      FileNode* node, uint64_t size,
+      const std::vector<std::pair<uint64_t, uint64_t>>& blocks) override;
+  void OnGone(FileNode* node) override;
+  uint32_t NameHash(std::string_view name) override { return DirHash(name, fs_->hash_seed()); }
+  uint32_t max_links() const override { return kMaxLinks; }
+  Status Flush(const std::vector<uint32_t>& changed_links) override;
 
  private:
-  Ext4Builder() = default;
-  Status OnWhiteout(const std::string& parent, const std::string& name);
-  Status PutDirectory(FileNode* parent, const std::string& name, const TarEntry& entry);
-  Status PutHardLink(FileNode* parent, const std::string& name, const TarEntry& entry);
-  Status PutFile(FileNode* parent, const std::string& name, const TarEntry& entry);
-  Status WriteSymlink(FileNode* node, const TarEntry& entry);
-  Status WriteRegular(FileNode* node, const TarEntry& entry);
-  Result<FileNode*> MakeDirectory(FileNode* parent, const std::string& name,
-                                  const InodeAttributes& attributes);
-  Result<FileNode*> ResolveParent(std::string_view path, const TarEntry* for_entry);
+  explicit Ext4Builder(uint64_t fs_bytes) : FsBuilder(fs_bytes) {}
   Status WriteDirectory(FileNode* node);
   Result<std::vector<FileExtent>> Extents(const std::vector<std::pair<uint64_t, uint64_t>>& blocks);
-  void OnGone(FileNode* node);
 
-  MemoryDevice device_;
   std::unique_ptr<Ext4Fs> fs_;
-  FileTree tree_;
-  uint32_t nr_layers_ = 0;
-  std::optional<LsmtBuilder> lsmt_;
-  // The file whose data is coming.
-  std::optional<FileMapping> mapping_;
-  std::vector<FileExtent> extents_;
-  // The last parent that was resolved; entries come directory by directory.
-  std::string last_parent_path_;
-  FileNode* last_parent_ = nullptr;
-  std::vector<uint32_t> fewer_links_;
 };
 
 }  // namespace fastoci

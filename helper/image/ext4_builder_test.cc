@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "image/ext4_builder.h"
+#include "image/fs_builder.h"
 
 #include <gtest/gtest.h>
 

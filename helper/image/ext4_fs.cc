@@ -11,7 +11,9 @@ namespace {
 
 constexpr uint32_t kInodeBytes = 256, kExtraInodeBytes = 32;
 constexpr uint32_t kFirstFreeInode = 11;
-constexpr uint32_t kLogGroupsPerFlex = 9;  // 512 groups: all of them
+constexpr uint64_t kBlocksPerGroup = 32768;
+// 64 GiB have 4 Mi inodes, and more have no more.
+constexpr uint64_t kInodesPerGib = 65536, kMaxInodes = 4 << 20;
 // libext2fs takes 0 for "ask the clock".
 constexpr time_t kEpoch = 1;
 constexpr uint32_t kMaxExtentBlocks = 32768;
@@ -21,7 +23,7 @@ constexpr size_t kRootExtents = 4;
 constexpr size_t kExtentsPerBlock = (kFsBlockBytes - kExtentHeaderBytes) / kExtentBytes;
 constexpr int kMaxExtentDepth = 5;
 constexpr size_t kFastSymlinkBytes = 60;
-constexpr char kNoSpace[] = "the image needs more than the 64 GiB of its file system";
+constexpr char kNoSpace[] = "the image needs more than its file system holds (--vsize)";
 
 Error ExtError(const char* what, errcode_t code) {
   return {ErrorKind::kInternal, EIO, std::string("ext4: ") + what + ": " + error_message(code)};
@@ -70,28 +72,33 @@ int CollectName(char* name, char*, size_t, void* data) {
 
 }  // namespace
 
-Ext4Fs::Ext4Fs(MemoryDevice* device) : device_(device) {}
+Ext4Fs::Ext4Fs(MemoryDevice* device, uint64_t fs_bytes)
+    : device_(device),
+      nr_blocks_(fs_bytes / kFsBlockBytes),
+      nr_inodes_(static_cast<uint32_t>(std::min((fs_bytes >> 30) * kInodesPerGib, kMaxInodes))) {}
 
 Ext4Fs::~Ext4Fs() {
   if (fs_ != nullptr) ext2fs_free(fs_);
 }
 
-Result<std::unique_ptr<Ext4Fs>> Ext4Fs::Create(MemoryDevice* device, const Sha256Digest& identity) {
-  std::unique_ptr<Ext4Fs> fs(new Ext4Fs(device));
+Result<std::unique_ptr<Ext4Fs>> Ext4Fs::Create(MemoryDevice* device, const Sha256Digest& identity,
+                                               uint64_t fs_bytes) {
+  std::unique_ptr<Ext4Fs> fs(new Ext4Fs(device, fs_bytes));
   FASTOCI_CHECK_OK(fs->Initialize(identity));
   return fs;
 }
 
 Status Ext4Fs::Initialize(const Sha256Digest& identity) {
   struct ext2_super_block param {};
-  ext2fs_blocks_count_set(&param, kFsBlocks);
+  ext2fs_blocks_count_set(&param, nr_blocks_);
   param.s_rev_level = EXT2_DYNAMIC_REV;
   param.s_log_block_size = 2;
   param.s_log_cluster_size = 2;
   param.s_inode_size = kInodeBytes;
-  param.s_inodes_count = kMaxInodes;
+  param.s_inodes_count = nr_inodes_;
   param.s_min_extra_isize = param.s_want_extra_isize = kExtraInodeBytes;
-  param.s_log_groups_per_flex = kLogGroupsPerFlex;
+  // One flex group of all groups.
+  while (kBlocksPerGroup << param.s_log_groups_per_flex < nr_blocks_) param.s_log_groups_per_flex++;
   param.s_errors = EXT2_ERRORS_CONTINUE;
   param.s_creator_os = EXT2_OS_LINUX;
   ext2fs_set_feature_xattr(&param);
@@ -108,6 +115,7 @@ Status Ext4Fs::Initialize(const Sha256Digest& identity) {
   errcode_t rc = ext2fs_initialize(device_->Name().c_str(), EXT2_FLAG_64BITS, &param,
                                    MemoryDevice::Manager(), &fs_);
   if (rc != 0) return ExtError("initialize", rc);
+  nr_inodes_ = fs_->super->s_inodes_count;  // rounded
   fs_->now = kEpoch;
   fs_->flags |= EXT2_FLAG_MASTER_SB_ONLY;
   fs_->priv_data = this;
@@ -143,12 +151,12 @@ const uint32_t* Ext4Fs::hash_seed() const { return fs_->super->s_hash_seed; }
 Result<uint32_t> Ext4Fs::NewInode(bool directory) {
   ext2_ino_t ino = 0;
   errcode_t rc =
-      next_inode_ <= kMaxInodes
-          ? ext2fs_find_first_zero_inode_bitmap2(fs_->inode_map, next_inode_, kMaxInodes, &ino)
+      next_inode_ <= nr_inodes_
+          ? ext2fs_find_first_zero_inode_bitmap2(fs_->inode_map, next_inode_, nr_inodes_, &ino)
           : ENOENT;
   if (rc == ENOENT)
-    rc = ext2fs_find_first_zero_inode_bitmap2(fs_->inode_map, kFirstFreeInode, kMaxInodes, &ino);
-  if (rc != 0) return InvalidError("the image needs more than " + std::to_string(kMaxInodes) + " files");
+    rc = ext2fs_find_first_zero_inode_bitmap2(fs_->inode_map, kFirstFreeInode, nr_inodes_, &ino);
+  if (rc != 0) return InvalidError("the image needs more than " + std::to_string(nr_inodes_) + " files");
   ext2fs_inode_alloc_stats2(fs_, ino, +1, directory);
   next_inode_ = ino + 1;
   return ino;
@@ -164,9 +172,9 @@ Result<std::vector<BlockRun>> Ext4Fs::Allocate(uint64_t nr_blocks, uint32_t* goa
   if (nr_blocks > ext2fs_free_blocks_count(fs_->super)) return InvalidError(kNoSpace);
   bool wrapped = false;
   while (nr_blocks > 0) {
-    blk64_t begin = 0, end = kFsBlocks;
-    errcode_t rc = *goal < kFsBlocks ? ext2fs_find_first_zero_block_bitmap2(
-                                           fs_->block_map, *goal, kFsBlocks - 1, &begin)
+    blk64_t begin = 0, end = nr_blocks_;
+    errcode_t rc = *goal < nr_blocks_ ? ext2fs_find_first_zero_block_bitmap2(
+                                           fs_->block_map, *goal, nr_blocks_ - 1, &begin)
                                      : ENOENT;
     if (rc == ENOENT && !wrapped) {
       wrapped = true;
@@ -174,8 +182,8 @@ Result<std::vector<BlockRun>> Ext4Fs::Allocate(uint64_t nr_blocks, uint32_t* goa
       continue;
     }
     if (rc != 0) return InvalidError(kNoSpace);
-    rc = ext2fs_find_first_set_block_bitmap2(fs_->block_map, begin, kFsBlocks - 1, &end);
-    if (rc != 0) end = kFsBlocks;
+    rc = ext2fs_find_first_set_block_bitmap2(fs_->block_map, begin, nr_blocks_ - 1, &end);
+    if (rc != 0) end = nr_blocks_;
     uint32_t n = static_cast<uint32_t>(std::min<uint64_t>(nr_blocks, end - begin));
     ext2fs_block_alloc_stats_range(fs_, begin, n, +1);
     runs.push_back({static_cast<uint32_t>(begin), n});

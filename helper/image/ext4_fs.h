@@ -3,7 +3,7 @@
 // superblock, groups, bitmaps, inodes and extended attributes. Extent trees are
 // written here, since files are laid out as a whole; directories by ext4_dir.
 //
-// Layout: 64 GiB of 4 KiB blocks. All group metadata lies at the front (one flex
+// Layout: by default 64 GiB, of 4 KiB blocks. All group metadata lies at the front (one flex
 // group, no backups); behind it a zone for other metadata (directories, extent
 // trees, long symlinks), then file contents from kDataZoneBlock on. Blocks are
 // given out in ascending order and not again before the device is used up, so a
@@ -26,10 +26,7 @@
 
 namespace fastoci {
 
-inline constexpr uint64_t kFsBytes = 64ULL << 30;
-inline constexpr uint64_t kFsBlocks = kFsBytes / kFsBlockBytes;
 inline constexpr uint32_t kDataZoneBlock = 16 * 32768;
-inline constexpr uint32_t kMaxInodes = 4 << 20;
 inline constexpr uint32_t kMaxLinks = 65000;
 
 struct BlockRun {
@@ -62,7 +59,8 @@ class Ext4Fs {
  public:
   // identity decides UUID, hash seed and inode generations. The device must
   // outlive the file system.
-  static Result<std::unique_ptr<Ext4Fs>> Create(MemoryDevice* device, const Sha256Digest& identity);
+  static Result<std::unique_ptr<Ext4Fs>> Create(MemoryDevice* device, const Sha256Digest& identity,
+                                                uint64_t fs_bytes);
   ~Ext4Fs();
   Ext4Fs(const Ext4Fs&) = delete;
   Ext4Fs& operator=(const Ext4Fs&) = delete;
@@ -93,7 +91,7 @@ class Ext4Fs {
   Status Flush();
 
  private:
-  explicit Ext4Fs(MemoryDevice* device);
+  Ext4Fs(MemoryDevice* device, uint64_t fs_bytes);
   Status Initialize(const Sha256Digest& identity);
   Result<std::vector<BlockRun>> Allocate(uint64_t nr_blocks, uint32_t* goal);
   Status FreeInode(uint32_t ino, bool directory);
@@ -103,6 +101,8 @@ class Ext4Fs {
   static errcode_t AllocateHook(ext2_filsys fs, blk64_t goal, blk64_t* out);
 
   MemoryDevice* device_;
+  uint64_t nr_blocks_;
+  uint32_t nr_inodes_;
   ext2_filsys fs_ = nullptr;
   uint32_t identity_word_ = 0;
   uint32_t next_inode_ = 0, next_metadata_ = 0, next_data_ = kDataZoneBlock;

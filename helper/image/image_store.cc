@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -22,6 +23,7 @@ class RegistryStore : public ImageStore {
  public:
   RegistryStore(std::unique_ptr<RegistryClient> client, Reference repo)
       : client_(std::move(client)), repo_(std::move(repo)) {}
+  using ImageStore::PutBlob;
 
   Result<Manifest> GetManifest(const std::string& name) override {
     return client_->GetManifest(Named(name));
@@ -32,16 +34,15 @@ class RegistryStore : public ImageStore {
   Status GetBlob(const std::string& digest, uint64_t bytes, const BlobSink& sink) override {
     return client_->GetBlob(repo_, digest, bytes, sink);
   }
-  Status PutBlob(const std::string& digest, ByteSpan data) override {
-    return client_->UploadBlob(repo_, digest, data.size(),
-                               [data](uint64_t offset, std::span<uint8_t> out) -> Status {
-                                 if (offset > data.size() || out.size() > data.size() - offset)
-                                   return InvalidError("read past the end of a blob");
-                                 std::copy_n(data.begin() + static_cast<ptrdiff_t>(offset),
-                                             out.size(), out.begin());
-                                 return OkStatus();
-                               });
+  Status PutBlob(const std::string& digest, uint64_t bytes, const BlobSource& source) override {
+    return client_->UploadBlob(repo_, digest, bytes, source);
   }
+  Result<bool> MountBlob(ImageStore* from, const std::string& digest) override {
+    auto* other = dynamic_cast<RegistryStore*>(from);
+    if (other == nullptr || other->repo_.host != repo_.host) return false;
+    return client_->MountBlob(repo_, digest, other->repo_.repository);
+  }
+  bool collects_garbage() const override { return true; }
   Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
                                   const std::string& body) override {
     Reference ref = name.empty() ? repo_.WithDigest(DigestString(Sha256::Of(AsBytes(body))))
@@ -60,6 +61,7 @@ class RegistryStore : public ImageStore {
 class LayoutStore : public ImageStore {
  public:
   explicit LayoutStore(std::string directory) : directory_(std::move(directory)) {}
+  using ImageStore::PutBlob;
 
   Result<Json> Index() {
     FASTOCI_TRY(std::string text, ReadFile(directory_ + "/index.json", kMaxManifestBytes));
@@ -115,12 +117,30 @@ class LayoutStore : public ImageStore {
     return OkStatus();
   }
 
-  Status PutBlob(const std::string& digest, ByteSpan data) override {
+  Status PutBlob(const std::string& digest, uint64_t bytes, const BlobSource& source) override {
     FASTOCI_TRY(std::string path, BlobPath(digest));
     struct stat st;
-    if (::stat(path.c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == data.size())
+    if (::stat(path.c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == bytes)
       return OkStatus();
-    return WriteFileAtomic(path, data);
+    FASTOCI_CHECK_OK(MakeDirs(directory_ + "/blobs/sha256"));
+    UniqueFd fd(::open(directory_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644));
+    if (!fd.valid()) return ErrnoError("a file in " + directory_);
+    Sha256 hash;
+    Bytes buffer;
+    for (uint64_t at = 0; at < bytes; at += buffer.size()) {
+      buffer.resize(std::min<uint64_t>(kReadBytes, bytes - at));
+      FASTOCI_CHECK_OK(source(at, buffer));
+      hash.Update(buffer);
+      FASTOCI_CHECK_OK(PwriteFull(fd.get(), buffer, at, path));
+    }
+    if (DigestString(hash.Finish()) != digest) return MismatchError("blob " + digest + " is damaged");
+    if (::fsync(fd.get()) != 0) return ErrnoError("fsync " + path);
+    ::unlink(path.c_str());  // of another size
+    std::string name = "/proc/self/fd/" + std::to_string(fd.get());
+    if (::linkat(AT_FDCWD, name.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) != 0 &&
+        errno != EEXIST)
+      return ErrnoError("link " + path);
+    return OkStatus();
   }
 
   Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
@@ -129,8 +149,12 @@ class LayoutStore : public ImageStore {
     FASTOCI_CHECK_OK(PutBlob(digest, AsBytes(body)));
     FASTOCI_TRY(Json index, Index());
     Json kept = Json::array();
-    for (const Json& d : index["manifests"])
-      if (TagOf(d) != name || (name.empty() && d.value("digest", "") != digest)) kept.push_back(d);
+    for (const Json& d : index["manifests"]) {
+      bool same = d.is_object() && d.value("digest", "") == digest;
+      bool replaced = name.empty() ? same && TagOf(d).empty()
+                                   : TagOf(d) == name || (same && TagOf(d).empty());
+      if (!replaced) kept.push_back(d);
+    }
     Json d = {{"mediaType", media_type}, {"digest", digest}, {"size", body.size()}};
     if (!name.empty()) d["annotations"] = {{kRefName, name}};
     kept.push_back(d);
@@ -157,6 +181,15 @@ class LayoutStore : public ImageStore {
 
 }  // namespace
 
+Status ImageStore::PutBlob(const std::string& digest, ByteSpan data) {
+  return PutBlob(digest, data.size(), [data](uint64_t offset, std::span<uint8_t> out) -> Status {
+    if (offset > data.size() || out.size() > data.size() - offset)
+      return InvalidError("read past the end of a blob");
+    std::copy_n(data.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
+    return OkStatus();
+  });
+}
+
 Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& repository,
                                                       RegistryOptions options,
                                                       Credentials credentials) {
@@ -166,7 +199,14 @@ Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& reposit
   return std::unique_ptr<ImageStore>(new RegistryStore(std::move(client), std::move(repo)));
 }
 
-Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory) {
+Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory, bool create) {
+  if (create && ::access((directory + "/index.json").c_str(), F_OK) != 0) {
+    constexpr char kLayout[] = R"({"imageLayoutVersion": "1.0.0"})";
+    constexpr char kNoManifests[] = R"({"schemaVersion": 2, "manifests": []})";
+    FASTOCI_CHECK_OK(MakeDirs(directory + "/blobs/sha256"));
+    FASTOCI_CHECK_OK(WriteFileAtomic(directory + "/oci-layout", AsBytes(kLayout)));
+    FASTOCI_CHECK_OK(WriteFileAtomic(directory + "/index.json", AsBytes(kNoManifests)));
+  }
   auto store = std::make_unique<LayoutStore>(directory);
   Result<Json> index = store->Index();
   if (!index.ok()) return index.error().Wrap("OCI layout " + directory);

@@ -21,18 +21,26 @@ class ImageStore {
   virtual Result<std::string> ReadBlob(const std::string& digest, uint64_t max_bytes) = 0;
   // What sink got counts only if this succeeds.
   virtual Status GetBlob(const std::string& digest, uint64_t bytes, const BlobSink& sink) = 0;
-  virtual Status PutBlob(const std::string& digest, ByteSpan data) = 0;
+  // Does nothing if the blob is there already.
+  virtual Status PutBlob(const std::string& digest, uint64_t bytes, const BlobSource& source) = 0;
+  Status PutBlob(const std::string& digest, ByteSpan data);
+  // Takes a blob from another store without its bytes passing through here;
+  // false: that cannot be done, or it is not there.
+  virtual Result<bool> MountBlob(ImageStore*, const std::string&) { return false; }
   // name: a tag, or "" to store it under its digest alone. Returns the digest.
   virtual Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
                                           const std::string& body) = 0;
+  // Whether what no manifest names may go away.
+  virtual bool collects_garbage() const { return false; }
 };
 
 // repository: "host[:port]/repository"; no tag.
 Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& repository,
                                                       RegistryOptions options,
                                                       Credentials credentials);
-// Must hold an image already.
-Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory);
+// create: makes it if there is none; else it must be there.
+Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory,
+                                                    bool create = false);
 
 }  // namespace fastoci
 

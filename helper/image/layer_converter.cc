@@ -1,50 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image/layer_converter.h"
 
-#include <algorithm>
-
 #include "image/assemble.h"
 
 namespace fastoci {
-namespace {
 
-constexpr uint64_t kChunkBytes = 1ULL << FASTOCI_DIGEST_SHIFT;
-
-}  // namespace
-
-void ChunkDigester::Update(ByteSpan data) {
-  while (!data.empty()) {
-    ByteSpan part = data.first(std::min<uint64_t>(data.size(), kChunkBytes - fill_));
-    hash_.Update(part);
-    fill_ += part.size();
-    data = data.subspan(part.size());
-    if (fill_ < kChunkBytes) continue;
-    Sha256Digest digest = hash_.Finish();
-    digests_.insert(digests_.end(), digest.begin(), digest.end());
-    fill_ = 0;
-  }
-}
-
-Bytes ChunkDigester::Finish() {
-  if (fill_ != 0) {
-    Sha256Digest digest = hash_.Finish();
-    digests_.insert(digests_.end(), digest.begin(), digest.end());
-    fill_ = 0;
-  }
-  return std::move(digests_);
-}
+LayerConverter::LayerConverter(const LayerSource& source, const LayerOutput& output, size_t number,
+                               LayerOrder* order)
+    : source_(source),
+      output_(output),
+      number_(number),
+      order_(order),
+      tar_(this),
+      stage_([this](ByteSpan data) { return OnTar(data); }) {}
 
 Result<std::unique_ptr<LayerConverter>> LayerConverter::Create(const LayerSource& source,
-                                                               Ext4Builder* builder) {
+                                                               const LayerOutput& output,
+                                                               size_t number, LayerOrder* order) {
   FASTOCI_TRY(fastoci_codec codec, CodecOfMediaType(source.media_type));
-  std::unique_ptr<LayerConverter> c(new LayerConverter(source, builder));
+  std::unique_ptr<LayerConverter> c(new LayerConverter(source, output, number, order));
   if (codec == FASTOCI_CODEC_GZIP) {
     LayerConverter* raw = c.get();
-    FASTOCI_TRY(GzipIndexBuilder gzip, GzipIndexBuilder::Create(
-                                           {}, [raw](ByteSpan data) { return raw->OnTar(data); }));
+    FASTOCI_TRY(GzipIndexBuilder gzip,
+                GzipIndexBuilder::Create({}, [raw](ByteSpan data) { return raw->stage_.Push(data); }));
     c->gzip_ = std::make_unique<GzipIndexBuilder>(std::move(gzip));
   }
-  builder->BeginLayer();
+  if (!output.overlaybd_dir.empty()) {
+    LsmtFileOptions options = output.overlaybd;
+    options.virtual_bytes = output.fs_bytes;
+    options.pad_index = true;
+    FASTOCI_TRY(c->overlaybd_, OverlaybdWriter::Create(output.overlaybd_dir, options));
+  }
   return c;
 }
 
@@ -52,36 +38,73 @@ Status LayerConverter::Update(ByteSpan blob) {
   blob_hash_.Update(blob);
   blob_bytes_ += blob.size();
   if (blob_bytes_ > source_.bytes) return MismatchError("the blob is longer than promised");
-  return gzip_ ? gzip_->Update(blob) : OnTar(blob);
+  return gzip_ ? gzip_->Update(blob) : stage_.Push(blob);
 }
 
 Status LayerConverter::OnTar(ByteSpan data) {
   data_bytes_ += data.size();
   if (!source_.diff_id.empty()) tar_hash_.Update(data);
   chunks_.Update(data);
-  return tar_.Update(data);
+  FASTOCI_CHECK_OK(tar_.Update(data));
+  return entries_.empty() ? OkStatus() : order_->Feed(number_, &entries_);
 }
 
-Result<PackedMetaLayer> LayerConverter::Finish() {
+Status LayerConverter::OnEntry(const TarEntry& entry) {
+  bool file = entry.type == TarType::kFile;
+  current_ = {entry, {}, true};
+  if (file) current_.mapping.emplace(entry);
+  return file && overlaybd_ ? overlaybd_->Begin(entry.data_offset / kSectorBytes) : OkStatus();
+}
+
+Status LayerConverter::OnData(uint64_t offset, ByteSpan data) {
+  if (overlaybd_) FASTOCI_CHECK_OK(overlaybd_->Append(data));
+  return current_.mapping->OnData(offset, data);
+}
+
+Status LayerConverter::OnEntryEnd(bool zero_padding) {
+  current_.zero_padding = zero_padding;
+  entries_.push_back(std::move(current_));
+  return OkStatus();
+}
+
+Result<PackedMetaLayer> LayerConverter::PackMeta(const LsmtContent& content, Bytes gzip_meta) {
+  MetaLayerFiles files;
+  FASTOCI_TRY(Bytes fs_meta, MakeFsMeta(content, output_.fs_bytes));
+  (output_.fs_type == FsType::kErofs ? files.erofs_fs_meta : files.ext4_fs_meta) = std::move(fs_meta);
+  files.gzip_meta = std::move(gzip_meta);
+  files.description =
+      DescriptionJson({source_.digest, source_.bytes, source_.media_type, data_bytes_});
+  files.chunk_digests = chunks_.Finish();
+  return PackMetaLayer(files);
+}
+
+Result<LayerResult> LayerConverter::Finish() {
   std::string digest = DigestString(blob_hash_.Finish());
   if (digest != source_.digest || blob_bytes_ != source_.bytes)
     return MismatchError("the blob has digest " + digest + " and " + std::to_string(blob_bytes_) +
                          " bytes, not what the manifest says");
-  MetaLayerFiles files;
+  Bytes gzip_meta;
   if (gzip_) {
-    FASTOCI_TRY(files.gzip_meta, gzip_->Finish());
+    FASTOCI_TRY(gzip_meta, gzip_->Finish());
   }
+  FASTOCI_CHECK_OK(stage_.Finish());
   FASTOCI_CHECK_OK(tar_.Finish());
   if (!source_.diff_id.empty()) {
     std::string diff_id = DigestString(tar_hash_.Finish());
     if (diff_id != source_.diff_id)
       return MismatchError("the layer unpacks to " + diff_id + ", not to its diff id");
   }
-  FASTOCI_TRY(files.ext4_fs_meta, builder_->FinishLayer());
-  files.description =
-      DescriptionJson({source_.digest, source_.bytes, source_.media_type, data_bytes_});
-  files.chunk_digests = chunks_.Finish();
-  return PackMetaLayer(files);
+  FASTOCI_TRY(LsmtContent content, order_->Finish(number_, &entries_));
+  LayerResult result;
+  result.nr_entries = tar_.nr_entries();
+  result.nr_members = gzip_ ? gzip_->nr_members() : 0;
+  if (overlaybd_) {
+    FASTOCI_TRY(result.overlaybd, overlaybd_->Finish(content));
+  }
+  if (output_.turbo) {
+    FASTOCI_TRY(result.meta, PackMeta(content, std::move(gzip_meta)));
+  }
+  return result;
 }
 
 }  // namespace fastoci

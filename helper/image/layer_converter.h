@@ -1,27 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // LayerConverter: one original layer, as the stream of its blob, becomes a meta
-// layer, in one pass and without a copy of the blob: sha256 of the blob,
-// inflate and gzip index, tar entries into the Ext4Builder, a SHA-256 per 64 KiB
-// of the data space.
+// layer, a native overlaybd layer, or both, in one pass and without a copy of the
+// blob, on two threads:
 //
-//   blob --> sha256
-//       \--> GzipIndexBuilder --> tar stream --> chunk digests
-//                                          \--> TarReader --> Ext4Builder
+//   caller:  blob --> sha256
+//               \--> GzipIndexBuilder --> tar stream
+//   stage:   tar stream --> sha256, chunk digests
+//                  \--> TarReader --> entries --> LayerOrder (FsBuilder)
+//                            \--> OverlaybdWriter
+//
+// A layer is scanned whether or not it is its turn to be built.
 #ifndef FASTOCI_IMAGE_LAYER_CONVERTER_H_
 #define FASTOCI_IMAGE_LAYER_CONVERTER_H_
 
-#include <fastoci_meta.h>
-
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/digest.h"
 #include "base/result.h"
 #include "codec/gzip_index.h"
 #include "codec/tar_reader.h"
-#include "image/ext4_builder.h"
+#include "image/chunk_digester.h"
+#include "image/data_stage.h"
+#include "image/layer_order.h"
 #include "image/meta_layer.h"
+#include "image/overlaybd_writer.h"
 
 namespace fastoci {
 
@@ -32,41 +37,56 @@ struct LayerSource {
   std::string diff_id;  // of the tar, from the image's config; checked, if given
 };
 
-// SHA-256 per 64 KiB of a stream.
-class ChunkDigester {
- public:
-  void Update(ByteSpan data);
-  Bytes Finish();
-
- private:
-  Sha256 hash_;
-  uint64_t fill_ = 0;
-  Bytes digests_;
+struct LayerOutput {
+  FsType fs_type = FsType::kExt4;
+  uint64_t fs_bytes = kDefaultFsBytes;
+  bool turbo = true;
+  std::string overlaybd_dir;  // where native layers get their space; "": none is made
+  LsmtFileOptions overlaybd;  // but for virtual_bytes
 };
 
-class LayerConverter {
- public:
-  // builder: the image's, at the layer below; one converter at a time. It is
-  // used up by an error.
-  static Result<std::unique_ptr<LayerConverter>> Create(const LayerSource& source,
-                                                        Ext4Builder* builder);
-  Status Update(ByteSpan blob);
-  Result<PackedMetaLayer> Finish();
+struct LayerResult {
+  std::optional<PackedMetaLayer> meta;
+  std::optional<PackedOverlaybdLayer> overlaybd;
+  uint64_t nr_entries = 0;
+  uint64_t nr_members = 0;  // of gzip; 0: not compressed
+};
 
-  uint64_t nr_entries() const { return tar_.nr_entries(); }
+class LayerConverter : private TarSink {
+ public:
+  // number: of the layer in order. It is used up by an error.
+  static Result<std::unique_ptr<LayerConverter>> Create(const LayerSource& source,
+                                                        const LayerOutput& output, size_t number,
+                                                        LayerOrder* order);
+  Status Update(ByteSpan blob);
+  // Waits for the layer's turn.
+  Result<LayerResult> Finish();
 
  private:
-  LayerConverter(const LayerSource& source, Ext4Builder* builder)
-      : source_(source), builder_(builder), tar_(builder) {}
+  LayerConverter(const LayerSource& source, const LayerOutput& output, size_t number,
+                 LayerOrder* order);
   Status OnTar(ByteSpan data);
+  Status OnEntry(const TarEntry& entry) override;
+  Status OnData(uint64_t offset, ByteSpan data) override;
+  Status OnEntryEnd(bool zero_padding) override;
+  Result<PackedMetaLayer> PackMeta(const LsmtContent& content, Bytes gzip_meta);
 
   LayerSource source_;
-  Ext4Builder* builder_;
-  TarReader tar_;
+  LayerOutput output_;
+  size_t number_;
+  LayerOrder* order_;
   std::unique_ptr<GzipIndexBuilder> gzip_;  // null: not compressed
-  Sha256 blob_hash_, tar_hash_;
+  Sha256 blob_hash_;
+  uint64_t blob_bytes_ = 0;
+  // Of the stage's thread, until it has finished:
+  Sha256 tar_hash_;
   ChunkDigester chunks_;
-  uint64_t blob_bytes_ = 0, data_bytes_ = 0;
+  uint64_t data_bytes_ = 0;
+  TarReader tar_;
+  LayerEntry current_;               // whose data is coming
+  std::vector<LayerEntry> entries_;  // complete, and not given to order_
+  std::unique_ptr<OverlaybdWriter> overlaybd_;
+  DataStage stage_;  // the last member: its thread uses the others
 };
 
 }  // namespace fastoci

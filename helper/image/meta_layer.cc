@@ -4,11 +4,11 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "codec/gzip_index.h"
 #include "codec/tar_reader.h"
+#include "codec/tar_writer.h"
 
 namespace fastoci {
 namespace {
@@ -16,29 +16,10 @@ namespace {
 constexpr char kExt4Name[] = "ext4.fs.meta", kErofsName[] = "erofs.fs.meta",
                kMarkerName[] = ".turbo.ociv1", kGzipName[] = "gzip.meta",
                kMembersName[] = "fastoci.gzip", kDescriptionName[] = "fastoci.json", kChunksName[] = "fastoci.chunks";
-constexpr int kDescriptionVersion = 1;
 constexpr size_t kMaxDescriptionBytes = 64 << 10;
 constexpr int kDeflateLevel = 6;  // part of the convertor's format version
 constexpr int kGzipWindowBits = 15 + 16;
 constexpr size_t kIoBytes = 256 << 10;
-
-Bytes TarHeader(const char* name, uint64_t bytes) {
-  char h[kTarBlockBytes] = {};
-  std::snprintf(h, 100, "%s", name);
-  std::snprintf(h + 100, 8, "%07o", 0644);
-  std::snprintf(h + 108, 8, "%07o", 0);
-  std::snprintf(h + 116, 8, "%07o", 0);
-  std::snprintf(h + 124, 12, "%011llo", static_cast<unsigned long long>(bytes));
-  std::snprintf(h + 136, 12, "%011o", 0);
-  h[156] = '0';
-  std::snprintf(h + 257, 6, "ustar");
-  h[263] = h[264] = '0';
-  unsigned sum = 8 * ' ';
-  for (char c : h) sum += static_cast<uint8_t>(c);
-  std::snprintf(h + 148, 8, "%06o", sum);
-  h[155] = ' ';
-  return Bytes(h, h + sizeof(h));
-}
 
 // Writes tar members into a gzip stream in memory; hashes the tar on the way.
 class TarGzipWriter {
@@ -51,7 +32,7 @@ class TarGzipWriter {
     if (open_) deflateEnd(&z_);
   }
   void AddMember(const char* name, ByteSpan data) {
-    Write(TarHeader(name, data.size()), Z_NO_FLUSH);
+    Write(TarHeader(name, data.size(), '0'), Z_NO_FLUSH);
     Write(data, Z_NO_FLUSH);
     Write(Bytes(-data.size() % kTarBlockBytes), Z_NO_FLUSH);
   }
@@ -135,7 +116,7 @@ struct Inflater {
 }  // namespace
 
 std::string DescriptionJson(const MetaLayerDescription& d) {
-  nlohmann::json j = {{"formatVersion", kDescriptionVersion},
+  nlohmann::json j = {{"formatVersion", d.format_version},
                       {"targetDigest", d.target_digest},
                       {"targetSize", d.target_bytes},
                       {"targetMediaType", d.target_media_type},
@@ -150,11 +131,13 @@ Result<MetaLayerDescription> ParseDescription(const std::string& json) {
   if (!j.is_object() || !number("formatVersion") || !text("targetDigest") ||
       !number("targetSize") || !text("targetMediaType") || !number("dataBytes"))
     return InvalidError("fastoci.json is damaged");
-  if (j["formatVersion"].get<uint64_t>() != kDescriptionVersion)
-    return Error{ErrorKind::kUnsupported, EINVAL, "fastoci.json has an unknown version"};
+  uint64_t version = j["formatVersion"].get<uint64_t>();
+  if (version == 0 || version > kConvertorFormatVersion)
+    return Error{ErrorKind::kUnsupported, EINVAL,
+                 "fastoci.json has the unknown version " + std::to_string(version)};
   return MetaLayerDescription{j["targetDigest"].get<std::string>(), j["targetSize"].get<uint64_t>(),
                               j["targetMediaType"].get<std::string>(),
-                              j["dataBytes"].get<uint64_t>()};
+                              j["dataBytes"].get<uint64_t>(), version};
 }
 
 Result<PackedMetaLayer> PackMetaLayer(const MetaLayerFiles& files) {

@@ -17,12 +17,17 @@
 
 namespace fastoci {
 
+// Of what the convertor writes: the same version and the same input give the same
+// bytes. A rebuild needs it.
+inline constexpr uint64_t kConvertorFormatVersion = 2;
+
 // What fastoci.json says; written with sorted keys, so that it has one form.
 struct MetaLayerDescription {
   std::string target_digest;
   uint64_t target_bytes = 0;
   std::string target_media_type;
   uint64_t data_bytes = 0;
+  uint64_t format_version = kConvertorFormatVersion;
 };
 std::string DescriptionJson(const MetaLayerDescription& description);
 // kInvalid unless all fields are there.

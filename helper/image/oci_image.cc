@@ -19,9 +19,20 @@ constexpr char kOciConfigType[] = "application/vnd.oci.image.config.v1+json";
 constexpr char kDockerConfigType[] = "application/vnd.docker.container.image.v1+json";
 constexpr char kOciLayerType[] = "application/vnd.oci.image.layer.v1.tar+gzip";
 constexpr char kDockerLayerType[] = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-constexpr char kArtifactType[] = "application/vnd.containerd.overlaybd.turbo.v1+json";
+constexpr char kOciIndexType[] = "application/vnd.oci.image.index.v1+json";
+constexpr char kDockerIndexType[] = "application/vnd.docker.distribution.manifest.list.v2+json";
+constexpr char kOciTarType[] = "application/vnd.oci.image.layer.v1.tar";
+constexpr char kDockerTarType[] = "application/vnd.docker.image.rootfs.diff.tar";
+constexpr char kTurboArtifact[] = "application/vnd.containerd.overlaybd.turbo.v1+json";
+constexpr char kNativeArtifact[] = "application/vnd.containerd.overlaybd.native.v1+json";
+constexpr char kDigestsArtifact[] = "application/vnd.fastoci.chunk-digests.v1+json";
+constexpr char kDigestsType[] = "application/vnd.fastoci.chunk-digests.v1";
+constexpr char kEmptyType[] = "application/vnd.oci.empty.v1+json";
+constexpr char kReferenceType[] = "vnd.docker.reference.type";
+constexpr size_t kMaxIndexEntries = 1000;
+constexpr uint64_t kDefaultVsizeGib = 64;
 constexpr char kAnnotationPrefix[] = "containerd.io/snapshot/overlaybd/";
-constexpr char kTurboVersion[] = "0.1.0-turbo.ociv1";
+constexpr char kTurboVersion[] = "0.1.0-turbo.ociv1", kNativeVersion[] = "0.1.0";
 
 std::string Text(const Json& object, const char* key) {
   if (!object.is_object()) return "";
@@ -52,6 +63,8 @@ Json ToJson(const Descriptor& d, const std::string& media_type) {
   return {{"mediaType", media_type}, {"digest", d.digest}, {"size", d.bytes}};
 }
 
+std::string Dump(const Json& j) { return j.dump(1, ' ', false, Json::error_handler_t::replace); }
+
 }  // namespace
 
 std::string HostArch() {
@@ -63,19 +76,53 @@ std::string HostArch() {
   return machine;
 }
 
-Result<std::string> PickManifest(const std::string& body, const std::string& arch) {
+Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
   auto manifests = j.find("manifests");
-  if (manifests == j.end() || !manifests->is_array()) return std::string();
+  if (manifests == j.end() || !manifests->is_array())
+    return std::optional<std::vector<IndexEntry>>();
+  if (manifests->size() > kMaxIndexEntries) return InvalidError("the index has too many entries");
+  std::vector<IndexEntry> entries;
   for (const Json& m : *manifests) {
-    if (!m.is_object() || !m.contains("platform")) continue;
-    const Json& platform = m["platform"];
-    if (Text(platform, "os") != "linux" || Text(platform, "architecture") != arch) continue;
-    std::string digest = Text(m, "digest");
-    FASTOCI_CHECK_OK(ParseDigest(digest));
-    return digest;
+    Json wrapped = {{"manifests", m}};
+    IndexEntry e;
+    FASTOCI_TRY(e.descriptor, ParseDescriptor(wrapped, "manifests"));
+    if (m.contains("platform")) {
+      e.os = Text(m["platform"], "os");
+      e.arch = Text(m["platform"], "architecture");
+    }
+    e.attestation = m.contains("annotations") && m["annotations"].is_object() &&
+                    m["annotations"].contains(kReferenceType);
+    entries.push_back(std::move(e));
   }
-  return NotFoundError("the image has no manifest for linux/" + arch);
+  return std::optional(std::move(entries));
+}
+
+Result<std::string> ConvertedIndex(const std::string& body, const std::vector<Descriptor>& replaced,
+                                   bool oci, const Descriptor& subject,
+                                   const std::string& artifact_type) {
+  FASTOCI_TRY(Json j, ParseObject(body, "the index"));
+  j["mediaType"] = IndexMediaType(oci);
+  for (size_t i = 0; i < replaced.size(); i++) {
+    if (replaced[i].digest.empty()) continue;
+    Json& m = j["manifests"][i];
+    m["mediaType"] = replaced[i].media_type;
+    m["digest"] = replaced[i].digest;
+    m["size"] = replaced[i].bytes;
+  }
+  if (!subject.digest.empty()) {
+    j["artifactType"] = artifact_type;
+    j["subject"] = ToJson(subject, subject.media_type);
+  }
+  return Dump(j);
+}
+
+std::string IndexMediaType(bool oci) { return oci ? kOciIndexType : kDockerIndexType; }
+
+Result<std::string> KeeperManifest(const std::string& body, const std::string& digest) {
+  FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
+  j["annotations"]["org.fastoci.original-of"] = digest;
+  return Dump(j);
 }
 
 Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
@@ -125,29 +172,59 @@ Result<std::string> ConvertedConfig(const std::string& config,
   return j.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-std::string ManifestMediaType(const ManifestOptions& options) {
-  return options.oci ? kOciManifestType : kDockerManifestType;
+std::string ManifestMediaType(bool oci) { return oci ? kOciManifestType : kDockerManifestType; }
+
+std::string ArtifactType(ImageFormat format) {
+  return format == ImageFormat::kTurboOci ? kTurboArtifact : kNativeArtifact;
 }
 
 std::string ConvertedManifest(const ManifestOptions& options, const Descriptor& config,
                               const std::vector<ConvertedLayer>& layers) {
-  Json j = {{"schemaVersion", 2}, {"mediaType", ManifestMediaType(options)}};
-  if (!options.subject.digest.empty()) j["artifactType"] = kArtifactType;
+  bool turbo = options.format == ImageFormat::kTurboOci;
+  std::string layer_type = turbo ? (options.oci ? kOciLayerType : kDockerLayerType)
+                                 : (options.oci ? kOciTarType : kDockerTarType);
+  Json j = {{"schemaVersion", 2}, {"mediaType", ManifestMediaType(options.oci)}};
+  if (!options.subject.digest.empty()) j["artifactType"] = ArtifactType(options.format);
   j["config"] = ToJson(config, options.oci ? kOciConfigType : kDockerConfigType);
   j["layers"] = Json::array();
   std::string prefix = kAnnotationPrefix;
   for (const ConvertedLayer& layer : layers) {
-    Json d = ToJson(layer.meta, options.oci ? kOciLayerType : kDockerLayerType);
-    d["annotations"] = {{prefix + "blob-digest", layer.meta.digest},
-                        {prefix + "blob-size", std::to_string(layer.meta.bytes)},
-                        {prefix + "turbo-oci/target-digest", layer.target.digest},
-                        {prefix + "turbo-oci/target-media-type", layer.target.media_type},
-                        {prefix + "version", kTurboVersion}};
+    Json d = ToJson(layer.made, layer_type);
+    Json notes = {{prefix + "blob-digest", layer.made.digest},
+                  {prefix + "blob-size", std::to_string(layer.made.bytes)}};
+    if (turbo) {
+      notes[prefix + "turbo-oci/target-digest"] = layer.target.digest;
+      notes[prefix + "turbo-oci/target-media-type"] = layer.target.media_type;
+    } else {
+      if (options.erofs) notes[prefix + "blob-fs-type"] = "erofs";
+      if (options.vsize_gib != kDefaultVsizeGib)
+        notes[prefix + "vsize"] = std::to_string(options.vsize_gib);
+    }
+    notes[prefix + "version"] = turbo ? kTurboVersion : kNativeVersion;
+    d["annotations"] = std::move(notes);
     j["layers"].push_back(std::move(d));
   }
   if (!options.subject.digest.empty())
     j["subject"] = ToJson(options.subject, options.subject.media_type);
-  return j.dump(1, ' ', false, Json::error_handler_t::replace);
+  return Dump(j);
+}
+
+std::string DigestsManifest(const Descriptor& subject, const std::vector<ConvertedLayer>& layers,
+                            const std::vector<Descriptor>& digests) {
+  Descriptor empty{kEmptyType, DigestString(Sha256::Of(AsBytes(kEmptyConfig))),
+                   sizeof(kEmptyConfig) - 1};
+  Json j = {{"schemaVersion", 2},
+            {"mediaType", kOciManifestType},
+            {"artifactType", kDigestsArtifact},
+            {"config", ToJson(empty, kEmptyType)},
+            {"layers", Json::array()}};
+  for (size_t i = 0; i < layers.size(); i++) {
+    Json d = ToJson(digests[i], kDigestsType);
+    d["annotations"] = {{"org.fastoci.layer", layers[i].made.digest}};
+    j["layers"].push_back(std::move(d));
+  }
+  j["subject"] = ToJson(subject, subject.media_type);
+  return Dump(j);
 }
 
 }  // namespace fastoci

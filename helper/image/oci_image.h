@@ -5,6 +5,7 @@
 #define FASTOCI_IMAGE_OCI_IMAGE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,30 +25,60 @@ struct OriginalImage {
 
 // kUnsupported for what is not an image's manifest.
 Result<OriginalImage> ParseOriginalManifest(const std::string& body);
-// The manifest of linux/arch in an index; "" if body is not an index.
-Result<std::string> PickManifest(const std::string& body, const std::string& arch);
+
+// What an index names.
+struct IndexEntry {
+  Descriptor descriptor;
+  std::string os, arch;      // "" if it has no platform
+  bool attestation = false;  // about an image, not one
+};
+// Null if body is not an index.
+Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& body);
+// body with other manifests (and descriptors' media types) in place of some of
+// its own: replaced[i] of entry i, unless its digest is empty. Platforms and all
+// else stay.
+Result<std::string> ConvertedIndex(const std::string& body, const std::vector<Descriptor>& replaced,
+                                   bool oci, const Descriptor& subject,
+                                   const std::string& artifact_type);
+std::string IndexMediaType(bool oci);
+// body with an annotation that says why it is there twice: the same image under
+// another digest.
+Result<std::string> KeeperManifest(const std::string& body, const std::string& digest);
+// GOARCH of this machine.
 // GOARCH of this machine.
 std::string HostArch();
 Result<std::vector<std::string>> DiffIds(const std::string& config);
 
+enum class ImageFormat { kTurboOci, kOverlaybd };
+
 struct ConvertedLayer {
-  Descriptor meta;     // media_type is not used
+  Descriptor made;  // the meta layer or overlaybd layer; media_type is not used
   std::string diff_id;
-  Descriptor target;   // the original layer
+  Descriptor target;  // the original layer
 };
 
-// The original config with the meta layers' diff ids; all else stays.
+// The original config with the new layers' diff ids; all else stays.
 Result<std::string> ConvertedConfig(const std::string& config,
                                     const std::vector<ConvertedLayer>& layers);
 
 struct ManifestOptions {
+  ImageFormat format = ImageFormat::kTurboOci;
   bool oci = false;  // else docker's media types
+  uint64_t vsize_gib = 64;
+  bool erofs = false;
   // Descriptor of the original manifest; digest empty: no subject.
   Descriptor subject;
 };
-std::string ManifestMediaType(const ManifestOptions& options);
+std::string ManifestMediaType(bool oci);
+// The type of a referrer in that format.
+std::string ArtifactType(ImageFormat format);
 std::string ConvertedManifest(const ManifestOptions& options, const Descriptor& config,
                               const std::vector<ConvertedLayer>& layers);
+// The artifact that holds the chunk digests of overlaybd layers, see
+// docs/meta-format.md. digests[i]: those of layers[i].
+std::string DigestsManifest(const Descriptor& subject, const std::vector<ConvertedLayer>& layers,
+                            const std::vector<Descriptor>& digests);
+inline constexpr char kEmptyConfig[] = "{}";
 
 }  // namespace fastoci
 

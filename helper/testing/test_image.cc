@@ -64,26 +64,32 @@ TestImage::~TestImage() {
   if (!path_.empty()) ::unlink(path_.c_str());
 }
 
-Result<TestImage> TestImage::Make(const std::vector<Layer>& layers) {
+Result<TestImage> TestImage::Make(const std::vector<Layer>& layers, FsType fs_type) {
   TestImage image;
+  image.fs_type_ = fs_type;
+  LayerOutput output;
+  output.fs_type = fs_type;
   AssembleInput input;
   std::vector<UniqueFd> fds;
-  std::unique_ptr<Ext4Builder> builder;
+  std::unique_ptr<FsBuilder> builder;
+  std::optional<LayerOrder> order;
   for (const Layer& layer : layers) {
     std::string blob = layer.gzip ? TestGzip(layer.tar) : layer.tar;
     Sha256Digest digest = Sha256::Of(AsBytes(blob));
     if (!builder) {
-      FASTOCI_TRY(builder, Ext4Builder::Create(digest));
+      FASTOCI_TRY(builder, FsBuilder::Create(fs_type, digest));
+      order.emplace(builder.get());
     }
     FASTOCI_TRY(auto converter,
                 LayerConverter::Create({DigestString(digest), blob.size(),
                                         layer.gzip ? kGzipType : kTarType,
                                         DigestString(Sha256::Of(AsBytes(layer.tar)))},
-                                       builder.get()));
+                                       output, image.meta_layers_.size(), &*order));
     constexpr size_t kStep = 10007;
     for (size_t at = 0; at < blob.size(); at += kStep)
       FASTOCI_CHECK_OK(converter->Update(AsBytes(blob).subspan(at, std::min(kStep, blob.size() - at))));
-    FASTOCI_TRY(PackedMetaLayer packed, converter->Finish());
+    FASTOCI_TRY(LayerResult result, converter->Finish());
+    const PackedMetaLayer& packed = *result.meta;
     fds.emplace_back(memfd_create("meta", MFD_CLOEXEC));
     FASTOCI_CHECK_OK(WriteFull(fds.back().get(), packed.data, "memfd"));
     image.meta_layers_.push_back(packed.data);
@@ -132,7 +138,8 @@ Status TestImage::Flatten(const std::vector<Layer>& layers) {
 }
 
 std::string TestImage::Fsck() const {
-  std::string command = "e2fsck -fn " + path_ + " 2>&1", text;
+  std::string command = (fs_type_ == FsType::kErofs ? "fsck.erofs " : "e2fsck -fn ") + path_ + " 2>&1";
+  std::string text;
   FILE* pipe = popen(command.c_str(), "r");
   char buffer[1024];
   while (size_t n = std::fread(buffer, 1, sizeof(buffer), pipe)) text.append(buffer, n);

@@ -13,6 +13,7 @@
 #include "base/digest.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "image/fs_builder.h"
 
 namespace fastoci {
 
@@ -32,21 +33,24 @@ class TestImage {
     std::string tar;
     bool gzip = true;
   };
-  static Result<TestImage> Make(const std::vector<Layer>& layers);
+  static Result<TestImage> Make(const std::vector<Layer>& layers, FsType fs_type = FsType::kExt4);
   TestImage(TestImage&&) = default;
   TestImage& operator=(TestImage&&) = default;
   ~TestImage();
 
-  // "" if e2fsck -fn finds nothing, or what it says.
+  // "" if e2fsck -fn or fsck.erofs finds nothing, or what it says.
   std::string Fsck() const;
   std::optional<TestFile> Find(const std::string& path) const;
   std::vector<std::string> List(const std::string& path) const;  // without "." and ".."
+  // The device, as a file.
+  const std::string& path() const { return path_; }
   const Bytes& assembled() const { return assembled_; }
   const std::vector<Bytes>& meta_layers() const { return meta_layers_; }
 
  private:
   TestImage() = default;
   Status Flatten(const std::vector<Layer>& layers);
+  FsType fs_type_ = FsType::kExt4;
   std::string path_;
   Bytes assembled_;
   std::vector<Bytes> meta_layers_;

@@ -5,7 +5,7 @@
 # (whiteouts, opaque directories, capabilities, device nodes, sparse files, long names, ids over 2^21) and random ones.
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
-requires e2fsck "$BIN/convertor"
+requires e2fsck fsck.erofs "$BIN/convertor"
 
 lib=$SELFTESTS/lib
 tmp=$DISK/convert
@@ -30,12 +30,17 @@ same_tree() { # same_tree TAG CONVERTED [mount options]
 converted() { # converted TAG KIND: the converted image TAG_KIND reads back and holds the tree of TAG
 	local name=$1_$2
 	check "$name: the second reader understands it" "$PYTHON" "$lib/readimage.py" layout "$name" "$name.img" || return
-	check "$name: e2fsck finds nothing" e2fsck -fn "$name.img"
-	check "$name: the tree is the layers' tree" same_tree "$1" "$name" noload
+	if [ "$2" = erofs ]; then
+		check "$name: fsck.erofs finds nothing" fsck.erofs "$name.img"
+		check "$name: the tree is the layers' tree" same_tree "$1" "$name"
+	else
+		check "$name: e2fsck finds nothing" e2fsck -fn "$name.img"
+		check "$name: the tree is the layers' tree" same_tree "$1" "$name" noload
+	fi
 	rm -f "$name.img"
 }
 
-modprobe -a loop ext4 && modprobe libcrc32c || die modprobe
+modprobe -a loop ext4 erofs && modprobe libcrc32c || die modprobe
 image fixture "$layers"/layer{1,2,3}.tar.gz
 check 'the expected tree of the fixture' expected fixture "$layers"/layer{1,2,3}.tar.gz
 tags=(fixture)
@@ -46,6 +51,10 @@ for seed in ${CONVERT_SEEDS:-1 2 3}; do
 	tags+=("r$seed")
 done
 for tag in "${tags[@]}"; do
-	check "$tag is converted" convert_layout -i "$tag" --fastoci "${tag}_ext4" && converted "$tag" ext4
+	check "$tag is converted to both formats" convert_layout -i "$tag" --fastoci "${tag}_ext4" -o "${tag}_native" &&
+		converted "$tag" ext4
+	check "$tag is converted to erofs" convert_layout -i "$tag" --fastoci "${tag}_erofs" --fstype erofs &&
+		converted "$tag" erofs
 done
+converted fixture native
 finish

@@ -108,7 +108,8 @@ def lsmt(data):
 def members_of(blob):
     """[(offset in the blob, its length, offset in the stream, length there)] of each gzip member."""
     out, at, data_at = [], 0, 0
-    while at < len(blob) and blob[at:].strip(b"\0"):
+    while blob[at:].strip(b"\0"):
+        at = len(blob) - len(blob[at:].lstrip(b"\0"))
         z = zlib.decompressobj(31)
         n = len(z.decompress(blob[at:]))
         used = len(blob) - at - len(z.unused_data)

@@ -7,11 +7,13 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <string>
 
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "image/convert.h"
+#include "image/copy.h"
 
 namespace fastoci {
 namespace {
@@ -21,12 +23,14 @@ constexpr auto kProgressInterval = std::chrono::milliseconds(100);
 constexpr int kBarWidth = 30;
 
 struct Flags {
-  std::string repository, input_tag, input_digest, output_tag, fastoci_tag, turbo_tag;
+  std::string repository, input_tag, input_digest, overlaybd_tag, fastoci_tag, turbo_tag;
   std::string user, directory = "tmp_conv", fs_type = "ext4", platform;
   std::string root_ca, cert_dir, client_cert;
   bool plain = false, verbose = false, oci = false, referrer = false, insecure = false;
   bool reserve = false, no_upload = false, dump_manifest = false;
-  int vsize = 64, concurrency = 4;
+  bool mkfs = true, native = false;
+  uint64_t vsize = 64;
+  unsigned concurrency = 4;
 };
 
 std::string Size(uint64_t bytes) {
@@ -62,12 +66,19 @@ class Printer : public ConvertObserver {
                  Size(done).c_str(), Size(total).c_str());
     bar_ = true;
   }
-  void OnLayerDone(size_t number, const ConvertedLayer& layer, uint64_t nr_entries) override {
+  void OnLayerDone(size_t number, ImageFormat format, const ConvertedLayer& layer,
+                   uint64_t nr_entries) override {
     Clear();
-    std::fprintf(stderr, "layer %zu/%zu %s: %s -> %s, %llu entries\n", number + 1, layers_.size(),
+    std::fprintf(stderr, "layer %zu/%zu %s: %s -> %s%s, %llu entries\n", number + 1, layers_.size(),
                  layer.target.digest.substr(7, 12).c_str(), Size(layer.target.bytes).c_str(),
-                 Size(layer.meta.bytes).c_str(), static_cast<unsigned long long>(nr_entries));
-    if (verbose_) std::fprintf(stderr, "  meta layer %s\n", layer.meta.digest.c_str());
+                 Size(layer.made.bytes).c_str(),
+                 format == ImageFormat::kOverlaybd ? " of overlaybd" : "",
+                 static_cast<unsigned long long>(nr_entries));
+    if (verbose_) std::fprintf(stderr, "  %s\n", layer.made.digest.c_str());
+  }
+  void OnWarning(const std::string& text) override {
+    Clear();
+    std::fprintf(stderr, "convertor: warning: %s\n", text.c_str());
   }
 
  private:
@@ -90,13 +101,14 @@ void Define(CLI::App* app, Flags* f) {
   app->add_option("-g,--input-digest", f->input_digest, "or its digest");
   app->add_option("--fastoci", f->fastoci_tag, "tag of the FastOCI image to make");
   app->add_option("--turboOCI", f->turbo_tag, "the same; overrides --fastoci");
-  app->add_option("-o,--output-tag", f->output_tag,
-                  "tag of a native overlaybd image (not offered; use --fastoci)");
+  app->add_option("-o,--output-tag", f->overlaybd_tag, "tag of the native overlaybd image to make");
+  app->add_flag("--overlaybd", f->native,
+                "make a native overlaybd image, as -o does; with --fastoci both formats in one run");
   app->add_flag("--oci", f->oci, "write OCI manifests instead of docker's");
   app->add_flag("--referrer", f->referrer,
                 "make the result a referrer of the original image (implies --oci)");
   app->add_option("--platform", f->platform,
-                  "architecture to take from a multi-platform image (default: this machine's)");
+                  "architecture to take from a multi-platform image (default: all)");
   app->add_option("-u,--username", f->user, "USER[:PASSWORD] (default: docker's config.json)");
   app->add_flag("--plain", f->plain, "plain HTTP instead of HTTPS");
   app->add_flag("--insecure", f->insecure, "accept any TLS certificate");
@@ -107,10 +119,12 @@ void Define(CLI::App* app, Flags* f) {
   app->add_flag("--reserve", f->reserve, "keep the meta layers in the directory");
   app->add_flag("--no-upload", f->no_upload, "convert, but push nothing");
   app->add_flag("--dump-manifest", f->dump_manifest, "write config and manifest to the directory");
-  app->add_option("--fstype", f->fs_type, "ext4, the only one")->check(CLI::IsMember({"ext4"}));
-  app->add_option("--vsize", f->vsize, "virtual size in GB: 64, the only one")
-      ->check(CLI::IsMember({64}));
-  app->add_option("--concurrency-limit", f->concurrency, "taken and not used: layers go in order");
+  app->add_option("--fstype", f->fs_type, "ext4 (default) or erofs")
+      ->check(CLI::IsMember({"ext4", "erofs"}));
+  app->add_option("--vsize", f->vsize, "virtual size in GB, 4 to 2047 (default: 64)");
+  app->add_flag("--mkfs,!--no-mkfs", f->mkfs, "make the file system (default)");
+  app->add_option("--concurrency-limit", f->concurrency, "layers at a time (default: 4)")
+      ->check(CLI::Range(1, 64));
   app->add_flag("--verbose", f->verbose, "say more");
 }
 
@@ -137,9 +151,21 @@ Result<TlsOptions> Tls(const Flags& f) {
   return tls;
 }
 
+// A name of an OCI layout: oci:DIR or oci:DIR:TAG.
+struct LayoutName {
+  std::string directory, tag;
+};
+std::optional<LayoutName> ParseLayoutName(const std::string& text) {
+  if (!text.starts_with(kLayoutPrefix)) return std::nullopt;
+  std::string rest = text.substr(sizeof(kLayoutPrefix) - 1);
+  size_t colon = rest.rfind(':');
+  if (colon == std::string::npos || rest.find('/', colon) != std::string::npos)
+    return LayoutName{rest, ""};
+  return LayoutName{rest.substr(0, colon), rest.substr(colon + 1)};
+}
+
 Result<std::unique_ptr<ImageStore>> OpenStore(const Flags& f) {
-  if (f.repository.starts_with(kLayoutPrefix))
-    return OpenLayoutStore(f.repository.substr(sizeof(kLayoutPrefix) - 1));
+  if (auto layout = ParseLayoutName(f.repository)) return OpenLayoutStore(layout->directory);
   FASTOCI_TRY(Credentials credentials, f.user.empty() ? Credentials::LoadDefault()
                                                       : Credentials::FromUserPassword(f.user));
   RegistryOptions options;
@@ -148,46 +174,96 @@ Result<std::unique_ptr<ImageStore>> OpenStore(const Flags& f) {
   return OpenRegistryStore(f.repository, std::move(options), std::move(credentials));
 }
 
-Status Run(const Flags& f) {
+// The formats and tags that the flags ask for, as in the tool they come from:
+// -o alone means overlaybd.
+Result<ConvertOptions> Options(const Flags& f) {
   ConvertOptions options;
   options.source = f.input_digest.empty() ? f.input_tag : f.input_digest;
-  options.target_tag = f.turbo_tag.empty() ? f.fastoci_tag : f.turbo_tag;
+  if (auto layout = ParseLayoutName(f.repository); layout && options.source.empty())
+    options.source = layout->tag;
   if (options.source.empty()) return Usage("which image? -i TAG or -g DIGEST");
-  if (options.target_tag.empty() && !f.output_tag.empty())
-    return Usage("native overlaybd images are not offered; use --fastoci " + f.output_tag);
-  if (options.target_tag.empty() && !f.referrer && !f.no_upload)
-    return Usage("under which tag? --fastoci TAG");
-  if (options.target_tag == options.source)
+  const std::string& turbo = f.turbo_tag.empty() ? f.fastoci_tag : f.turbo_tag;
+  bool native = f.native || !f.overlaybd_tag.empty();
+  if (!turbo.empty() || !native) options.turbo_tag = turbo;
+  if (native) options.overlaybd_tag = f.overlaybd_tag;
+  bool named = !turbo.empty() || !f.overlaybd_tag.empty();
+  if (!named && !f.referrer && !f.no_upload)
+    return Usage("under which tag? --fastoci TAG, or -o TAG for overlaybd");
+  if (turbo == options.source || f.overlaybd_tag == options.source)
     return Usage("the result needs a tag of its own: the original image must stay");
+  if (!turbo.empty() && turbo == f.overlaybd_tag) return Usage("two formats need two tags");
+  if (!f.mkfs)
+    return Usage("--mkfs=false builds on a base layer that only the overlaybd project has");
   options.arch = f.platform.substr(f.platform.rfind('/') + 1);
+  options.fs_type = f.fs_type == "erofs" ? FsType::kErofs : FsType::kExt4;
+  options.fs_bytes = f.vsize << 30;
   options.oci = f.oci;
   options.referrer = f.referrer;
   options.store = !f.no_upload;
+  options.concurrency = f.concurrency;
+  return options;
+}
+
+// Where the result goes: another layout, if the tags name one.
+Result<std::unique_ptr<ImageStore>> OpenTarget(ConvertOptions* options) {
+  std::unique_ptr<ImageStore> store;
+  std::string directory;
+  for (std::optional<std::string>* tag : {&options->turbo_tag, &options->overlaybd_tag}) {
+    if (!*tag) continue;
+    auto layout = ParseLayoutName(**tag);
+    if (!layout) {
+      if (store) return Usage("all results go to the same layout");
+      continue;
+    }
+    if (store && layout->directory != directory) return Usage("all results go to the same layout");
+    if (layout->tag.empty()) return Usage("oci:DIR:TAG wants a tag");
+    directory = layout->directory;
+    *tag = layout->tag;
+    if (store) continue;
+    FASTOCI_TRY(store, OpenLayoutStore(directory, true));
+  }
+  return store;
+}
+
+Status Run(const Flags& f) {
+  FASTOCI_TRY(ConvertOptions options, Options(f));
+  FASTOCI_CHECK_OK(MakeDirs(f.directory));
+  options.scratch_dir = f.directory;
   if (f.reserve || f.dump_manifest) {
-    FASTOCI_CHECK_OK(MakeDirs(f.directory));
     options.dump = [&f](const std::string& name, ByteSpan data) {
       bool wanted = name.ends_with(".json") ? f.dump_manifest : f.reserve;
       return wanted ? WriteFileAtomic(f.directory + "/" + name, data) : OkStatus();
     };
   }
   FASTOCI_TRY(auto store, OpenStore(f));
+  FASTOCI_TRY(auto target, OpenTarget(&options));
   auto begin = std::chrono::steady_clock::now();
-  ConvertedImage image;
+  std::vector<ConvertedImage> images;
   {
     Printer printer(f.verbose);
-    FASTOCI_TRY(image, ConvertImage(store.get(), options, &printer));
+    if (target && options.store) {  // what is made must lie beside the original
+      CopyOptions copy{.scratch_dir = f.directory, .warn = {}};
+      std::string tag = options.source.starts_with("sha256:") ? "" : options.source;
+      FASTOCI_TRY(options.source, CopyImage(store.get(), options.source, target.get(), tag, copy));
+    }
+    FASTOCI_TRY(images, ConvertImage(target ? target.get() : store.get(), options, &printer));
   }
-  uint64_t from = 0, to = 0;
-  for (const ConvertedLayer& layer : image.layers) {
-    from += layer.target.bytes;
-    to += layer.meta.bytes;
-  }
+  ::rmdir(f.directory.c_str());  // unless something is kept there
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  std::fprintf(stderr, "%s -> %s (%.2f %%) in %.1f s\n", Size(from).c_str(), Size(to).c_str(),
-               100.0 * static_cast<double>(to) / static_cast<double>(std::max<uint64_t>(from, 1)),
-               seconds);
-  std::printf("%s%s%s@%s\n", f.repository.c_str(), options.target_tag.empty() ? "" : ":",
-              options.target_tag.c_str(), image.manifest_digest.c_str());
+  for (const ConvertedImage& image : images) {
+    uint64_t from = 0, to = 0;
+    for (const ConvertedLayer& layer : image.layers) {
+      from += layer.target.bytes;
+      to += layer.made.bytes;
+    }
+    std::fprintf(stderr, "%s -> %s (%.2f %%) in %.1f s\n", Size(from).c_str(), Size(to).c_str(),
+                 100.0 * static_cast<double>(to) / static_cast<double>(std::max<uint64_t>(from, 1)),
+                 seconds);
+    const std::string& tag =
+        image.format == ImageFormat::kTurboOci ? *options.turbo_tag : *options.overlaybd_tag;
+    std::printf("%s%s%s@%s\n", f.repository.c_str(), tag.empty() ? "" : ":", tag.c_str(),
+                image.manifest.digest.c_str());
+  }
   return OkStatus();
 }
 

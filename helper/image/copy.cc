@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/copy.h"
+
+#include <fcntl.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/digest.h"
+#include "base/unique_fd.h"
+#include "image/oci_image.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kMaxTagBytes = 128;
+constexpr char kKeeperSuffix[] = "-original";
+constexpr char kTargetKey[] = "containerd.io/snapshot/overlaybd/turbo-oci/target-digest";
+constexpr char kOldTargetKey[] = "containerd.io/snapshot/overlaybd/fastoci/target-digest";
+constexpr int kMaxIndexDepth = 4;
+
+std::string Text(const Json& j, const char* key) {
+  return j.is_object() && j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : "";
+}
+
+class Copier {
+ public:
+  Copier(ImageStore* from, ImageStore* to, const CopyOptions& options)
+      : from_(from), to_(to), options_(options) {}
+
+  Result<std::string> Copy(const Manifest& manifest, const std::string& tag, int depth) {
+    Json j = Json::parse(manifest.body, nullptr, false);
+    if (!j.is_object()) return InvalidError("manifest " + manifest.digest + " is not JSON");
+    if (j.contains("manifests") && j["manifests"].is_array()) {
+      if (depth == kMaxIndexDepth) return InvalidError("indexes within indexes");
+      for (const Json& m : j["manifests"]) {
+        FASTOCI_TRY(Manifest child, from_->GetManifest(Text(m, "digest")));
+        FASTOCI_CHECK_OK(Copy(child, "", depth + 1));
+      }
+    }
+    if (j.contains("config")) FASTOCI_CHECK_OK(CopyDescriptor(j["config"]));
+    if (j.contains("layers") && j["layers"].is_array()) {
+      for (const Json& layer : j["layers"]) {
+        FASTOCI_CHECK_OK(CopyDescriptor(layer));
+        if (!layer.contains("annotations")) continue;
+        std::string target = Text(layer["annotations"], kTargetKey);
+        if (target.empty()) target = Text(layer["annotations"], kOldTargetKey);
+        if (!target.empty()) FASTOCI_CHECK_OK(CopyBlob(target, 0));
+      }
+    }
+    return to_->PutManifest(tag, manifest.media_type, manifest.body);
+  }
+
+ private:
+  Status CopyDescriptor(const Json& d) {
+    uint64_t bytes = d.is_object() && d.contains("size") && d["size"].is_number_unsigned()
+                         ? d["size"].get<uint64_t>()
+                         : 0;
+    return CopyBlob(Text(d, "digest"), bytes);
+  }
+
+  // bytes: 0 if it is not known.
+  Status CopyBlob(const std::string& digest, uint64_t bytes) {
+    if (!done_.insert(digest).second) return OkStatus();
+    FASTOCI_CHECK_OK(ParseDigest(digest));
+    auto mounted = to_->MountBlob(from_, digest);
+    if (mounted.ok() && *mounted) return OkStatus();
+    UniqueFd file(::open(options_.scratch_dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (!file.valid()) return ErrnoError("a file in " + options_.scratch_dir);
+    uint64_t at = 0;
+    FASTOCI_CHECK_OK(from_->GetBlob(digest, bytes, [&](ByteSpan data) {
+      Status s = PwriteFull(file.get(), data, at, "blob " + digest);
+      at += data.size();
+      return s;
+    }));
+    return to_->PutBlob(digest, at, [&](uint64_t offset, std::span<uint8_t> out) {
+      return PreadFull(file.get(), out, offset, "blob " + digest);
+    });
+  }
+
+  ImageStore *from_, *to_;
+  const CopyOptions& options_;
+  std::set<std::string> done_;
+};
+
+}  // namespace
+
+Result<std::string> CopyImage(ImageStore* from, const std::string& name, ImageStore* to,
+                              const std::string& tag, const CopyOptions& options) {
+  FASTOCI_TRY(Manifest manifest, from->GetManifest(name));
+  Copier copier(from, to, options);
+  // First what keeps the layers of the original alive, so that there is no time
+  // when nothing does.
+  if (!name.starts_with("sha256:") && !tag.empty()) {
+    auto original = from->GetManifest(KeeperTag(name));
+    if (original.ok()) {
+      FASTOCI_CHECK_OK(copier.Copy(*original, KeeperTag(tag), 0));
+    } else if (original.error().kind != ErrorKind::kNotFound) {
+      return original.error();
+    }
+  }
+  return copier.Copy(manifest, tag, 0);
+}
+
+std::string KeeperTag(const std::string& tag) { return tag + kKeeperSuffix; }
+
+Status KeepOriginal(ImageStore* store, const std::string& tag, const Manifest& original) {
+  if (tag.empty() || KeeperTag(tag).size() > kMaxTagBytes)
+    return InvalidError("there is no tag to keep the original image under");
+  FASTOCI_TRY(auto index, ParseIndex(original.body));
+  std::string body;
+  if (index) {
+    std::vector<Descriptor> kept;
+    for (const IndexEntry& e : *index) {
+      kept.emplace_back();
+      if (e.attestation) continue;
+      FASTOCI_TRY(Manifest child, store->GetManifest(e.descriptor.digest));
+      FASTOCI_TRY(std::string copy, KeeperManifest(child.body, child.digest));
+      FASTOCI_TRY(std::string digest, store->PutManifest("", child.media_type, copy));
+      kept.back() = {child.media_type, digest, copy.size()};
+    }
+    bool oci = original.media_type == IndexMediaType(true);
+    FASTOCI_TRY(body, ConvertedIndex(original.body, kept, oci, {}, ""));
+  } else {
+    FASTOCI_TRY(body, KeeperManifest(original.body, original.digest));
+  }
+  auto put = store->PutManifest(KeeperTag(tag), original.media_type, body);
+  return put.ok() ? OkStatus() : Status(put.error());
+}
+
+}  // namespace fastoci

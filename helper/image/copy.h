@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// CopyImage: an image with all that it needs, from one store to another. A
+// converted image needs the layers of its original, which its manifest does not
+// name: they are copied, too, and kept (KeepOriginal).
+#ifndef FASTOCI_IMAGE_COPY_H_
+#define FASTOCI_IMAGE_COPY_H_
+
+#include <functional>
+#include <string>
+
+#include "base/result.h"
+#include "image/image_store.h"
+
+namespace fastoci {
+
+struct CopyOptions {
+  std::string scratch_dir = "/var/tmp";  // for one blob at a time
+  std::function<void(const std::string& warning)> warn;
+};
+
+// name, tag: as of ImageStore::GetManifest() and PutManifest(). Manifests come
+// behind what they name, the tag last. Returns the digest.
+Result<std::string> CopyImage(ImageStore* from, const std::string& name, ImageStore* to,
+                              const std::string& tag, const CopyOptions& options);
+
+// The tag under which the original of the image `tag` is kept.
+std::string KeeperTag(const std::string& tag);
+// Stores the original image once more, under KeeperTag(tag) and a digest of its
+// own: its layers stay when its own tag and manifest are deleted. original: its
+// manifest or index; what that names is in the store.
+Status KeepOriginal(ImageStore* store, const std::string& tag, const Manifest& original);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_IMAGE_COPY_H_

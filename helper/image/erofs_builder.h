@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// ErofsBuilder: layers as one erofs file system: 4 KiB blocks, extended inodes,
+// flat data, inline extended attributes, no compression. It mounts from Linux
+// 5.4 on.
+//
+// Layout: as with ext4, metadata grows from the front and file contents from
+// kDataZoneBlock on, and no place is used twice. The root's inode follows the
+// superblock in block 0. An inode lies with its extended attributes and, where
+// there is room in the block, with the end of its content (a symlink's target, a
+// directory's last block) in one record. A layer appends new records and writes
+// in place what changes in old ones: a directory that no longer fits gets blocks
+// of its own; one whose extended attributes no longer fit moves, and with it the
+// names that lead to it.
+#ifndef FASTOCI_IMAGE_EROFS_BUILDER_H_
+#define FASTOCI_IMAGE_EROFS_BUILDER_H_
+
+#include <unordered_map>
+#include <unordered_set>
+
+#include "image/fs_builder.h"
+
+namespace fastoci {
+
+class ErofsBuilder : public FsBuilder {
+ public:
+  static Result<std::unique_ptr<FsBuilder>> Create(const Sha256Digest& identity,
+                                                   uint64_t fs_bytes);
+
+ protected:
+  Result<uint32_t> NewInode(bool directory) override;
+  Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes) override;
+  Status WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs) override;
+  Status WriteSymlink(FileNode* node, const std::string& target) override;
+  Status WriteDevice(FileNode* node, uint32_t major, uint32_t minor) override;
+  Result<std::vector<FileExtent>> WriteRegular(
+      FileNode* node, uint64_t size,
+      const std::vector<std::pair<uint64_t, uint64_t>>& blocks) override;
+  void OnGone(FileNode* node) override;
+  uint32_t NameHash(std::string_view) override { return 0; }
+  uint32_t max_links() const override { return UINT32_MAX; }
+  Status Flush(const std::vector<uint32_t>& changed_links) override;
+
+ private:
+  struct Inode {
+    InodeAttributes attributes;
+    Bytes xattrs;             // as they lie behind the inode; empty: none
+    uint64_t size = 0;        // of a directory: of its content as it was written last
+    uint32_t device = 0;      // of device nodes
+    uint64_t offset = 0;      // of the record on the device; 0: has no place yet
+    uint64_t room = 0;        // of the record
+    uint32_t block = 0;       // of the content, as far as it is not in the record
+    uint32_t nr_blocks = 0;   // reserved there
+    bool dirty = true;
+  };
+
+  ErofsBuilder(const Sha256Digest& identity, uint64_t fs_bytes)
+      : FsBuilder(fs_bytes), identity_(identity) {}
+  Result<uint64_t> AllocateMetadata(uint64_t nr_blocks);
+  Status PlaceRecord(Inode* inode, uint64_t bytes);
+  // The content of a directory or symlink; other nodes have none here.
+  Result<Bytes> ContentOf(const FileNode& node);
+  uint64_t ContentBytes(const FileNode& node);
+  static bool IsInline(const Inode& inode, uint64_t content_bytes);
+  Status Place(const FileNode& node);
+  Status Write(const FileNode& node);
+  void WriteSuperblock();
+
+  Sha256Digest identity_;
+  std::unordered_map<uint32_t, Inode> inodes_;
+  std::unordered_set<uint32_t> dirty_;
+  uint32_t next_ino_ = 0;
+  uint64_t next_metadata_ = 1, next_data_ = 0;  // blocks
+  uint64_t record_at_ = 0, record_end_ = 0;     // room for records in a block
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_IMAGE_EROFS_BUILDER_H_

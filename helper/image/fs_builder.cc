@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/fs_builder.h"
+
+#include <sys/stat.h>
+
+#include "image/erofs_builder.h"
+#include "image/ext4_builder.h"
+
+namespace fastoci {
+namespace {
+
+constexpr char kWhiteout[] = ".wh.", kOpaque[] = ".wh..wh..opq", kAufs[] = ".wh..wh.";
+
+uint8_t FileType(TarType type) {
+  switch (type) {
+    case TarType::kDirectory: return EXT2_FT_DIR;
+    case TarType::kSymlink: return EXT2_FT_SYMLINK;
+    case TarType::kCharDevice: return EXT2_FT_CHRDEV;
+    case TarType::kBlockDevice: return EXT2_FT_BLKDEV;
+    case TarType::kFifo: return EXT2_FT_FIFO;
+    default: return EXT2_FT_REG_FILE;
+  }
+}
+
+uint32_t TypeBits(TarType type) {
+  switch (type) {
+    case TarType::kDirectory: return S_IFDIR;
+    case TarType::kSymlink: return S_IFLNK;
+    case TarType::kCharDevice: return S_IFCHR;
+    case TarType::kBlockDevice: return S_IFBLK;
+    case TarType::kFifo: return S_IFIFO;
+    default: return S_IFREG;
+  }
+}
+
+InodeAttributes AttributesOf(const TarEntry& e) {
+  // Links have no mode of their own.
+  uint32_t mode = e.type == TarType::kSymlink ? 0777 : e.mode;
+  return {TypeBits(e.type) | mode, e.uid, e.gid, e.mtime_sec, e.mtime_nsec};
+}
+
+// Path of the directory and name in it.
+std::pair<std::string, std::string> Split(const std::string& path) {
+  size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return {"", path};
+  return {path.substr(0, slash), path.substr(slash + 1)};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<FsBuilder>> FsBuilder::Create(FsType type, const Sha256Digest& identity,
+                                                     uint64_t fs_bytes) {
+  if (fs_bytes < kMinFsBytes || fs_bytes > kMaxFsBytes || fs_bytes % (1ULL << 30) != 0)
+    return InvalidError("a file system has 4 to 2047 GiB");
+  std::unique_ptr<FsBuilder> b;
+  if (type == FsType::kErofs) {
+    FASTOCI_TRY(b, ErofsBuilder::Create(identity, fs_bytes));
+  } else {
+    FASTOCI_TRY(b, Ext4Builder::Create(identity, fs_bytes));
+  }
+  FASTOCI_CHECK_OK(b->WriteAttributes(b->tree_.root()->ino, {S_IFDIR | 0755, 0, 0, 0, 0}));
+  FsBuilder* raw = b.get();
+  b->tree_.gone = [raw](FileNode* node) {
+    raw->OnGone(node);
+    raw->last_parent_ = nullptr;
+  };
+  b->tree_.fewer_links = [raw](FileNode* node) { raw->changed_links_.push_back(node->ino); };
+  return b;
+}
+
+void FsBuilder::BeginLayer() {
+  tree_.BeginLayer(++nr_layers_);
+  lsmt_.emplace();
+  last_parent_ = nullptr;
+}
+
+Status FsBuilder::Add(const LayerEntry& entry) {
+  Status s = AddEntry(entry);
+  if (s.ok()) return s;
+  return s.error().Wrap("tar entry at offset " + std::to_string(entry.tar.header_offset) + " ('" +
+                        entry.tar.path.substr(0, 200) + "')");
+}
+
+Status FsBuilder::AddEntry(const LayerEntry& entry) {
+  const TarEntry& e = entry.tar;
+  if (e.path.empty()) {
+    FASTOCI_CHECK_OK(WriteAttributes(tree_.root()->ino, AttributesOf(e)));
+    return WriteXattrs(tree_.root()->ino, e.xattrs);
+  }
+  auto [parent_path, name] = Split(e.path);
+  // What aufs keeps for itself.
+  if (parent_path.starts_with(kAufs) || parent_path.find(std::string("/") + kAufs) != std::string::npos)
+    return OkStatus();
+  if (name.starts_with(kWhiteout)) return OnWhiteout(parent_path, name);
+  FASTOCI_TRY(FileNode * parent, ResolveParent(parent_path, &e));
+  if (e.type == TarType::kDirectory) return PutDirectory(parent, name, e);
+  if (e.type == TarType::kHardLink) return PutHardLink(parent, name, e);
+  return PutFile(parent, name, entry);
+}
+
+Result<FileNode*> FsBuilder::MakeDirectory(FileNode* parent, const std::string& name,
+                                           const InodeAttributes& attributes) {
+  FASTOCI_TRY(uint32_t ino, NewInode(true));
+  FASTOCI_CHECK_OK(WriteAttributes(ino, attributes));
+  FileNode* node = tree_.NewNode(ino, EXT2_FT_DIR);
+  tree_.Add(parent, name, node, NameHash(name));
+  return node;
+}
+
+// for_entry: missing directories are made, with its time.
+Result<FileNode*> FsBuilder::ResolveParent(std::string_view path, const TarEntry* for_entry) {
+  if (for_entry != nullptr && last_parent_ != nullptr && last_parent_path_ == path)
+    return last_parent_;
+  FileTree::MakeDirFn make;
+  if (for_entry != nullptr)
+    make = [&](FileNode* parent, const std::string& name) {
+      return MakeDirectory(parent, name, {S_IFDIR | 0755, 0, 0, for_entry->mtime_sec, 0});
+    };
+  FASTOCI_TRY(FileNode * node, tree_.ResolveDirectory(path, make));
+  if (for_entry != nullptr) {
+    tree_.Touch(node);
+    last_parent_path_ = path;
+    last_parent_ = node;
+  }
+  return node;
+}
+
+Status FsBuilder::OnWhiteout(const std::string& parent_path, const std::string& name) {
+  if (name != kOpaque && name.starts_with(kAufs)) return OkStatus();
+  FASTOCI_TRY(FileNode * parent, ResolveParent(parent_path, nullptr));
+  if (parent == nullptr) return OkStatus();
+  if (name == kOpaque) {
+    tree_.RemoveLowerChildren(parent);
+    return OkStatus();
+  }
+  std::string hidden = name.substr(sizeof(kWhiteout) - 1);
+  if (hidden.empty() || hidden == "." || hidden == "..") return InvalidError("whiteout of nothing");
+  tree_.RemoveLower(parent, hidden);
+  return OkStatus();
+}
+
+Status FsBuilder::PutDirectory(FileNode* parent, const std::string& name, const TarEntry& e) {
+  NameEntry* old = tree_.Find(parent, name);
+  FileNode* node = nullptr;
+  if (old != nullptr && old->node->dir) {
+    node = old->node;
+    tree_.Touch(node);
+    FASTOCI_CHECK_OK(WriteAttributes(node->ino, AttributesOf(e)));
+  } else {
+    if (old != nullptr) tree_.Remove(parent, name);
+    FASTOCI_TRY(node, MakeDirectory(parent, name, AttributesOf(e)));
+  }
+  return WriteXattrs(node->ino, e.xattrs);
+}
+
+Status FsBuilder::PutHardLink(FileNode* parent, const std::string& name, const TarEntry& e) {
+  auto [target_path, target_name] = Split(e.link);
+  FASTOCI_TRY(FileNode * target_dir, tree_.ResolveDirectory(target_path, nullptr));
+  NameEntry* target = target_dir == nullptr ? nullptr : tree_.Find(target_dir, target_name);
+  if (target == nullptr)
+    return InvalidError("hard link to '" + e.link.substr(0, 200) + "', which is not there");
+  FileNode* node = target->node;
+  if (node->dir) return InvalidError("hard link to a directory");
+  if (node->links >= max_links())
+    return InvalidError("more than " + std::to_string(max_links()) + " hard links to one file");
+  NameEntry* old = tree_.Find(parent, name);
+  if (old != nullptr && old->node == node) {
+    old->layer = tree_.layer();
+    return OkStatus();
+  }
+  uint32_t ino = node->ino;
+  if (old != nullptr) tree_.Remove(parent, name);
+  if (!tree_.nodes().contains(ino)) return InvalidError("hard link to what it replaces");
+  node->links++;
+  tree_.Add(parent, name, node, NameHash(name));
+  changed_links_.push_back(ino);
+  return OkStatus();
+}
+
+Status FsBuilder::PutFile(FileNode* parent, const std::string& name, const LayerEntry& entry) {
+  const TarEntry& e = entry.tar;
+  if (tree_.Find(parent, name) != nullptr) tree_.Remove(parent, name);
+  FASTOCI_TRY(uint32_t ino, NewInode(false));
+  FileNode* node = tree_.NewNode(ino, FileType(e.type));
+  tree_.Add(parent, name, node, NameHash(name));
+  FASTOCI_CHECK_OK(WriteAttributes(ino, AttributesOf(e)));
+  if (e.type == TarType::kSymlink) {
+    node->symlink = e.link;
+    FASTOCI_CHECK_OK(WriteSymlink(node, e.link));
+  } else if (e.type == TarType::kFile) {
+    FASTOCI_TRY(auto extents, WriteRegular(node, e.size, entry.mapping->blocks()));
+    entry.mapping->Emit(entry.zero_padding, extents, &*lsmt_);
+  } else {
+    FASTOCI_CHECK_OK(WriteDevice(node, e.dev_major, e.dev_minor));
+  }
+  return e.xattrs.empty() ? OkStatus() : WriteXattrs(ino, e.xattrs);
+}
+
+Result<LsmtContent> FsBuilder::FinishLayer() {
+  FASTOCI_CHECK_OK(Flush(changed_links_));
+  changed_links_.clear();
+  lsmt_->Reserve(device_.nr_written() * kFsBlockBytes);
+  device_.Commit([this](uint64_t block, const MemoryDevice::Block& data, bool all_zero) {
+    if (all_zero) {
+      lsmt_->AddZero(block * kFsBlockSectors, kFsBlockSectors);
+    } else {
+      lsmt_->AddData(block * kFsBlockSectors, data);
+    }
+  });
+  auto content = lsmt_->Finish(fs_bytes_);
+  lsmt_.reset();
+  return content;
+}
+
+}  // namespace fastoci
