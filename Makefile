@@ -22,7 +22,7 @@ TESTDIRS := $(sort $(patsubst %/,%,$(dir $(wildcard helper/*/*_test.cc))))
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
 BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
 
-.PHONY: all help helper tools kmod check unit unit-build vmtest vmtest-debug demo lint lint-kmod fuzz bench-quick clean kunit
+.PHONY: all help helper tools kmod check unit unit-build vmtest vmtest-debug demo lint lint-kmod fuzz bench-quick bench-convert clean kunit
 all: helper tools kmod
 help:
 	@sed -n 's/^## //p' Makefile
@@ -120,6 +120,9 @@ fuzz: $(OUT)/fuzz/meta_fuzz
 	/usr/bin/python3 kmod/tests/fuzz/seeds.py $(OUT)/fuzz/meta_seeds
 	@mkdir -p $(OUT)/fuzz/meta_corpus
 	$< -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -print_final_stats=1 $(OUT)/fuzz/meta_corpus $(OUT)/fuzz/meta_seeds
+## make bench-convert   size and cost of meta layers, into build/bench/convert.json
+bench-convert: tools
+	selftests/bench-convert
 clean:
 	rm -rf $(OUT) bin
 -include $(shell find $(OUT)/obj -name '*.d' 2>/dev/null)
