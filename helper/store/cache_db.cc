@@ -80,8 +80,10 @@ Result<std::unique_ptr<CacheDb>> CacheDb::Open(const std::string& path, const st
 Status CacheDb::Prepare(const std::string& path) {
   // No mmap: an I/O error must be an error and not a signal.
   FASTOCI_CHECK_OK(Exec("PRAGMA mmap_size=0"));
+  // First, and EXTRA: the switch to WAL removes a rollback journal, which a power
+  // cut could bring back to roll all of the database away. For WAL it is FULL.
+  FASTOCI_CHECK_OK(Exec("PRAGMA synchronous=EXTRA"));
   FASTOCI_CHECK_OK(Exec("PRAGMA journal_mode=WAL"));
-  FASTOCI_CHECK_OK(Exec("PRAGMA synchronous=FULL"));
   int64_t version = 0;
   {
     Statement s(db_, "PRAGMA user_version");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CacheDb: what each slot of a cache holds, in SQLite (WAL, synchronous FULL,
+// CacheDb: what each slot of a cache holds, in SQLite (WAL, synchronous EXTRA,
 // no mmap). It is a hint, never a proof: a chunk found here is served only
 // after its slot was read and its digest compared.
 //
