@@ -18,12 +18,6 @@ namespace {
 constexpr size_t kHashBuffer = 1 << 20;
 constexpr char kDecoderName[] = "fastoci-decoderd";
 
-Result<Credentials> LoadCredentials(const RegistryAccess& access) {
-  if (!access.user_password.empty()) return Credentials::FromUserPassword(access.user_password);
-  if (!access.credentials_file.empty()) return Credentials::Load(access.credentials_file);
-  return Credentials::LoadDefault();
-}
-
 // The decoder beside this program, or where packages put it.
 Result<std::string> FindDecoder(const std::string& named) {
   if (!named.empty()) return named;
@@ -69,6 +63,12 @@ Result<std::string> HashFile(const std::string& path) {
     hash.Update(ByteSpan(buffer).first(static_cast<size_t>(n)));
   }
   return HexEncode(hash.Finish());
+}
+
+Result<Credentials> LoadCredentials(const RegistryAccess& access) {
+  if (!access.user_password.empty()) return Credentials::FromUserPassword(access.user_password);
+  if (!access.credentials_file.empty()) return Credentials::Load(access.credentials_file);
+  return Credentials::LoadDefault();
 }
 
 Result<ImagePuller> ImagePuller::Open(const RegistryAccess& access) {

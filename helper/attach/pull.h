@@ -23,6 +23,9 @@ struct RegistryAccess {
   std::string decoder;  // fastoci-decoderd; empty: beside this program
 };
 
+// Those that were named, or docker's.
+Result<Credentials> LoadCredentials(const RegistryAccess& access);
+
 struct ResolvedImage {
   Reference ref;
   Manifest manifest;  // of the FastOCI image

@@ -50,10 +50,30 @@ class Copier {
         if (!target.empty()) FASTOCI_CHECK_OK(CopyBlob(target, 0));
       }
     }
-    return to_->PutManifest(tag, manifest.media_type, manifest.body);
+    if (j.contains("subject") && depth < kMaxIndexDepth) {
+      FASTOCI_TRY(Manifest subject, from_->GetManifest(Text(j["subject"], "digest")));
+      FASTOCI_CHECK_OK(Copy(subject, "", depth + 1));
+    }
+    FASTOCI_TRY(std::string digest, to_->PutManifest(tag, manifest.media_type, manifest.body));
+    if (!copied_.insert(digest).second || depth == kMaxIndexDepth) return digest;
+    return CopyDigests(digest, depth);
   }
 
  private:
+  // The artifacts with the chunk digests of overlaybd layers.
+  Result<std::string> CopyDigests(const std::string& digest, int depth) {
+    FASTOCI_TRY(std::string referrers, from_->Referrers(digest));
+    Json j = Json::parse(referrers, nullptr, false);
+    if (!j.is_object() || !j.contains("manifests") || !j["manifests"].is_array()) return digest;
+    for (const Json& m : j["manifests"]) {
+      if (Text(m, "artifactType") != kDigestsArtifact) continue;
+      FASTOCI_TRY(Manifest artifact, from_->GetManifest(Text(m, "digest")));
+      if (copied_.contains(artifact.digest)) continue;
+      FASTOCI_CHECK_OK(Copy(artifact, "", depth + 1));
+    }
+    return digest;
+  }
+
   Status CopyDescriptor(const Json& d) {
     uint64_t bytes = d.is_object() && d.contains("size") && d["size"].is_number_unsigned()
                          ? d["size"].get<uint64_t>()
@@ -82,7 +102,8 @@ class Copier {
 
   ImageStore *from_, *to_;
   const CopyOptions& options_;
-  std::set<std::string> done_;
+  std::set<std::string> done_;    // blobs
+  std::set<std::string> copied_;  // manifests
 };
 
 }  // namespace

@@ -16,6 +16,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr char kLayoutPrefix[] = "oci:";
 constexpr char kRefName[] = "org.opencontainers.image.ref.name";
 constexpr size_t kReadBytes = 256 << 10;
 
@@ -41,6 +42,9 @@ class RegistryStore : public ImageStore {
     auto* other = dynamic_cast<RegistryStore*>(from);
     if (other == nullptr || other->repo_.host != repo_.host) return false;
     return client_->MountBlob(repo_, digest, other->repo_.repository);
+  }
+  Result<std::string> Referrers(const std::string& digest) override {
+    return client_->Referrers(repo_, digest);
   }
   bool collects_garbage() const override { return true; }
   Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
@@ -164,6 +168,22 @@ class LayoutStore : public ImageStore {
     return digest;
   }
 
+  Result<std::string> Referrers(const std::string& digest) override {
+    FASTOCI_TRY(Json index, Index());
+    Json found = Json::array();
+    for (const Json& d : index["manifests"]) {
+      FASTOCI_TRY(Manifest m, GetManifest(d.is_object() ? d.value("digest", "") : ""));
+      Json j = Json::parse(m.body, nullptr, false);
+      if (!j.is_object() || !j.contains("subject") || !j["subject"].is_object() ||
+          j["subject"].value("digest", "") != digest)
+        continue;
+      found.push_back(d);
+      if (j.contains("artifactType")) found.back()["artifactType"] = j["artifactType"];
+    }
+    Json out = {{"schemaVersion", 2}, {"mediaType", kOciIndex}, {"manifests", found}};
+    return out.dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
+
  private:
   static std::string TagOf(const Json& d) {
     if (!d.is_object() || !d.contains("annotations") || !d["annotations"].is_object()) return "";
@@ -211,6 +231,31 @@ Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory
   Result<Json> index = store->Index();
   if (!index.ok()) return index.error().Wrap("OCI layout " + directory);
   return std::unique_ptr<ImageStore>(std::move(store));
+}
+
+std::optional<LayoutName> ParseLayoutName(const std::string& text) {
+  if (!text.starts_with(kLayoutPrefix)) return std::nullopt;
+  std::string rest = text.substr(sizeof(kLayoutPrefix) - 1);
+  size_t colon = rest.rfind(':');
+  if (colon == std::string::npos || rest.find('/', colon) != std::string::npos)
+    return LayoutName{rest, ""};
+  return LayoutName{rest.substr(0, colon), rest.substr(colon + 1)};
+}
+
+Result<NamedImage> OpenNamedImage(const std::string& text, RegistryOptions options,
+                                  Credentials credentials, bool create) {
+  NamedImage image;
+  if (auto layout = ParseLayoutName(text)) {
+    if (layout->tag.empty()) return InvalidError(text + ": oci:DIR:TAG wants a tag");
+    image.name = layout->tag;
+    FASTOCI_TRY(image.store, OpenLayoutStore(layout->directory, create));
+    return image;
+  }
+  FASTOCI_TRY(Reference ref, ParseReference(text));
+  image.name = ref.Identifier();
+  FASTOCI_TRY(image.store, OpenRegistryStore(ref.host + "/" + ref.repository, std::move(options),
+                                             std::move(credentials)));
+  return image;
 }
 
 }  // namespace fastoci

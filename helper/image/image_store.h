@@ -5,6 +5,7 @@
 #define FASTOCI_IMAGE_IMAGE_STORE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/byte_reader.h"
@@ -30,6 +31,8 @@ class ImageStore {
   // name: a tag, or "" to store it under its digest alone. Returns the digest.
   virtual Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
                                           const std::string& body) = 0;
+  // An image index of the manifests whose subject is the digest.
+  virtual Result<std::string> Referrers(const std::string& digest) = 0;
   // Whether what no manifest names may go away.
   virtual bool collects_garbage() const { return false; }
 };
@@ -41,6 +44,21 @@ Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& reposit
 // create: makes it if there is none; else it must be there.
 Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory,
                                                     bool create = false);
+
+// "oci:DIR" or "oci:DIR:TAG"; null: something else.
+struct LayoutName {
+  std::string directory, tag;
+};
+std::optional<LayoutName> ParseLayoutName(const std::string& text);
+
+// The store and the name in it of "oci:DIR:TAG" or "HOST/REPOSITORY:TAG" (or
+// @DIGEST).
+struct NamedImage {
+  std::unique_ptr<ImageStore> store;
+  std::string name;
+};
+Result<NamedImage> OpenNamedImage(const std::string& text, RegistryOptions options,
+                                  Credentials credentials, bool create);
 
 }  // namespace fastoci
 

@@ -25,7 +25,6 @@ constexpr char kOciTarType[] = "application/vnd.oci.image.layer.v1.tar";
 constexpr char kDockerTarType[] = "application/vnd.docker.image.rootfs.diff.tar";
 constexpr char kTurboArtifact[] = "application/vnd.containerd.overlaybd.turbo.v1+json";
 constexpr char kNativeArtifact[] = "application/vnd.containerd.overlaybd.native.v1+json";
-constexpr char kDigestsArtifact[] = "application/vnd.fastoci.chunk-digests.v1+json";
 constexpr char kDigestsType[] = "application/vnd.fastoci.chunk-digests.v1";
 constexpr char kEmptyType[] = "application/vnd.oci.empty.v1+json";
 constexpr char kReferenceType[] = "vnd.docker.reference.type";

@@ -74,6 +74,7 @@ std::string ManifestMediaType(bool oci);
 std::string ArtifactType(ImageFormat format);
 std::string ConvertedManifest(const ManifestOptions& options, const Descriptor& config,
                               const std::vector<ConvertedLayer>& layers);
+inline constexpr char kDigestsArtifact[] = "application/vnd.fastoci.chunk-digests.v1+json";
 // The artifact that holds the chunk digests of overlaybd layers, see
 // docs/meta-format.md. digests[i]: those of layers[i].
 std::string DigestsManifest(const Descriptor& subject, const std::vector<ConvertedLayer>& layers,

@@ -7,7 +7,6 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
-#include <optional>
 #include <string>
 
 #include "base/log.h"
@@ -18,7 +17,6 @@
 namespace fastoci {
 namespace {
 
-constexpr char kLayoutPrefix[] = "oci:";
 constexpr auto kProgressInterval = std::chrono::milliseconds(100);
 constexpr int kBarWidth = 30;
 
@@ -149,19 +147,6 @@ Result<TlsOptions> Tls(const Flags& f) {
     tls.client_key = f.client_cert.substr(colon + 1);
   }
   return tls;
-}
-
-// A name of an OCI layout: oci:DIR or oci:DIR:TAG.
-struct LayoutName {
-  std::string directory, tag;
-};
-std::optional<LayoutName> ParseLayoutName(const std::string& text) {
-  if (!text.starts_with(kLayoutPrefix)) return std::nullopt;
-  std::string rest = text.substr(sizeof(kLayoutPrefix) - 1);
-  size_t colon = rest.rfind(':');
-  if (colon == std::string::npos || rest.find('/', colon) != std::string::npos)
-    return LayoutName{rest, ""};
-  return LayoutName{rest.substr(0, colon), rest.substr(colon + 1)};
 }
 
 Result<std::unique_ptr<ImageStore>> OpenStore(const Flags& f) {

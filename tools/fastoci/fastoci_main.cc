@@ -8,6 +8,7 @@
 #include "attach/control_client.h"
 #include "base/digest.h"
 #include "config/config.h"
+#include "tools/fastoci/copy_command.h"
 #include "tools/fastoci/output.h"
 
 namespace fastoci {
@@ -31,6 +32,7 @@ struct Options {
   AttachRequest attach;
   MountRequest mount;
   DetachRequest detach;
+  CopyRequest copy;
   std::string what;   // an image's name, reference, device or mount point
   std::string dir;    // mount
   std::string output; // assemble
@@ -229,7 +231,7 @@ void AddForce(CLI::App* command, Options* o) {
 
 struct Parser {
   CLI::App app{"Run containers from OCI images that are not downloaded yet."};
-  CLI::App *attach, *assemble, *mount, *umount, *detach, *list, *status;
+  CLI::App *attach, *assemble, *copy, *mount, *umount, *detach, *list, *status;
   CLI::App *pin, *unpin, *gc, *scrub, *config, *config_check;
 
   explicit Parser(Options* o) {
@@ -290,6 +292,9 @@ struct Parser {
     AddRegistryOptions(assemble, o);
     assemble->footer("Example:\n  fastoci assemble 127.0.0.1:5000/demo:latest_fastoci -o demo.img");
 
+    copy = AddCopyCommand(&app, &o->copy);
+    AddRegistryOptions(copy, o);
+
     mount = app.add_subcommand("mount", "check an attached image's file system and mount it");
     mount->add_option("image", o->what, "name or reference of an attached image")->required();
     mount->add_option("dir", o->dir, "directory, made if need be")->required();
@@ -337,6 +342,7 @@ int Run(int argc, char** argv) {
   Commands run(&options);
   if (*parser.attach) return run.Attach();
   if (*parser.assemble) return run.Assemble();
+  if (*parser.copy) return RunCopy(options.copy, options.attach.access, options.json);
   if (*parser.mount) return run.Mount();
   if (*parser.umount) return run.Umount();
   if (*parser.detach) return run.Detach();
