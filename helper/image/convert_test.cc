@@ -156,6 +156,71 @@ TEST_F(ConvertTest, RefusesConvertedAndForeignImages) {
   EXPECT_EQ(Convert().error().kind, ErrorKind::kNotFound);
 }
 
+// Both formats at once, any number of layers at a time: the same digests.
+TEST_F(ConvertTest, MakesBothFormatsWhateverTheConcurrency) {
+  Push();
+  options_.overlaybd_tag = "native";
+  std::vector<std::string> want;
+  for (unsigned n : {1U, 2U, 8U}) {
+    options_.concurrency = n;
+    auto images = ConvertImage(store_.get(), options_, &quiet_);
+    ASSERT_TRUE(images.ok()) << images.error().message;
+    std::vector<std::string> got = {images->at(0).manifest.digest, images->at(1).manifest.digest};
+    if (want.empty()) want = got;
+    EXPECT_EQ(got, want) << n;
+  }
+  Json m = Json::parse(store_->GetManifest("native")->body);
+  Json notes = m["layers"][0]["annotations"];
+  EXPECT_EQ(notes["containerd.io/snapshot/overlaybd/version"], "0.1.0");
+  EXPECT_EQ(m["layers"][0]["mediaType"], "application/vnd.docker.image.rootfs.diff.tar");
+  Json config = Json::parse(registry_.BlobData(m["config"]["digest"]));
+  EXPECT_EQ(config["rootfs"]["diff_ids"][0], m["layers"][0]["digest"]);
+  std::string blob = registry_.BlobData(m["layers"][0]["digest"]);
+  EXPECT_EQ(blob.substr(0, 13), "overlaybd.pax");
+  Json referrers = Json::parse(*store_->Referrers(want[1]));
+  ASSERT_EQ(referrers["manifests"].size(), 1u);
+  Json artifact = Json::parse(store_->GetManifest(referrers["manifests"][0]["digest"])->body);
+  EXPECT_EQ(artifact["artifactType"], kDigestsArtifact);
+  EXPECT_EQ(artifact["layers"][1]["annotations"]["org.fastoci.layer"], m["layers"][1]["digest"]);
+}
+
+TEST_F(ConvertTest, KeepsTheOriginalAndAttestations) {
+  std::string original = Push();
+  std::string attestation = registry_.AddManifest(
+      "demo", "att", kOciManifest, R"({"schemaVersion":2,"mediaType":")" + std::string(kOciManifest) + R"("})");
+  Json index = {{"schemaVersion", 2}, {"mediaType", kOciIndex}, {"manifests", Json::array()}};
+  index["manifests"].push_back({{"mediaType", kOciManifest}, {"digest", original}, {"size", 1},
+                                {"platform", {{"os", "linux"}, {"architecture", "amd64"}}}});
+  index["manifests"].push_back({{"mediaType", kOciManifest}, {"digest", attestation}, {"size", 1},
+                                {"platform", {{"os", "unknown"}, {"architecture", "unknown"}}},
+                                {"annotations", {{"vnd.docker.reference.type", "attestation-manifest"}}}});
+  registry_.AddManifest("demo", "multi", kOciIndex, index.dump());
+  options_.source = "multi";
+  options_.oci = true;
+  auto image = Convert();
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  Json made = Json::parse(store_->GetManifest("fast")->body);
+  EXPECT_EQ(made["mediaType"], kOciIndex);
+  EXPECT_EQ(made["manifests"][0]["platform"]["architecture"], "amd64");
+  EXPECT_NE(made["manifests"][0]["digest"], original);
+  EXPECT_EQ(made["manifests"][1], index["manifests"][1]);
+  auto kept = store_->GetManifest("fast-original");
+  ASSERT_TRUE(kept.ok());
+  Json again = Json::parse(kept->body);
+  Json child = Json::parse(store_->GetManifest(again["manifests"][0]["digest"])->body);
+  EXPECT_NE(again["manifests"][0]["digest"], original);
+  EXPECT_EQ(child["layers"][0]["digest"], targets_[0]);
+  EXPECT_TRUE(quiet_.warnings.empty());
+}
+
+// Nothing under a tag before all of it is there.
+TEST_F(ConvertTest, LeavesNoTagBehindAFailedUpload) {
+  Push();
+  registry_.Inject(Fault::kStatus, 1000, 403, "PUT");
+  EXPECT_FALSE(Convert().ok());
+  EXPECT_EQ(registry_.CountRequests("PUT", "/manifests/fast"), 0);
+}
+
 TEST(ChunkDigester, CutsAt64KiB) {
   std::string data(65536 * 2 + 5, 'x');
   ChunkDigester d;
