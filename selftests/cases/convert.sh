@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the convertor writes, decoded by a reader of its own (lib/readimage.py), is the tree that applying the layers with
 # Python's tarfile gives: names, types, modes, ids, times, links, extended attributes, contents. The fixtures' layers
-# (whiteouts, opaque directories, capabilities, device nodes, sparse files, long names, ids over 2^21) and random ones.
+# (whiteouts, opaque directories, capabilities, device nodes, sparse files, long names, ids over 2^21) and random ones, of
+# the seeds in CONVERT_SEEDS.
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires e2fsck fsck.erofs "$BIN/convertor"
@@ -44,7 +45,7 @@ modprobe -a loop ext4 erofs && modprobe libcrc32c || die modprobe
 image fixture "$layers"/layer{1,2,3}.tar.gz
 check 'the expected tree of the fixture' expected fixture "$layers"/layer{1,2,3}.tar.gz
 tags=(fixture)
-for seed in ${CONVERT_SEEDS:-1 2 3}; do
+for seed in ${CONVERT_SEEDS:-3}; do
 	"$PYTHON" "$lib/mklayers.py" "$seed" 3 "r$seed" || die mklayers
 	image "r$seed" "r$seed".*.tar.gz
 	check "the expected tree of seed $seed" expected "r$seed" "r$seed".*.tar.gz
