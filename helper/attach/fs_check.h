@@ -17,13 +17,13 @@
 
 #include "base/byte_reader.h"
 #include "base/result.h"
+#include "image/fs_type.h"
 
 namespace fastoci {
 
 inline constexpr uint64_t kSuperblockOffset = 1024;
 inline constexpr uint64_t kSuperblockBytes = 1024;
 
-enum class FsType { kExt4, kErofs };
 const char* FsTypeName(FsType type);
 
 // superblock: kSuperblockBytes at kSuperblockOffset of a device of device_bytes.

@@ -26,10 +26,10 @@
 #include "codec/tar_reader.h"
 #include "image/file_mapping.h"
 #include "image/file_tree.h"
+#include "image/fs_type.h"
 
 namespace fastoci {
 
-enum class FsType { kExt4, kErofs };
 inline constexpr uint64_t kDefaultFsBytes = 64ULL << 30;
 // The least, and the most that a device with 32-bit sector numbers holds.
 inline constexpr uint64_t kMinFsBytes = 4ULL << 30, kMaxFsBytes = 2047ULL << 30;
