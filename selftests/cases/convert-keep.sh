@@ -6,7 +6,7 @@
 # timeout: 240
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
-requires docker-registry skopeo curl jq "$BIN/convertor" "$BIN/fastoci" "$BIN/fastoci-decoderd"
+requires docker-registry skopeo curl "$BIN/convertor" "$BIN/fastoci" "$BIN/fastoci-decoderd"
 
 tmp=$DISK/keep
 use_disk
