@@ -212,7 +212,6 @@ Result<std::unique_ptr<ImageStore>> OpenTarget(ConvertOptions* options) {
 
 Status Run(const Flags& f) {
   FASTOCI_TRY(ConvertOptions options, Options(f));
-  FASTOCI_CHECK_OK(MakeDirs(f.directory));
   options.scratch_dir = f.directory;
   if (f.reserve || f.dump_manifest) {
     options.dump = [&f](const std::string& name, ByteSpan data) {
@@ -222,6 +221,7 @@ Status Run(const Flags& f) {
   }
   FASTOCI_TRY(auto store, OpenStore(f));
   FASTOCI_TRY(auto target, OpenTarget(&options));
+  if (options.dump || options.overlaybd_tag || target) FASTOCI_CHECK_OK(MakeDirs(f.directory));
   auto begin = std::chrono::steady_clock::now();
   std::vector<ConvertedImage> images;
   {
