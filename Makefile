@@ -6,7 +6,8 @@ CXX ?= g++
 KVERS ?= $(shell selftests/kernels)
 CXXFLAGS ?= -O2 -g
 OUT := build
-FASTOCI_VERSION := 0.1.0
+LDFLAGS ?= -Wl,-z,relro,-z,now
+FASTOCI_VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 
 override CXXFLAGS += -std=c++20 -Wall -Wextra -Werror -Ihelper -Iinclude/uapi -I. -DFASTOCI_VERSION='"$(FASTOCI_VERSION)"' \
 	-D_FILE_OFFSET_BITS=64 -fstack-protector-strong -pthread -MMD -MP -I/usr/include/libnl3
@@ -46,7 +47,7 @@ EXTRA_broker := helper/decoder/client.cc helper/decoder/message.cc $(wildcard he
 define bin_rule
 $(1): $(call objs,$(filter-out %_test.cc,$(wildcard $(2)/*.cc)) $(EXTRA_$(notdir $(2)))) $(LIBFILES)
 	@mkdir -p bin
-	$(CXX) $(CXXFLAGS) -o $$@ $$^ $(LDLIBS)
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $$@ $$^ $(LDLIBS)
 endef
 $(eval $(call bin_rule,bin/fastoci-helperd,helper/broker))
 $(eval $(call bin_rule,bin/fastoci-fetcherd,helper/fetcher))
@@ -125,4 +126,5 @@ bench-convert: tools
 	selftests/bench-convert
 clean:
 	rm -rf $(OUT) bin
+include packaging/install.mk
 -include $(shell find $(OUT)/obj -name '*.d' 2>/dev/null)

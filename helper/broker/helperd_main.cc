@@ -44,7 +44,7 @@ struct Options {
   std::string libexec;
   std::string credentials;
   std::string control = "/run/fastoci/control.sock";
-  std::string dev_dir = "/run/fastoci/dev";
+  std::string dev_dir = "/dev/fastoci";  // not in /run, which systemd mounts nodev
   int lanes = 8;
   uint32_t fetch_deadline_ms = 30000;
   uint32_t miss_deadline_ms = 60000;

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# Installing, by hand or for packages; included by the top Makefile.
+# PREFIX: programs, man pages, completion. What the units and the tools name by
+# path, and what the system looks for in fixed places, does not follow it.
+DESTDIR ?=
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+MANDIR ?= $(PREFIX)/share/man
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+LIBEXECDIR := /usr/libexec/fastoci
+UNITDIR ?= /lib/systemd/system
+TMPFILESDIR ?= /usr/lib/tmpfiles.d
+MODULESLOADDIR ?= /usr/lib/modules-load.d
+DKMSDIR := /usr/src/fastoci-$(FASTOCI_VERSION)
+
+DAEMONS := fastoci-helperd fastoci-fetcherd fastoci-decoderd
+UNITS := helper/broker/fastoci-helperd.service tools/fastoci/fastoci-restore.service
+INSTALLED = $(BINDIR)/fastoci $(BINDIR)/convertor $(DAEMONS:%=$(LIBEXECDIR)/%) \
+	$(addprefix $(UNITDIR)/,$(notdir $(UNITS))) $(TMPFILESDIR)/fastoci.conf $(MODULESLOADDIR)/fastoci.conf \
+	$(MANDIR)/man1/fastoci.1 $(MANDIR)/man1/convertor.1 $(MANDIR)/man8/fastoci-helperd.8 \
+	$(COMPLETIONDIR)/fastoci
+# What the module is built from; not its tests.
+DKMS_FILES := kmod/Kbuild $(wildcard kmod/*.c kmod/*.h) $(wildcard include/uapi/*.h)
+
+.PHONY: install uninstall dkms-source dkms-install dkms-uninstall deb
+## make install uninstall   programs, units, man pages; DESTDIR, PREFIX (/usr/local)
+install: helper tools
+	install -d $(addprefix $(DESTDIR),$(sort $(dir $(INSTALLED))))
+	install -m 755 bin/fastoci bin/convertor $(DESTDIR)$(BINDIR)/
+	install -m 755 $(DAEMONS:%=bin/%) $(DESTDIR)$(LIBEXECDIR)/
+	install -m 644 tools/fastoci/fastoci.1 tools/convertor/convertor.1 $(DESTDIR)$(MANDIR)/man1/
+	install -m 644 helper/broker/fastoci-helperd.8 $(DESTDIR)$(MANDIR)/man8/
+	for unit in $(UNITS); do \
+		sed 's|/usr/bin/fastoci|$(BINDIR)/fastoci|' $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/} || exit 1; done
+	install -m 644 packaging/tmpfiles.conf $(DESTDIR)$(TMPFILESDIR)/fastoci.conf
+	install -m 644 packaging/modules-load.conf $(DESTDIR)$(MODULESLOADDIR)/fastoci.conf
+	install -m 644 tools/fastoci/completion.bash $(DESTDIR)$(COMPLETIONDIR)/fastoci
+uninstall:
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	[ ! -d $(DESTDIR)$(LIBEXECDIR) ] || rmdir $(DESTDIR)$(LIBEXECDIR)
+
+## make dkms-install dkms-uninstall   the module, by DKMS, for the kernels in KVERS
+dkms-source:
+	install -d $(addprefix $(DESTDIR)$(DKMSDIR)/,$(sort $(dir $(DKMS_FILES))))
+	for file in $(DKMS_FILES); do install -m 644 $$file $(DESTDIR)$(DKMSDIR)/$$file || exit 1; done
+	install -m 644 dkms.conf $(DESTDIR)$(DKMSDIR)/
+dkms-install: dkms-source
+	dkms status fastoci/$(FASTOCI_VERSION) | grep -q . || dkms add fastoci/$(FASTOCI_VERSION)
+	@set -ex; for k in $(KVERS); do dkms install fastoci/$(FASTOCI_VERSION) -k $$k; done
+dkms-uninstall:
+	dkms remove fastoci/$(FASTOCI_VERSION) --all || true
+	rm -rf $(DESTDIR)$(DKMSDIR)
+
+## make deb   Debian packages in build/deb/
+deb: helper tools
+	packaging/mkdeb $(OUT)/deb
