@@ -64,6 +64,12 @@ Status RequireCacheDevice(const std::string& path) {
 Status Provide(const AttachRequest& request, const StateDir& dir, ImageState* state,
                Progress* progress) {
   std::string known = state->meta_sha256;
+  if (request.kept) {
+    if (known.empty()) return NotFoundError("no meta image of " + state->name + " is kept");
+    FASTOCI_TRY(std::string now, HashFile(state->meta_path));
+    if (now == known) return OkStatus();
+    return MismatchError(state->meta_path + " is not what was attached: its sha256 differs");
+  }
   if (!request.meta_image.empty()) {
     char* real = ::realpath(request.meta_image.c_str(), nullptr);
     state->meta_path = real ? real : request.meta_image;
@@ -147,6 +153,12 @@ Result<AttachResult> AttachImage(const AttachPaths& paths, const AttachRequest& 
   if (status.ok()) {
     progress->Step("creating " + DmNodePath(DmName(name)));
     status = CreateDevice(name, state.meta_path, cache, request.policy, progress);
+  }
+  if (status.ok()) {
+    state.attached = true;
+    state.policy = request.policy;
+    state.cache_device = request.cache_device;
+    status = dir.Save(state);
   }
   if (!status.ok()) {
     if (fresh) (void)dir.Remove().ok();

@@ -33,7 +33,8 @@ struct AttachPaths {
 
 struct AttachRequest {
   std::string ref;         // an image in a registry, or ...
-  std::string meta_image;  // ... a file made by AssembleImage()
+  std::string meta_image;  // ... a file made by AssembleImage(), or ...
+  bool kept = false;       // ... what is kept under name, without a registry
   std::string name;        // empty: made from ref
   std::string cache_device;  // empty: the helper's
   std::string policy = "hold";  // or "fail_after_ms <n>"
@@ -71,6 +72,11 @@ Result<std::vector<ImageReport>> ListImages(const AttachPaths& paths);
 // By name, by reference as it was attached, by device or by mount point.
 Result<ImageReport> FindImage(const AttachPaths& paths, const std::string& what);
 
+// What a device does with a read that misses while no helper serves it: "hold"
+// or "fail_after_ms <n>"; 0 fails what waits now, too. Kept for the next boot.
+Status SetImagePolicy(const AttachPaths& paths, const std::string& what,
+                      const std::string& policy);
+
 struct MountRequest {
   bool skip_fsck = false;  // for images that this machine made
   int64_t fsck_timeout_ms = 120000;
@@ -93,6 +99,16 @@ struct DetachRequest {
 };
 Status DetachImage(const AttachPaths& paths, const std::string& what,
                    const DetachRequest& request, Progress* progress);
+
+// Attaches and mounts again what was before a reboot; what is there already
+// stays as it is. Uses the kept meta images, and the registry only for those that
+// are damaged. An image that fails does not stop the others: it is told as a
+// warning and counted. Returns how many are attached now, by this call or before.
+struct RestoreResult {
+  size_t attached = 0;
+  size_t failed = 0;
+};
+RestoreResult RestoreImages(const AttachPaths& paths, Progress* progress);
 
 }  // namespace fastoci
 

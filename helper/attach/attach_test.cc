@@ -290,12 +290,43 @@ TEST_F(StateTest, OneAtATime) {
   ASSERT_TRUE(third->Remove().ok());
 }
 
+TEST_F(StateTest, UpdatesWhatIsKeptAndOnlyThat) {
+  ASSERT_TRUE(UpdateState(root_, "demo", 1000, [](ImageState*) { FAIL(); }).ok());
+  EXPECT_TRUE(StateNames(root_).empty());
+  {
+    auto dir = StateDir::Open(root_, "demo", 1000);
+    ASSERT_TRUE(dir.ok());
+    ImageState state;
+    state.attached = true;
+    state.policy = "fail_after_ms 5";
+    state.cache_device = "/dev/vg/cache";
+    ASSERT_TRUE(dir->Save(state).ok());
+  }
+  ASSERT_TRUE(UpdateState(root_, "demo", 1000, [](ImageState* s) {
+                s->mounts = {"/mnt/a", "/mnt/b"};
+              }).ok());
+  auto state = ReadState(root_, "demo");
+  ASSERT_TRUE(state.ok());
+  EXPECT_TRUE(state->attached);
+  EXPECT_EQ(state->policy, "fail_after_ms 5");
+  EXPECT_EQ(state->cache_device, "/dev/vg/cache");
+  EXPECT_EQ(state->mounts, (std::vector<std::string>{"/mnt/a", "/mnt/b"}));
+  auto dir = StateDir::Open(root_, "demo", 1000);
+  ASSERT_TRUE(dir.ok());
+  ASSERT_TRUE(dir->Remove().ok());
+}
+
 TEST(StateFromJson, RefusesDamage) {
   EXPECT_FALSE(StateFromJson("").ok());
   EXPECT_FALSE(StateFromJson("{}").ok());
   EXPECT_FALSE(StateFromJson("{\"version\": 2}").ok());
   EXPECT_FALSE(StateFromJson("{\"version\": \"1\"}").ok());
   EXPECT_TRUE(StateFromJson("{\"version\": 1, \"name\": 5}").ok());
+  // As the version before wrote it, and with entries of wrong types.
+  auto old = StateFromJson("{\"version\": 1, \"attached\": 1, \"mounts\": [1, \"/m\"]}");
+  ASSERT_TRUE(old.ok());
+  EXPECT_FALSE(old->attached);
+  EXPECT_EQ(old->mounts, std::vector<std::string>{"/m"});
 }
 
 }  // namespace

@@ -152,10 +152,15 @@ Status CheckOnce(const AttachPaths& paths, const ImageReport& image, FsType type
   progress->Step("checking the file system");
   FASTOCI_CHECK_OK(RunFsck(type, image.major, image.minor, request.fsck_timeout_ms));
   if (sha.empty()) return OkStatus();  // attached by hand: checked each time
-  FASTOCI_TRY(StateDir dir, StateDir::Open(paths.state_dir, image.name, kLockMs));
-  FASTOCI_TRY(ImageState state, dir.Load());
-  state.fsck_sha256 = sha;
-  return dir.Save(state);
+  return UpdateState(paths.state_dir, image.name, kLockMs,
+                     [&](ImageState* state) { state->fsck_sha256 = sha; });
+}
+
+std::string Resolve(const std::string& path) {
+  char* real = ::realpath(path.c_str(), nullptr);
+  std::string out = real ? real : path;
+  ::free(real);
+  return out;
 }
 
 }  // namespace
@@ -166,9 +171,7 @@ Status MountImage(const AttachPaths& paths, const ImageReport& image, const std:
     return NotFoundError(image.name + " is not attached; `fastoci attach` it first");
   }
   FASTOCI_CHECK_OK(MakeDirs(dir));
-  char* real = ::realpath(dir.c_str(), nullptr);
-  std::string target = real ? real : dir;
-  ::free(real);
+  std::string target = Resolve(dir);
   if (std::find(image.mounts.begin(), image.mounts.end(), target) != image.mounts.end()) {
     return OkStatus();
   }
@@ -183,7 +186,11 @@ Status MountImage(const AttachPaths& paths, const ImageReport& image, const std:
   FASTOCI_TRY(type, CheckDeviceSuperblock(fd.get(), image.device));
   fd.reset();
   FASTOCI_CHECK_OK(CheckOnce(paths, image, type, request, progress));
-  return MountReadOnly(type, image.device, target, request.mount_timeout_ms);
+  FASTOCI_CHECK_OK(MountReadOnly(type, image.device, target, request.mount_timeout_ms));
+  return UpdateState(paths.state_dir, image.name, kLockMs, [&](ImageState* state) {
+    std::erase(state->mounts, target);
+    state->mounts.push_back(target);
+  });
 }
 
 Status UnmountImage(const AttachPaths& paths, const std::string& what, bool force,
@@ -191,9 +198,7 @@ Status UnmountImage(const AttachPaths& paths, const std::string& what, bool forc
   FASTOCI_TRY(ImageReport image, FindImage(paths, what));
   if (image.mounts.empty()) return NotFoundError(image.name + " is not mounted here");
   std::vector<std::string> dirs = image.mounts;
-  char* real = ::realpath(what.c_str(), nullptr);
-  std::string path = real ? real : what;
-  ::free(real);
+  std::string path = Resolve(what);
   if (std::find(dirs.begin(), dirs.end(), path) != dirs.end()) dirs = {path};
   FailingReads reads(image);
   Status status = OkStatus();
@@ -207,6 +212,8 @@ Status UnmountImage(const AttachPaths& paths, const std::string& what, bool forc
       Pause();
     }
     if (!status.ok()) return status;
+    status = UpdateState(paths.state_dir, image.name, kLockMs,
+                         [&](ImageState* state) { std::erase(state->mounts, *dir); });
   }
   return status;
 }
@@ -219,8 +226,12 @@ Status DetachImage(const AttachPaths& paths, const std::string& what,
     FASTOCI_CHECK_OK(RemoveDevice(image, request));
     AwaitLoopRelease(image, progress);
   }
-  if (request.keep) return OkStatus();
-  return dir.Remove();
+  if (!request.keep) return dir.Remove();
+  auto state = dir.Load();
+  if (!state.ok()) return dir.Remove();  // attached by hand: there is nothing to keep
+  state->attached = false;
+  state->mounts.clear();
+  return dir.Save(*state);
 }
 
 }  // namespace fastoci

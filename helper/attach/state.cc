@@ -96,6 +96,15 @@ Result<ImageState> ReadState(const std::string& root, const std::string& name) {
   return StateFromJson(text);
 }
 
+Status UpdateState(const std::string& root, const std::string& name, int64_t timeout_ms,
+                   const std::function<void(ImageState*)>& change) {
+  if (::access((root + "/" + name + "/state.json").c_str(), F_OK) != 0) return OkStatus();
+  FASTOCI_TRY(StateDir dir, StateDir::Open(root, name, timeout_ms));
+  FASTOCI_TRY(ImageState state, dir.Load());
+  change(&state);
+  return dir.Save(state);
+}
+
 std::vector<std::string> StateNames(const std::string& root) {
   std::vector<std::string> names = Entries(root);
   std::erase_if(names, [](const std::string& name) { return !IsImageName(name); });
@@ -109,7 +118,11 @@ std::string StateToJson(const ImageState& s) {
                               {"manifest_digest", s.manifest_digest},
                               {"meta_path", s.meta_path},
                               {"meta_sha256", s.meta_sha256},
-                              {"fsck_sha256", s.fsck_sha256}};
+                              {"fsck_sha256", s.fsck_sha256},
+                              {"attached", s.attached},
+                              {"policy", s.policy},
+                              {"cache_device", s.cache_device},
+                              {"mounts", s.mounts}};
   return j.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
@@ -131,6 +144,15 @@ Result<ImageState> StateFromJson(const std::string& text) {
   s.meta_path = get("meta_path");
   s.meta_sha256 = get("meta_sha256");
   s.fsck_sha256 = get("fsck_sha256");
+  auto attached = j.find("attached");
+  s.attached = attached != j.end() && attached->is_boolean() && attached->get<bool>();
+  s.policy = get("policy");
+  s.cache_device = get("cache_device");
+  if (auto mounts = j.find("mounts"); mounts != j.end() && mounts->is_array()) {
+    for (const auto& dir : *mounts) {
+      if (dir.is_string()) s.mounts.push_back(dir.get<std::string>());
+    }
+  }
   return s;
 }
 

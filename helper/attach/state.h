@@ -6,6 +6,7 @@
 #define FASTOCI_ATTACH_STATE_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,11 @@ struct ImageState {
   std::string meta_path;        // the assembled meta image
   std::string meta_sha256;      // of that file
   std::string fsck_sha256;      // meta_sha256 that passed the file-system check
+  // What RestoreImages() brings back after a reboot:
+  bool attached = false;
+  std::string policy;               // as AttachRequest has it
+  std::string cache_device;         // as it was named; "": the helper's
+  std::vector<std::string> mounts;  // made by MountImage(), in this order
 };
 
 // Exclusive use of one image's directory; made if need be. Another process's
@@ -50,6 +56,10 @@ class StateDir {
 
 // Without a lock, for reports. kNotFound; kInvalid if the file is damaged.
 Result<ImageState> ReadState(const std::string& root, const std::string& name);
+// Changes what is kept of an image, under its lock (waited for as long as
+// timeout_ms). Nothing is kept of it: success, and change is not called.
+Status UpdateState(const std::string& root, const std::string& name, int64_t timeout_ms,
+                   const std::function<void(ImageState*)>& change);
 // Names of the directories there; none if root does not exist.
 std::vector<std::string> StateNames(const std::string& root);
 

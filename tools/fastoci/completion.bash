@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # bash completion for fastoci: commands and options as `fastoci --help` lists
-# them, names of images from the state directory and the device-mapper.
+# them, names of images from the state directory.
+# shellcheck disable=SC2207 # no word of these has a space
 _fastoci() {
+	# shellcheck disable=SC2034 # set by _init_completion
 	local cur prev words cword
 	_init_completion || return
 	local word command='' i
@@ -15,22 +17,25 @@ _fastoci() {
 	done
 	case $prev in
 	--state-dir | --mount) _filedir -d; return ;;
-	--control | --meta-image | --credentials | --root-ca | --decoder | -o | --output) _filedir; return ;;
-	--cache-device) COMPREPLY=($(compgen -f -- "${cur:-/dev/}")); return ;;
+	--control | --meta-image | --credentials | --root-ca | --decoder | --cache-device | -o | --output) _filedir; return ;;
 	--name | --fail-after-ms | --after-ms | --timeout-ms | -u | --username) return ;;
 	esac
 	if [[ $cur == -* ]]; then
-		COMPREPLY=($(compgen -W "$(fastoci $command --help 2>/dev/null |
-			grep -oE '(^|[ ,])--?[a-z][a-z-]*' | tr -d ' ,')" -- "$cur"))
-	elif [[ -z $command ]]; then
+		COMPREPLY=($(compgen -W "$(fastoci ${command:+"$command"} --help 2>/dev/null |
+			sed -n 's/^  \(-[^ ]*\).*/\1/p' | tr ',' ' ')" -- "$cur"))
+		return
+	fi
+	case $command in
+	'')
 		COMPREPLY=($(compgen -W "$(fastoci --help 2>/dev/null |
 			sed -n '/^Subcommands:/,/^$/s/^  \([a-z]*\) .*/\1/p')" -- "$cur"))
-	else
-		case $command in
-		mount | umount | detach | status | fail | hold)
-			if [[ $command == mount && $prev != mount ]]; then _filedir -d; return; fi
-			COMPREPLY=($(compgen -W "$(ls /var/lib/fastoci/images 2>/dev/null)" -- "$cur"))
-			;;
-		esac
-	fi
+		;;
+	mount | umount | detach | status | fail | hold)
+		if [[ $command == mount && $prev != mount ]]; then
+			_filedir -d
+		else
+			COMPREPLY=($(compgen -W "$(find /var/lib/fastoci/images -mindepth 1 -maxdepth 1 -printf '%f ' 2>/dev/null)" -- "$cur"))
+		fi
+		;;
+	esac
 } && complete -F _fastoci fastoci

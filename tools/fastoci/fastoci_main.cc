@@ -2,10 +2,12 @@
 // fastoci: attach, mount and detach images on a node. Arguments and printing
 // only; the work is done in helper/attach.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "attach/attach.h"
 #include "attach/control_client.h"
+#include "attach/doctor.h"
 #include "base/digest.h"
 #include "config/config.h"
 #include "tools/fastoci/copy_command.h"
@@ -101,6 +103,51 @@ class Commands {
     Status status = DetachImage(o_.paths, o_.what, o_.detach, &progress_);
     progress_.End();
     return Finish(status, {{"detached", o_.what}}, o_.what + " detached");
+  }
+
+  int Restore() {
+    RestoreResult result = RestoreImages(o_.paths, &progress_);
+    progress_.End();
+    if (o_.json) PrintJson({{"attached", result.attached}, {"failed", result.failed}});
+    else if (!o_.quiet) {
+      std::printf("%zu attached, %zu failed\n", result.attached, result.failed);
+    }
+    return result.failed == 0 ? kExitOk : kExitFailed;
+  }
+
+  int SetPolicy(const std::string& policy, const std::string& text) {
+    Status status = SetImagePolicy(o_.paths, o_.what, policy);
+    return Finish(status, {{"image", o_.what}, {"policy", policy}}, o_.what + ": " + text);
+  }
+
+  int Hold() { return SetPolicy("hold", "reads that miss wait for a helper"); }
+
+  int Fail() {
+    const int64_t ms = std::max<int64_t>(o_.fail_after_ms, 0);
+    return SetPolicy("fail_after_ms " + std::to_string(ms),
+                     "reads that miss fail after " + std::to_string(ms) + " ms");
+  }
+
+  int Ps() {
+    auto images = ListImages(o_.paths);
+    if (!images.ok()) return PrintError(images.error(), o_.json);
+    std::erase_if(*images, [](const ImageReport& r) { return !r.attached; });
+    if (o_.json) {
+      Json list = Json::array();
+      for (const ImageReport& r : *images) list.push_back(ReportJson(r));
+      PrintJson(list);
+    } else {
+      PrintPs(*images);
+    }
+    return kExitOk;
+  }
+
+  int Doctor() {
+    const std::vector<Finding> findings = Examine(o_.paths);
+    if (o_.json) PrintJson(FindingsJson(findings));
+    else PrintFindings(findings);
+    auto bad = [](const Finding& f) { return f.health == Health::kBad; };
+    return std::any_of(findings.begin(), findings.end(), bad) ? kExitFailed : kExitOk;
   }
 
   int List() {
@@ -233,6 +280,7 @@ struct Parser {
   CLI::App app{"Run containers from OCI images that are not downloaded yet."};
   CLI::App *attach, *assemble, *copy, *mount, *umount, *detach, *list, *status;
   CLI::App *pin, *unpin, *gc, *scrub, *config, *config_check;
+  CLI::App *ps, *fail, *hold, *restore, *doctor;
 
   explicit Parser(Options* o) {
     app.footer(kFooter);
@@ -248,6 +296,7 @@ struct Parser {
     app.add_flag("-q,--quiet", o->quiet, "print no progress");
     AddAttach(o);
     AddOthers(o);
+    AddNode(o);
   }
 
   void AddAttach(Options* o) {
@@ -329,6 +378,19 @@ struct Parser {
     config_check = config->add_subcommand("check", "tell what is wrong with it");
     config_check->add_option("file", o->what, "default: the one that the helper reads");
   }
+
+  void AddNode(Options* o) {
+    ps = app.add_subcommand("ps", "attached images: how much is local, what waits");
+    fail = app.add_subcommand("fail", "let an image's reads fail that miss without a helper");
+    fail->add_option("image", o->what, "name, reference, device or mount point")->required();
+    fail->add_option("--after-ms", o->fail_after_ms, "after that time (default 0: at once)")
+        ->type_name("MS")
+        ->check(CLI::Range(0, 86400000));
+    hold = app.add_subcommand("hold", "let them wait for a helper");
+    hold->add_option("image", o->what, "name, reference, device or mount point")->required();
+    restore = app.add_subcommand("restore", "attach and mount what was before a reboot");
+    doctor = app.add_subcommand("doctor", "what is wrong here, and what to do");
+  }
 };
 
 int Run(int argc, char** argv) {
@@ -353,6 +415,11 @@ int Run(int argc, char** argv) {
   if (*parser.scrub)
     return run.AskHelper({{"op", "scrub"}}, "the helper scrubs; see: fastoci status");
   if (*parser.config_check) return run.CheckConfig();
+  if (*parser.ps) return run.Ps();
+  if (*parser.fail) return run.Fail();
+  if (*parser.hold) return run.Hold();
+  if (*parser.restore) return run.Restore();
+  if (*parser.doctor) return run.Doctor();
   return run.StatusOf();
 }
 

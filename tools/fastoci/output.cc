@@ -160,6 +160,40 @@ void PrintList(const std::vector<ImageReport>& images) {
   }
 }
 
+void PrintPs(const std::vector<ImageReport>& images) {
+  size_t name = 4;
+  for (const auto& r : images) name = std::max(name, r.name.size());
+  int n = static_cast<int>(name);
+  std::printf("%-*s  %-6s  %10s  %7s  %6s  %-7s  %s\n", n, "NAME", "LOCAL", "MISSES", "WAITING",
+              "FAILED", "HELPER", "POLICY");
+  for (const auto& r : images) {
+    if (!r.status) {
+      std::printf("%-*s  -\n", n, r.name.c_str());
+      continue;
+    }
+    const ImageStatus& s = *r.status;
+    std::printf("%-*s  %-6s  %10" PRIu64 "  %7" PRIu64 "  %6" PRIu64 "  %-7s  %s%s\n", n,
+                r.name.c_str(), Percent(s.chunks_cached, s.chunks_total).c_str(), s.misses,
+                s.pending, s.errors, s.helper.c_str(), s.policy.c_str(),
+                r.suspended ? ", suspended" : "");
+  }
+}
+
+Json FindingsJson(const std::vector<Finding>& findings) {
+  Json list = Json::array();
+  for (const Finding& f : findings) {
+    list.push_back({{"health", HealthName(f.health)}, {"what", f.what}, {"advice", f.advice}});
+  }
+  return list;
+}
+
+void PrintFindings(const std::vector<Finding>& findings) {
+  for (const Finding& f : findings) {
+    std::printf("%-8s %s\n", HealthName(f.health), f.what.c_str());
+    if (!f.advice.empty()) std::printf("%-8s -> %s\n", "", f.advice.c_str());
+  }
+}
+
 void PrintStatus(const ImageReport& r) {
   std::printf("%s\n", r.name.c_str());
   Row("image", r.state.ref);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attach/attach.h"
+#include "attach/doctor.h"
 #include "attach/progress.h"
 #include "base/result.h"
 
@@ -50,6 +51,9 @@ nlohmann::ordered_json ReportJson(const ImageReport& image);
 void PrintJson(const nlohmann::ordered_json& json);
 void PrintList(const std::vector<ImageReport>& images);
 void PrintStatus(const ImageReport& image);
+void PrintPs(const std::vector<ImageReport>& images);
+nlohmann::ordered_json FindingsJson(const std::vector<Finding>& findings);
+void PrintFindings(const std::vector<Finding>& findings);
 // The helper's answer to "stat".
 void PrintHelper(const nlohmann::json& stat);
 // Text on stderr; with json an object on stdout as well.
