@@ -70,6 +70,8 @@ class Helper:
                 msg, data = data[16:n], data[(n + 3) & ~3:]
                 if seq == 0:
                     self.events.append(msg)
+                elif seq != self.seq:
+                    pass  # of a request whose answer was given up
                 elif kind in (2, 3):
                     err = struct.unpack_from("=i", msg)[0]
                     if err:
@@ -91,6 +93,8 @@ class Helper:
                 msg, data = data[16:n], data[(n + 3) & ~3:]
                 if seq == 0:
                     self.events.append(msg)
+                elif seq != self.seq:
+                    pass
                 elif kind == 2:
                     err = struct.unpack_from("=i", msg)[0]
                     if err:
