@@ -279,5 +279,6 @@ no_leaks() {
 	echo scan=off 2>/dev/null > $file || return 0
 	sleep 5
 	echo scan > $file && echo scan > $file
-	! grep -A 12 '^unreferenced object' $file
+	# The kernel's own sysfs_slab_add() leaks a name when one of its allocations is made to fail.
+	awk -v RS='unreferenced object' 'NR > 1 && !/sysfs_slab_add/ { print "unreferenced object" $0; bad = 1 } END { exit bad }' $file
 }
