@@ -31,8 +31,9 @@ BlobInfo Gzip(std::vector<Span> spans, uint64_t data_bytes, uint64_t blob_bytes)
 TEST(SpanPlan, EveryChunkHasExactlyOneJobThatEmitsIt) {
   // Short spans, spans without a chunk start, ends in mid-chunk.
   for (uint32_t shift : {16u, 17u, 20u}) {
-    const BlobInfo b = Gzip({{0, 10}, {15, 20}, {70000, 30000}, {100000, 40000}, {131072, 50000}, {900000, 300000}},
-                            1000001, 400000);
+    const BlobInfo b = Gzip(
+        {{0, 10}, {15, 20}, {70000, 30000}, {100000, 40000}, {131072, 50000}, {900000, 300000}},
+        1000001, 400000);
     const uint64_t chunk = 1ULL << shift;
     std::vector<int> emitted((b.data_bytes + chunk - 1) / chunk);
     for (uint32_t s = 0; s < b.spans.size(); s++) {
@@ -227,7 +228,8 @@ class MetaTest : public ::testing::Test {
     w.U32(1), w.U32(4096), w.Zeros(16), w.Zeros(32);
     w.U64(8), w.U64(12288 + 2), w.U32(static_cast<uint32_t>(blob.size() / 128)), w.U32(1);
     auto region = [&](uint64_t at, ByteSpan data) {
-      w.U64(data.empty() ? 0 : at), w.U64(data.size()), w.U32(data.empty() ? 0 : Crc32c(data)), w.U32(0);
+      w.U64(data.empty() ? 0 : at), w.U64(data.size()), w.U32(data.empty() ? 0 : Crc32c(data)),
+          w.U32(0);
     };
     region(4096, blob.bytes());
     for (int i = 0; i < 3; i++) region(0, {});
@@ -274,7 +276,8 @@ TEST_F(MetaTest, EachFlippedByteOfAReadRegionIsSeen) {
 
 TEST_F(MetaTest, RefusesBadTablesWithRightChecksums) {
   auto set = [](Bytes* b, size_t at, uint64_t v, int n) {
-    for (int i = 0; i < n; i++) (*b)[at + static_cast<size_t>(i)] = static_cast<uint8_t>(v >> (8 * i));
+    for (int i = 0; i < n; i++)
+      (*b)[at + static_cast<size_t>(i)] = static_cast<uint8_t>(v >> (8 * i));
   };
   struct Case {
     const char* name;
@@ -295,13 +298,16 @@ TEST_F(MetaTest, RefusesBadTablesWithRightChecksums) {
       {"blob offset order", false, 24, 9, 8},   {"blob offset behind the end", false, 24, 9000, 8},
   };
   for (const Case& c : cases)
-    EXPECT_FALSE(Read(Make([&](Bytes* blob, Bytes* helper) { set(c.in_blob ? blob : helper, c.at, c.value, c.bytes); })).ok())
+    EXPECT_FALSE(Read(Make([&](Bytes* blob, Bytes* helper) {
+                   set(c.in_blob ? blob : helper, c.at, c.value, c.bytes);
+                 })).ok())
         << c.name;
 }
 
 TEST_F(MetaTest, RefusesAnImageThatIsCutShort) {
   const Bytes good = Make();
-  for (size_t n : {0, 100, 4095, 4096, 8191, 12289}) EXPECT_FALSE(Read(Bytes(good.begin(), good.begin() + n)).ok()) << n;
+  for (size_t n : {0, 100, 4095, 4096, 8191, 12289})
+    EXPECT_FALSE(Read(Bytes(good.begin(), good.begin() + n)).ok()) << n;
 }
 
 }  // namespace

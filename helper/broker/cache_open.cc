@@ -61,7 +61,8 @@ Status Cache::RestoreRows(const std::vector<SlotInfo>& slots,
     if (row.slot >= slots.size()) return db_->Remove(row.slot);
     const SlotInfo& i = slots[row.slot];
     auto space = spaces.find(row.space_id);
-    const bool same = space != spaces.end() && i.space == space->second && i.chunk_no == row.chunk_no;
+    const bool same =
+        space != spaces.end() && i.space == space->second && i.chunk_no == row.chunk_no;
     if (same && (i.state == FASTOCI_SLOT_PRESENT || i.state == FASTOCI_SLOT_RESTORED)) {
       has_row_[row.slot] = true;
     } else if (i.state != FASTOCI_SLOT_FREE) {

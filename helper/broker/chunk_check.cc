@@ -11,7 +11,8 @@ static_assert(kDigestBytes == 1 << FASTOCI_DIGEST_SHIFT);
 
 size_t DataBytesOfChunk(const BlobInfo& blob, uint32_t chunk_no, uint64_t chunk_bytes) {
   const uint64_t at = chunk_no * chunk_bytes;
-  return at >= blob.data_bytes ? 0 : static_cast<size_t>(std::min(chunk_bytes, blob.data_bytes - at));
+  return at >= blob.data_bytes ? 0
+                               : static_cast<size_t>(std::min(chunk_bytes, blob.data_bytes - at));
 }
 
 Sha256Digest ChunkDigest(const std::vector<Sha256Digest>& pieces) {

@@ -22,7 +22,8 @@ constexpr size_t kMaxPendingReplyBytes = 16 << 20;
 Result<sockaddr_un> Address(const std::string& path) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) return InvalidError("control socket: its path is too long");
+  if (path.size() >= sizeof(address.sun_path))
+    return InvalidError("control socket: its path is too long");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   return address;
 }
@@ -33,7 +34,9 @@ std::string Uuid(const CacheUuid& u) {
   return h;
 }
 
-std::string DevName(uint32_t dev) { return std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff); }
+std::string DevName(uint32_t dev) {
+  return std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff);
+}
 
 nlohmann::json Stat(MissService* service, const std::string& cache_device) {
   nlohmann::json out = {{"ok", true}, {"version", FASTOCI_VERSION}, {"cache_device", cache_device},
@@ -119,7 +122,8 @@ bool IsDrain(const std::string& line) {
   return OpOf(nlohmann::json::parse(line, nullptr, false)) == "drain";
 }
 
-std::string HandleControl(MissService* service, const std::string& cache_device, const std::string& line) {
+std::string HandleControl(MissService* service, const std::string& cache_device,
+                          const std::string& line) {
   nlohmann::json reply;
   auto request = nlohmann::json::parse(line, nullptr, false);
   const std::string op = OpOf(request);
@@ -144,8 +148,8 @@ std::string HandleControl(MissService* service, const std::string& cache_device,
   return reply.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
-Result<std::unique_ptr<ControlServer>> ControlServer::Listen(const std::string& path, Handler handler,
-                                                             bool takeover) {
+Result<std::unique_ptr<ControlServer>> ControlServer::Listen(const std::string& path,
+                                                             Handler handler, bool takeover) {
   FASTOCI_TRY(sockaddr_un address, Address(path));
   std::unique_ptr<ControlServer> s(new ControlServer);
   s->handler_ = std::move(handler);
@@ -177,7 +181,8 @@ ControlServer::~ControlServer() {
 }
 
 void ControlServer::AddPollFds(std::vector<pollfd>* fds) const {
-  fds->push_back({socket_.get(), static_cast<short>(clients_.size() < kMaxClients ? POLLIN : 0), 0});
+  fds->push_back(
+      {socket_.get(), static_cast<short>(clients_.size() < kMaxClients ? POLLIN : 0), 0});
   for (const auto& [fd, c] : clients_)
     fds->push_back({fd, static_cast<short>(c.out.empty() ? POLLIN : POLLIN | POLLOUT), 0});
 }
@@ -194,7 +199,8 @@ void ControlServer::Accept() {
   if (!fd.valid()) return;
   ucred who = {};
   socklen_t size = sizeof(who);
-  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &size) != 0 || (who.uid != 0 && who.uid != ::getuid()))
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &size) != 0 ||
+      (who.uid != 0 && who.uid != ::getuid()))
     return;
   const int n = fd.get();
   clients_[n].fd = std::move(fd);

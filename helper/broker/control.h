@@ -57,7 +57,8 @@ class MissService;
 bool IsDrain(const std::string& line);
 // ping, stat, cache, gc, scrub, pin, unpin; see fastoci-helperd(8).
 // cache_device: where attach puts new devices.
-std::string HandleControl(MissService* service, const std::string& cache_device, const std::string& line);
+std::string HandleControl(MissService* service, const std::string& cache_device,
+                          const std::string& line);
 
 }  // namespace fastoci
 

@@ -108,13 +108,16 @@ TEST_F(ControlTest, TakesTheSocketOfADeadHelperOnly) {
 TEST(HandleControl, AnswersEachOp) {
   NoLanes lanes;
   MissService service({}, &lanes, {});
-  auto call = [&](const char* line) { return nlohmann::json::parse(HandleControl(&service, "/dev/loop7", line)); };
+  auto call = [&](const char* line) {
+    return nlohmann::json::parse(HandleControl(&service, "/dev/loop7", line));
+  };
   EXPECT_TRUE(call(R"({"op":"ping"})")["ok"].get<bool>());
   EXPECT_EQ(call(R"({"op":"cache"})")["device"], "/dev/loop7");
   auto stat = call(R"({"op":"stat"})");
   EXPECT_EQ(stat["counters"]["misses"], 0);
   EXPECT_TRUE(stat["images"].is_array());
-  for (const char* bad : {"", "[]", "{", "{\"op\":3}", "{\"op\":\"no\xff\"}", "{\"op\":\"nonsense\"}"})
+  for (const char* bad :
+       {"", "[]", "{", "{\"op\":3}", "{\"op\":\"no\xff\"}", "{\"op\":\"nonsense\"}"})
     EXPECT_TRUE(call(bad).contains("error")) << bad;
 }
 

@@ -25,13 +25,15 @@ Result<DeviceNodes> DeviceNodes::Open(const std::string& dir) {
 
 Result<std::string> DeviceNodes::Path(uint32_t dev) const {
   const dev_t want = ::makedev(dev >> 20, dev & 0xfffff);
-  const std::string path = dir_ + "/" + std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff);
+  const std::string path =
+      dir_ + "/" + std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff);
   struct stat st;
   if (::stat(path.c_str(), &st) == 0) {
     if (S_ISBLK(st.st_mode) && st.st_rdev == want) return path;
     if (::unlink(path.c_str()) != 0) return ErrnoError(path);
   }
-  if (::mknod(path.c_str(), S_IFBLK | 0600, want) != 0 && errno != EEXIST) return ErrnoError(path + ": mknod");
+  if (::mknod(path.c_str(), S_IFBLK | 0600, want) != 0 && errno != EEXIST)
+    return ErrnoError(path + ": mknod");
   return path;
 }
 
@@ -60,8 +62,10 @@ Result<std::string> PrepareCache(const CacheOptions& o) {
   }
   FASTOCI_TRY(bool blank, CacheDevice::IsBlank(path));
   if (blank) {
-    if (!std::has_single_bit(o.chunk_bytes)) return InvalidError("the chunk size is not a power of two");
-    FASTOCI_CHECK_OK(CacheDevice::Format(path, static_cast<uint32_t>(std::countr_zero(o.chunk_bytes))));
+    if (!std::has_single_bit(o.chunk_bytes))
+      return InvalidError("the chunk size is not a power of two");
+    FASTOCI_CHECK_OK(
+        CacheDevice::Format(path, static_cast<uint32_t>(std::countr_zero(o.chunk_bytes))));
     Log(LogLevel::kInfo, "%s: made a new cache", path.c_str());
   }
   auto device = CacheDevice::Open(path);  // checks its superblock

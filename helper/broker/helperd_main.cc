@@ -126,7 +126,8 @@ class FetcherHost : public FetchPorts {
 };
 
 // Registers, waiting while another helper is there. False: told to stop.
-Result<bool> StartService(MissService* service, NetlinkLink* link, const Options& o, int signal_fd) {
+Result<bool> StartService(MissService* service, NetlinkLink* link, const Options& o,
+                          int signal_fd) {
   for (bool told = false;;) {
     Status s = service->Start(link, o.takeover);
     if (s.ok()) return true;
@@ -189,7 +190,8 @@ Result<Options> Configure(Options o) {
 
 Status Run(const Options& o) {
   if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
-    Log(LogLevel::kWarning, "mlockall: %s: misses may wait for our own memory", std::strerror(errno));
+    Log(LogLevel::kWarning, "mlockall: %s: misses may wait for our own memory",
+        std::strerror(errno));
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -211,7 +213,8 @@ Status Run(const Options& o) {
   FetcherOptions fetcher;
   fetcher.program = o.libexec + "/fastoci-fetcherd";
   fetcher.args = o.fetcher_args;
-  if (!o.credentials.empty()) fetcher.args.insert(fetcher.args.end(), {"--credentials", o.credentials});
+  if (!o.credentials.empty())
+    fetcher.args.insert(fetcher.args.end(), {"--credentials", o.credentials});
   FetcherHost host(fetcher);
   FASTOCI_CHECK_OK(host.Ensure());
   FASTOCI_TRY(auto lanes, RoleLanes::Make(&host, o.libexec + "/fastoci-decoderd"));

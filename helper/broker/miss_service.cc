@@ -195,7 +195,8 @@ void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
       if (!caches_.count(c.cache)) added.push_back(c);
     for (auto it = caches_.begin(); it != caches_.end();) {
       const uint32_t no = it->first;
-      if (std::any_of(caches.begin(), caches.end(), [&](const CacheInfo& c) { return c.cache == no; })) {
+      if (std::any_of(caches.begin(), caches.end(),
+                      [&](const CacheInfo& c) { return c.cache == no; })) {
         ++it;
         continue;
       }
@@ -234,7 +235,8 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
       if (!images_.count(i.image)) added.push_back(i);
     for (auto it = images_.begin(); it != images_.end();) {
       const uint32_t no = it->first;
-      if (std::any_of(images.begin(), images.end(), [&](const ImageInfo& i) { return i.image == no; })) {
+      if (std::any_of(images.begin(), images.end(),
+                      [&](const ImageInfo& i) { return i.image == no; })) {
         ++it;
         continue;
       }
@@ -249,14 +251,17 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
     image.download_at = Clock::now() + DownloadDelay(options_.download);
     auto meta = devices_.read_meta(info.meta_dev);
     Status opened = meta.ok() ? lanes_->OpenImage(info.image, meta->json) : Status(meta.error());
-    if (opened.ok() && meta->image_id != info.image_id) opened = MismatchError("the meta image is not the kernel's");
+    if (opened.ok() && meta->image_id != info.image_id)
+      opened = MismatchError("the meta image is not the kernel's");
     if (opened.ok()) {
       meta->json = Bytes();
       image.meta = std::make_shared<const MetaImage>(std::move(*meta));
-      Log(LogLevel::kInfo, "image %u (%s): %zu blobs", info.image, Hex(info.image_id).c_str(), image.meta->blobs.size());
+      Log(LogLevel::kInfo, "image %u (%s): %zu blobs", info.image, Hex(info.image_id).c_str(),
+          image.meta->blobs.size());
     } else {
       image.error = opened.error().message;
-      Log(LogLevel::kError, "image %u (%s): %s", info.image, Hex(info.image_id).c_str(), image.error.c_str());
+      Log(LogLevel::kError, "image %u (%s): %s", info.image, Hex(info.image_id).c_str(),
+          image.error.c_str());
     }
     std::lock_guard lock(mutex_);
     images_[info.image] = std::move(image);
@@ -340,7 +345,8 @@ Status MissService::Pin(const Sha256Digest& image_id, bool pin) {
     }
     if (!cache && !pin)
       for (auto& [no, pins] : pins_)
-        if (std::any_of(pins.begin(), pins.end(), [&](const auto& p) { return p.first == image_id; }))
+        if (std::any_of(pins.begin(), pins.end(),
+                        [&](const auto& p) { return p.first == image_id; }))
           cache = caches_[no];
   }
   if (!cache) return NotFoundError("no such image is attached");
@@ -377,12 +383,14 @@ void MissService::AdoptOrphans() {
     for (Orphan& o : orphans_) {
       if (WantLocked(o.cache, o.chunk.space, o.chunk.chunk_no, UrgencyOfMiss(o.chunk.miss_class)))
         continue;
-      const bool expired = Clock::now() - o.since > std::chrono::milliseconds(options_.miss_deadline_ms);
+      const bool expired =
+          Clock::now() - o.since > std::chrono::milliseconds(options_.miss_deadline_ms);
       (expired ? late : rest).push_back(o);
     }
     orphans_ = std::move(rest);
   }
-  for (const Orphan& o : late) FailChunks(o.cache, o.chunk.space, {{o.chunk.chunk_no, Urgency::kDemand}}, EIO);
+  for (const Orphan& o : late)
+    FailChunks(o.cache, o.chunk.space, {{o.chunk.chunk_no, Urgency::kDemand}}, EIO);
 }
 
 // ---- keeping rows ----

@@ -4,8 +4,8 @@
 // Threads: the link's receiver queues events and acknowledges misses; the
 // manager reads meta images and learns caches, images and spaces; each lane
 // thread picks jobs; the keeper commits database rows; the checker verifies
-// what the database restored; the downloader wants what is missing. mutex_ guards all that is in memory and is never
-// held over I/O or a call that waits for the kernel; it comes before a Cache's.
+// what the database restored; the downloader wants what is missing. mutex_ guards all that is in
+// memory and is never held over I/O or a call that waits for the kernel; it comes before a Cache's.
 //
 // Invariants:
 // 1. Only bytes that match their digests are written to a slot (a space

@@ -42,7 +42,10 @@ class FakeKernel : public KernelLink {
     cache_.nr_slots = nr_slots_;
     image_.image = kImage;
     image_.cache = kCache;
-    space_ = {.cache = kCache, .space = kSpace, .id = blob.data_space_id, .data_bytes = blob.data_bytes,
+    space_ = {.cache = kCache,
+              .space = kSpace,
+              .id = blob.data_space_id,
+              .data_bytes = blob.data_bytes,
               .nr_chunks = nr_chunks_};
   }
   // The helper's socket closed: reserved slots are free, chunks stay.
@@ -97,7 +100,8 @@ class FakeKernel : public KernelLink {
         SendMisses({&e, 1});
         lock.lock();
       }
-      if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] { return !misses_.count(chunk); })) return ETIMEDOUT;
+      if (!changed_.wait_for(lock, std::chrono::seconds(20), [&] { return !misses_.count(chunk); }))
+        return ETIMEDOUT;
       if (failed_.count(chunk)) return EIO;
     }
   }
@@ -191,7 +195,8 @@ class FakeKernel : public KernelLink {
     std::lock_guard lock(mutex_);
     if (id != space_.id || data_bytes != space_.data_bytes) return ErrnoError("RESTORE", EEXIST);
     for (const ChunkEntry& c : chunks) {
-      if (auto r = restored_.find(c.slot); r != restored_.end() && r->second == c.chunk_no) continue;
+      if (auto r = restored_.find(c.slot); r != restored_.end() && r->second == c.chunk_no)
+        continue;
       if (map_.count(c.chunk_no) || !free_.erase(c.slot)) return ErrnoError("RESTORE", EEXIST);
       restored_[c.slot] = c.chunk_no;
     }
@@ -238,7 +243,8 @@ class FakeKernel : public KernelLink {
     std::vector<ChunkEntry> all;
     {
       std::lock_guard lock(mutex_);
-      for (uint32_t c : misses_) all.push_back({.space = kSpace, .chunk_no = c, .miss_class = FASTOCI_CLASS_DEMAND});
+      for (uint32_t c : misses_)
+        all.push_back({.space = kSpace, .chunk_no = c, .miss_class = FASTOCI_CLASS_DEMAND});
     }
     if (!all.empty()) SendMisses(all);
     return OkStatus();
@@ -274,7 +280,9 @@ enum class Trick { kNone, kFlipByte, kDie, kDenied, kShort, kWrongOrder };
 class FakeLanes : public LaneFactory {
  public:
   explicit FakeLanes(const Bytes* data) : data_(data) {}
-  Result<std::unique_ptr<Lane>> NewLane() override { return std::unique_ptr<Lane>(new FakeLane(this)); }
+  Result<std::unique_ptr<Lane>> NewLane() override {
+    return std::unique_ptr<Lane>(new FakeLane(this));
+  }
   Status OpenImage(uint32_t, ByteSpan) override { return OkStatus(); }
   void CloseImage(uint32_t) override {}
   void Interrupt() override {}
@@ -301,7 +309,8 @@ class FakeLanes : public LaneFactory {
       if (trick == Trick::kDenied) return Error{ErrorKind::kDenied, EACCES, "401"};
       for (uint64_t at = job.range.out_begin; at < job.range.out_end; at += kChunk) {
         const size_t n = static_cast<size_t>(std::min<uint64_t>(kChunk, job.info->data_bytes - at));
-        Bytes piece(f_->data_->begin() + static_cast<ptrdiff_t>(at), f_->data_->begin() + static_cast<ptrdiff_t>(at + n));
+        Bytes piece(f_->data_->begin() + static_cast<ptrdiff_t>(at),
+                    f_->data_->begin() + static_cast<ptrdiff_t>(at + n));
         if (trick == Trick::kFlipByte && at + kChunk >= job.range.out_end) piece[n / 2] ^= 1;
         if (trick == Trick::kShort && at != job.range.out_begin) return OkStatus();
         fetched_ += n;
@@ -354,7 +363,8 @@ class MissServiceTest : public ::testing::Test {
     blob_.data_bytes = blob_.blob_bytes = data_bytes;
     for (uint64_t at = 0; at < data_bytes; at += 300000) blob_.spans.push_back({at, at});
     for (size_t at = 0; with_digests && at < data_bytes; at += kChunk)
-      blob_.digests.push_back(Sha256::Of(ByteSpan(data_).subspan(at, std::min<size_t>(kChunk, data_bytes - at))));
+      blob_.digests.push_back(
+          Sha256::Of(ByteSpan(data_).subspan(at, std::min<size_t>(kChunk, data_bytes - at))));
     const std::string path = dir_ + "/cache";
     UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     ASSERT_EQ(::ftruncate(fd.get(), static_cast<off_t>((nr_slots + 1) * kChunk)), 0);
@@ -402,7 +412,8 @@ class MissServiceTest : public ::testing::Test {
       return false;
     }
     const size_t at = chunk * kChunk;
-    std::copy_n(data_.begin() + static_cast<ptrdiff_t>(at), std::min<size_t>(kChunk, data_.size() - at), want.begin());
+    std::copy_n(data_.begin() + static_cast<ptrdiff_t>(at),
+                std::min<size_t>(kChunk, data_.size() - at), want.begin());
     return got == want;
   }
   int ErrnoOf(uint32_t chunk) {

@@ -14,7 +14,9 @@ namespace {
 
 uint64_t SpaceKey(const LaneJob& job) { return static_cast<uint64_t>(job.image) << 32 | job.blob; }
 
-Error Gone(const std::string& who, const Error& e) { return {ErrorKind::kUnavailable, EPIPE, who + ": " + e.message}; }
+Error Gone(const std::string& who, const Error& e) {
+  return {ErrorKind::kUnavailable, EPIPE, who + ": " + e.message};
+}
 
 // Text of another process: no control characters in our log.
 std::string Text(const char* text, size_t size) {
@@ -37,7 +39,10 @@ struct RoleLane::State {
 };
 
 RoleLane::RoleLane(FetchPorts* ports, std::string decoder_program, int interrupt_fd)
-    : ports_(ports), decoder_program_(std::move(decoder_program)), interrupt_fd_(interrupt_fd), piece_(kPieceBytes) {}
+    : ports_(ports),
+      decoder_program_(std::move(decoder_program)),
+      interrupt_fd_(interrupt_fd),
+      piece_(kPieceBytes) {}
 
 RoleLane::~RoleLane() = default;
 
@@ -59,8 +64,8 @@ Status RoleLane::Begin(const LaneJob& job, bool reopen_space) {
   const uint64_t key = SpaceKey(job);
   if (reopen_space) spaces_.erase(key);
   if (!spaces_.count(key)) {
-    FASTOCI_CHECK_OK(decoder_->OpenSpace(key, job.info->codec, job.info->data_bytes, job.info->blob_bytes,
-                                         job.info->index));
+    FASTOCI_CHECK_OK(decoder_->OpenSpace(key, job.info->codec, job.info->data_bytes,
+                                         job.info->blob_bytes, job.info->index));
     spaces_.insert(key);
   }
   job_++;
@@ -106,12 +111,17 @@ Status RoleLane::Run(const LaneJob& job, const PieceSink& sink) {
 }
 
 Status RoleLane::Pump(State* s, const LaneJob& job, const PieceSink& sink) {
-  const auto deadline = Clock::now() + std::chrono::milliseconds(job.deadline_ms) + std::chrono::milliseconds(kStallMs);
+  const auto deadline = Clock::now() + std::chrono::milliseconds(job.deadline_ms) +
+                        std::chrono::milliseconds(kStallMs);
   while (!s->decode_ended) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (left <= 0) return Error{ErrorKind::kUnavailable, ETIMEDOUT, "lane: the job stalls"};
-    pollfd fds[3] = {{decoder_->socket_fd(), POLLIN, 0}, {port_->socket_fd(), POLLIN, 0}, {interrupt_fd_, POLLIN, 0}};
-    if (::poll(fds, 3, static_cast<int>(left)) < 0 && errno != EINTR) return ErrnoError("lane: poll");
+    pollfd fds[3] = {{decoder_->socket_fd(), POLLIN, 0},
+                     {port_->socket_fd(), POLLIN, 0},
+                     {interrupt_fd_, POLLIN, 0}};
+    if (::poll(fds, 3, static_cast<int>(left)) < 0 && errno != EINTR)
+      return ErrnoError("lane: poll");
     if (fds[2].revents) return Error{ErrorKind::kUnavailable, ECANCELED, "stopping"};
     if (fds[1].revents) {
       auto m = port_->Receive(0);
@@ -128,7 +138,8 @@ Status RoleLane::Pump(State* s, const LaneJob& job, const PieceSink& sink) {
         return Gone("decoder", m.error());
     }
   }
-  return s->decode_ok ? OkStatus() : Status(Error{ErrorKind::kInternal, EIO, "decoder: ended without a result"});
+  return s->decode_ok ? OkStatus()
+                      : Status(Error{ErrorKind::kInternal, EIO, "decoder: ended without a result"});
 }
 
 Status RoleLane::OnFetch(State* s, const FetchMessage& m) {
@@ -146,8 +157,9 @@ Status RoleLane::OnFetch(State* s, const FetchMessage& m) {
       return decoder_->Input(s->fetched, s->fetch_ended);
     case FetchOp::kFailed: {
       s->fetch_ended = true;
-      const auto kind = m.kind <= static_cast<uint32_t>(ErrorKind::kInternal) ? static_cast<ErrorKind>(m.kind)
-                                                                              : ErrorKind::kInternal;
+      const auto kind = m.kind <= static_cast<uint32_t>(ErrorKind::kInternal)
+                            ? static_cast<ErrorKind>(m.kind)
+                            : ErrorKind::kInternal;
       const int err = m.err > 0 && m.err < 4096 && m.err != EPIPE ? m.err : EIO;
       return Error{kind, err, "fetch: " + Text(m.text, sizeof(m.text))};
     }
@@ -186,7 +198,8 @@ bool RoleLane::Drain(State* s) {
   if (!s->decode_ended && !decoder_->Cancel().ok()) return false;
   const auto deadline = Clock::now() + std::chrono::milliseconds(kDrainMs);
   while (!s->fetch_ended || !s->decode_ended) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (left <= 0) return false;
     pollfd fds[3] = {{s->decode_ended ? -1 : decoder_->socket_fd(), POLLIN, 0},
                      {s->fetch_ended ? -1 : port_->socket_fd(), POLLIN, 0},

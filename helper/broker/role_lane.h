@@ -80,12 +80,15 @@ class RoleLanes : public LaneFactory {
  public:
   static Result<std::unique_ptr<RoleLanes>> Make(FetchPorts* ports, std::string decoder_program);
   Result<std::unique_ptr<Lane>> NewLane() override;
-  Status OpenImage(uint32_t image, ByteSpan json) override { return ports_->OpenImage(image, json); }
+  Status OpenImage(uint32_t image, ByteSpan json) override {
+    return ports_->OpenImage(image, json);
+  }
   void CloseImage(uint32_t image) override { ports_->CloseImage(image); }
   void Interrupt() override;
 
  private:
-  RoleLanes(FetchPorts* ports, std::string program) : ports_(ports), decoder_program_(std::move(program)) {}
+  RoleLanes(FetchPorts* ports, std::string program)
+      : ports_(ports), decoder_program_(std::move(program)) {}
   FetchPorts* const ports_;
   const std::string decoder_program_;
   UniqueFd interrupt_;

@@ -97,7 +97,8 @@ class FakePort : public FetchPort {
         const uint64_t room = consumed + kFetchRingBytes - sent;
         uint64_t n = std::min<uint64_t>({room, m.length - sent, 10007});
         if (mode == Fetching::kStallsUntilCancel && sent > 0) n = 0;
-        for (uint64_t i = 0; i < n; i++) ring_[(sent + i) % kFetchRingBytes] = (*blob_)[m.offset + sent + i];
+        for (uint64_t i = 0; i < n; i++)
+          ring_[(sent + i) % kFetchRingBytes] = (*blob_)[m.offset + sent + i];
         sent += n;
         if (n > 0 && sent < m.length) Reply(FetchOp::kData, m.job, sent);
         if (mode == Fetching::kCutsShort && sent > m.length / 2) break;
@@ -162,7 +163,8 @@ class RoleLaneTest : public testing::Test {
  protected:
   void SetUp() override {
     auto self = std::filesystem::read_symlink("/proc/self/exe");
-    std::string decoder = (self.parent_path().parent_path().parent_path() / "bin/fastoci-decoderd").string();
+    std::string decoder =
+        (self.parent_path().parent_path().parent_path() / "bin/fastoci-decoderd").string();
     auto lanes = RoleLanes::Make(&ports_, decoder);
     ASSERT_TRUE(lanes.ok());
     lanes_ = std::move(*lanes);
@@ -188,7 +190,8 @@ class RoleLaneTest : public testing::Test {
     info_.data_bytes = data_.size();
     info_.blob_bytes = ports_.blob.size();
     info_.index = *file;
-    for (const GzipIndexEntry& e : index->entries()) info_.spans.push_back({e.data_offset, e.blob_offset()});
+    for (const GzipIndexEntry& e : index->entries())
+      info_.spans.push_back({e.data_offset, e.blob_offset()});
     ASSERT_GT(info_.spans.size(), 3u);
   }
   // Runs one span's job and compares what comes out.
@@ -199,7 +202,8 @@ class RoleLaneTest : public testing::Test {
     uint64_t next = job.range.out_begin;
     Status s = lane_->Run(job, [&](uint64_t at, ByteSpan piece) {
       EXPECT_EQ(at, next);
-      EXPECT_TRUE(std::equal(piece.begin(), piece.end(), data_.begin() + static_cast<ptrdiff_t>(at)));
+      EXPECT_TRUE(
+          std::equal(piece.begin(), piece.end(), data_.begin() + static_cast<ptrdiff_t>(at)));
       next = at + piece.size();
       return OkStatus();
     });
@@ -245,7 +249,8 @@ TEST_F(RoleLaneTest, ARunOfSpansIsOneRequest) {
     uint64_t next = job.range.out_begin;
     Status s = lane_->Run(job, [&](uint64_t at, ByteSpan piece) {
       EXPECT_EQ(at, next);
-      EXPECT_TRUE(std::equal(piece.begin(), piece.end(), data_.begin() + static_cast<ptrdiff_t>(at)));
+      EXPECT_TRUE(
+          std::equal(piece.begin(), piece.end(), data_.begin() + static_cast<ptrdiff_t>(at)));
       next = at + piece.size();
       return OkStatus();
     });
@@ -302,7 +307,9 @@ TEST_F(RoleLaneTest, ASinksErrorEndsTheJob) {
   job.image = 1, job.info = &info_, job.deadline_ms = 3000;
   job.range = PlanRun(info_, 0, 1, 16, false);
   int pieces = 0;
-  Status s = lane_->Run(job, [&](uint64_t, ByteSpan) { return ++pieces == 2 ? Status(MismatchError("no")) : OkStatus(); });
+  Status s = lane_->Run(job, [&](uint64_t, ByteSpan) {
+    return ++pieces == 2 ? Status(MismatchError("no")) : OkStatus();
+  });
   ASSERT_FALSE(s.ok());
   EXPECT_EQ(s.error().kind, ErrorKind::kMismatch);
   EXPECT_EQ(pieces, 2);

@@ -242,8 +242,8 @@ Result<Config> ParseConfig(const std::string& text, const std::string& name,
                            ConfigDialect dialect) {
   auto complain = [&](size_t offset, const std::string& what) {
     const Place p = PlaceOf(text, offset);
-    return InvalidError(name + ":" + std::to_string(p.line) + ":" + std::to_string(p.column) + ": " +
-                        what);
+    return InvalidError(name + ":" + std::to_string(p.line) + ":" + std::to_string(p.column) +
+                        ": " + what);
   };
   const bool ours = dialect == ConfigDialect::kOurs;
   size_t read = 0;

@@ -114,7 +114,8 @@ NetlinkLink::Message NetlinkLink::NewMessage(uint8_t cmd, int flags) {
 
 Result<std::vector<Bytes>> NetlinkLink::Send(Message message, const char* what, bool wait,
                                              const PartHandler* part) {
-  if (!message) return Error{ErrorKind::kInternal, ENOMEM, std::string("kernel: ") + what + ": no memory"};
+  if (!message)
+    return Error{ErrorKind::kInternal, ENOMEM, std::string("kernel: ") + what + ": no memory"};
   nlmsghdr* nlh = nlmsg_hdr(message.get());
   std::unique_lock lock(mutex_);
   while (next_seq_ == 0 || calls_.count(next_seq_)) next_seq_++;  // 0 marks events
@@ -200,7 +201,8 @@ void NetlinkLink::HandleReply(const nlmsghdr* nlh) {
   std::lock_guard lock(mutex_);
   auto it = calls_.find(nlh->nlmsg_seq);
   if (it == calls_.end()) {
-    if (nlh->nlmsg_type == NLMSG_ERROR) Log(LogLevel::kDebug, "netlink: a reply that nobody waits for");
+    if (nlh->nlmsg_type == NLMSG_ERROR)
+      Log(LogLevel::kDebug, "netlink: a reply that nobody waits for");
     return;
   }
   Call& call = it->second;
@@ -215,7 +217,8 @@ void NetlinkLink::HandleReply(const nlmsghdr* nlh) {
         nlmsgerr e;
         if (nlh->nlmsg_len >= at) {
           std::memcpy(&e, raw + NLMSG_HDRLEN, sizeof(e));
-          if (e.msg.nlmsg_len > sizeof(nlmsghdr)) at += NLMSG_ALIGN(e.msg.nlmsg_len - sizeof(nlmsghdr));
+          if (e.msg.nlmsg_len > sizeof(nlmsghdr))
+            at += NLMSG_ALIGN(e.msg.nlmsg_len - sizeof(nlmsghdr));
         }
       }
       if (at < nlh->nlmsg_len) {
@@ -245,7 +248,8 @@ void NetlinkLink::HandleReply(const nlmsghdr* nlh) {
 
 void NetlinkLink::HandleEvent(const nlmsghdr* nlh) {
   const auto* raw = reinterpret_cast<const uint8_t*>(nlh);
-  if (nlh->nlmsg_type != family_ || nlmsg_datalen(nlh) < static_cast<int>(sizeof(genlmsghdr))) return;
+  if (nlh->nlmsg_type != family_ || nlmsg_datalen(nlh) < static_cast<int>(sizeof(genlmsghdr)))
+    return;
   Attrs a;
   Bytes copy(raw, raw + nlh->nlmsg_len);
   if (!a.Parse(copy)) return;

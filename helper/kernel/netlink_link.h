@@ -4,8 +4,8 @@
 // Events and replies share one socket, since the kernel takes commands only
 // from the socket that registered. A receiving thread reads it: what carries
 // no sequence number is an event, the rest wakes the call that waits for that
-// number. Calls wait at most kReplyTimeoutMs, a dump as long for each part. A reply that nobody waits for
-// (Ack's errors, late ones) is dropped with a debug line.
+// number. Calls wait at most kReplyTimeoutMs, a dump as long for each part. A reply that nobody
+// waits for (Ack's errors, late ones) is dropped with a debug line.
 #ifndef FASTOCI_KERNEL_NETLINK_LINK_H_
 #define FASTOCI_KERNEL_NETLINK_LINK_H_
 

@@ -80,8 +80,8 @@ class Server : public KernelEvents {
       }
       const size_t at = static_cast<size_t>(entry.chunk_no) * kChunkBytes;
       std::fill_n(chunk.data(), kChunkBytes, 0);
-      std::copy_n(blob_.begin() + static_cast<ptrdiff_t>(at), std::min<size_t>(kChunkBytes, blob_.size() - at),
-                  chunk.data());
+      std::copy_n(blob_.begin() + static_cast<ptrdiff_t>(at),
+                  std::min<size_t>(kChunkBytes, blob_.size() - at), chunk.data());
       entry.slot = (*slots)[0];
       Status s = device->WriteSlot(entry.slot, chunk.span());
       if (s.ok()) s = link->Fill(cache, {&entry, 1});
@@ -155,11 +155,12 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
     Status busy = (*other)->Register(false);
     ASSERT_FALSE(busy.ok());
     EXPECT_EQ(busy.error().err, EBUSY);
-    EXPECT_NE(busy.error().message.find("another helper"), std::string::npos) << busy.error().message;
+    EXPECT_NE(busy.error().message.find("another helper"), std::string::npos)
+        << busy.error().message;
   }
 
-  const std::string create =
-      "dmsetup create t --readonly --table '0 " + sectors + " fastoci " + meta_dev + " " + loop->path + "'";
+  const std::string create = "dmsetup create t --readonly --table '0 " + sectors + " fastoci " +
+                             meta_dev + " " + loop->path + "'";
   ASSERT_TRUE(Sh(create));
   EXPECT_TRUE(server.WaitFor([&] { return server.images_added == 1; }));
 
@@ -196,7 +197,8 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
   Status refused = link.Fill(cache.cache, {&bad, 1});
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().err, EINVAL);
-  EXPECT_NE(refused.error().message.find("chunk refused"), std::string::npos) << refused.error().message;
+  EXPECT_NE(refused.error().message.find("chunk refused"), std::string::npos)
+      << refused.error().message;
 
   // All slots can be taken, no more.
   std::vector<uint32_t> all;
@@ -222,7 +224,8 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
   // What slots hold; the access bits can be cleared.
   auto states = [&](bool clear) {
     std::map<uint32_t, SlotInfo> slots;
-    EXPECT_TRUE(link.GetSlots(cache.cache, clear, [&](const SlotInfo& i) { slots[i.slot] = i; }).ok());
+    EXPECT_TRUE(
+        link.GetSlots(cache.cache, clear, [&](const SlotInfo& i) { slots[i.slot] = i; }).ok());
     return slots;
   };
   auto accessed = [](const std::map<uint32_t, SlotInfo>& slots) {
@@ -249,7 +252,8 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
   ASSERT_FALSE(taken.ok());
   EXPECT_EQ(taken.error().err, EEXIST) << "it is served";
   EXPECT_TRUE(link.Evict(cache.cache, {&old, 1}).ok());
-  EXPECT_TRUE(server.WaitFor([&] { return states(false)[old.slot].state == FASTOCI_SLOT_RESERVED; }));
+  EXPECT_TRUE(
+      server.WaitFor([&] { return states(false)[old.slot].state == FASTOCI_SLOT_RESERVED; }));
   ASSERT_TRUE(restore().ok());
   EXPECT_EQ(states(false)[old.slot].state, FASTOCI_SLOT_RESTORED);
   EXPECT_TRUE(link.Return(cache.cache, {&old.slot, 1}).ok());
@@ -265,7 +269,8 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
     EXPECT_TRUE(link.Evict(cache.cache, copy).ok());
   }
   server.fail = true;
-  EXPECT_FALSE(Sh("blockdev --flushbufs /dev/mapper/t; dd if=/dev/mapper/t of=/dev/null bs=4096 2>/dev/null"));
+  EXPECT_FALSE(Sh(
+      "blockdev --flushbufs /dev/mapper/t; dd if=/dev/mapper/t of=/dev/null bs=4096 2>/dev/null"));
   server.fail = false;
   EXPECT_TRUE(Sh("blockdev --flushbufs /dev/mapper/t && " + same));
 

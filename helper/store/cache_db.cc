@@ -15,12 +15,15 @@ constexpr char kRowColumns[] =
     " JOIN spaces ON spaces.cache = slots.cache AND spaces.space_id = slots.space_id";
 
 Error DbError(sqlite3* db, const std::string& what) {
-  return {ErrorKind::kIo, EIO, "cache database: " + what + ": " + (db ? sqlite3_errmsg(db) : "no memory")};
+  return {ErrorKind::kIo, EIO,
+          "cache database: " + what + ": " + (db ? sqlite3_errmsg(db) : "no memory")};
 }
 
 class Statement {
  public:
-  Statement(sqlite3* db, const char* sql) : db_(db) { rc_ = sqlite3_prepare_v2(db, sql, -1, &stmt_, nullptr); }
+  Statement(sqlite3* db, const char* sql) : db_(db) {
+    rc_ = sqlite3_prepare_v2(db, sql, -1, &stmt_, nullptr);
+  }
   ~Statement() { sqlite3_finalize(stmt_); }
   Statement(const Statement&) = delete;
   Statement& operator=(const Statement&) = delete;
@@ -57,7 +60,8 @@ class Statement {
 // False: not ours, as good as absent.
 bool ReadRow(Statement* s, SlotRow* row) {
   const int64_t slot = s->Int(0), chunk = s->Int(2), data_bytes = s->Int(4);
-  if (slot < 0 || slot > UINT32_MAX || chunk < 0 || chunk > UINT32_MAX || data_bytes <= 0) return false;
+  if (slot < 0 || slot > UINT32_MAX || chunk < 0 || chunk > UINT32_MAX || data_bytes <= 0)
+    return false;
   row->slot = static_cast<uint32_t>(slot);
   row->chunk_no = static_cast<uint32_t>(chunk);
   row->data_bytes = static_cast<uint64_t>(data_bytes);
@@ -66,11 +70,13 @@ bool ReadRow(Statement* s, SlotRow* row) {
 
 }  // namespace
 
-Result<std::unique_ptr<CacheDb>> CacheDb::Open(const std::string& path, const std::array<uint8_t, 16>& uuid) {
+Result<std::unique_ptr<CacheDb>> CacheDb::Open(const std::string& path,
+                                               const std::array<uint8_t, 16>& uuid) {
   std::unique_ptr<CacheDb> db(new CacheDb);
   db->uuid_ = uuid;
   if (sqlite3_open_v2(path.c_str(), &db->db_,
-                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr) != SQLITE_OK)
+                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
+                      nullptr) != SQLITE_OK)
     return DbError(db->db_, path);
   sqlite3_busy_timeout(db->db_, kBusyTimeoutMs);
   FASTOCI_CHECK_OK(db->Prepare(path));
@@ -133,7 +139,8 @@ size_t CacheDb::nr_queued() const {
 }
 
 Status CacheDb::Apply(const std::vector<Change>& changes) {
-  Statement add(db_, "INSERT OR REPLACE INTO slots(cache, slot, space_id, chunk, digest) VALUES(?,?,?,?,?)");
+  Statement add(
+      db_, "INSERT OR REPLACE INTO slots(cache, slot, space_id, chunk, digest) VALUES(?,?,?,?,?)");
   Statement remove(db_, "DELETE FROM slots WHERE cache=? AND slot=?");
   Statement space(db_,
                   "INSERT INTO spaces(cache, space_id, data_bytes) VALUES(?,?,?)"
@@ -198,7 +205,8 @@ Status CacheDb::RemoveAll() {
 
 Status CacheDb::ForEach(const std::function<void(const SlotRow&)>& each) const {
   std::lock_guard db_lock(db_mutex_);
-  const std::string sql = std::string(kRowColumns) + " WHERE slots.cache=? ORDER BY slots.space_id, chunk";
+  const std::string sql =
+      std::string(kRowColumns) + " WHERE slots.cache=? ORDER BY slots.space_id, chunk";
   Statement s(db_, sql.c_str());
   s.Bind(1, uuid_);
   for (;;) {

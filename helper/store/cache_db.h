@@ -47,7 +47,8 @@ enum class SpaceTrust : uint8_t {
 class CacheDb {
  public:
   // uuid: of the cache; rows of another cache in the file are left alone.
-  static Result<std::unique_ptr<CacheDb>> Open(const std::string& path, const std::array<uint8_t, 16>& uuid);
+  static Result<std::unique_ptr<CacheDb>> Open(const std::string& path,
+                                               const std::array<uint8_t, 16>& uuid);
   ~CacheDb();
 
   // Any thread; in order of the calls.

@@ -43,8 +43,9 @@ Result<Opened> OpenDirect(const std::string& path) {
         ::ioctl(o.fd.get(), BLKSSZGET, &sector_bytes) != 0)
       return ErrnoError(path + ": size");
     if (sector_bytes != 512)
-      return Error{ErrorKind::kUnsupported, EINVAL,
-                   path + ": logical blocks of " + std::to_string(sector_bytes) + " bytes, not 512"};
+      return Error{
+          ErrorKind::kUnsupported, EINVAL,
+          path + ": logical blocks of " + std::to_string(sector_bytes) + " bytes, not 512"};
     o.dev = major(st.st_rdev) << 20 | minor(st.st_rdev);
   } else if (S_ISREG(st.st_mode)) {
     o.size_bytes = static_cast<uint64_t>(st.st_size);
@@ -92,16 +93,20 @@ Result<CacheGeometry> ParseCacheSuperblock(ByteSpan bytes, uint64_t device_bytes
   g.chunk_shift = r.U32();
   g.nr_slots = r.U32();
   g.slots_offset = r.U64();
-  if (!r.ok() || bytes.size() < FASTOCI_CACHE_SB_BYTES) return InvalidError("cache: superblock is cut short");
-  if (version != FASTOCI_CACHE_VERSION) return InvalidError("cache: unknown version " + std::to_string(version));
+  if (!r.ok() || bytes.size() < FASTOCI_CACHE_SB_BYTES)
+    return InvalidError("cache: superblock is cut short");
+  if (version != FASTOCI_CACHE_VERSION)
+    return InvalidError("cache: unknown version " + std::to_string(version));
   if (sb_bytes != FASTOCI_CACHE_SB_BYTES) return InvalidError("cache: bad superblock size");
   if (incompat != 0) return InvalidError("cache: unknown incompatible features");
   if (ro_compat != 0) return InvalidError("cache: features that forbid writing");
-  if (SuperblockCrc(bytes.first(FASTOCI_CACHE_SB_BYTES)) != crc) return InvalidError("cache: bad superblock checksum");
+  if (SuperblockCrc(bytes.first(FASTOCI_CACHE_SB_BYTES)) != crc)
+    return InvalidError("cache: bad superblock checksum");
   std::copy(uuid.begin(), uuid.end(), g.uuid.begin());
   if (g.chunk_shift < FASTOCI_MIN_CHUNK_SHIFT || g.chunk_shift > FASTOCI_MAX_CHUNK_SHIFT)
     return InvalidError("cache: bad chunk size");
-  if (g.nr_slots == 0 || g.nr_slots > FASTOCI_MAX_SLOTS) return InvalidError("cache: bad number of slots");
+  if (g.nr_slots == 0 || g.nr_slots > FASTOCI_MAX_SLOTS)
+    return InvalidError("cache: bad number of slots");
   const uint64_t chunk = 1ULL << g.chunk_shift;
   if (g.slots_offset == 0 || g.slots_offset % chunk != 0 || g.slots_offset > device_bytes ||
       (device_bytes - g.slots_offset) / chunk < g.nr_slots)
@@ -160,19 +165,22 @@ Result<std::unique_ptr<CacheDevice>> CacheDevice::Open(const std::string& path) 
 
 Status CacheDevice::Check(uint32_t slot, size_t bytes) const {
   if (slot >= geometry_.nr_slots || bytes > chunk_bytes() || bytes % 512 != 0)
-    return Error{ErrorKind::kInternal, EINVAL, path_ + ": transfer outside of slot " + std::to_string(slot)};
+    return Error{ErrorKind::kInternal, EINVAL,
+                 path_ + ": transfer outside of slot " + std::to_string(slot)};
   return OkStatus();
 }
 
 Status CacheDevice::WriteSlot(uint32_t slot, std::span<const uint8_t> data) {
   FASTOCI_CHECK_OK(Check(slot, data.size()));
-  return PwriteFull(fd_.get(), data, geometry_.slots_offset + (static_cast<uint64_t>(slot) << geometry_.chunk_shift),
+  return PwriteFull(fd_.get(), data,
+                    geometry_.slots_offset + (static_cast<uint64_t>(slot) << geometry_.chunk_shift),
                     path_);
 }
 
 Status CacheDevice::ReadSlot(uint32_t slot, std::span<uint8_t> data) {
   FASTOCI_CHECK_OK(Check(slot, data.size()));
-  return PreadFull(fd_.get(), data, geometry_.slots_offset + (static_cast<uint64_t>(slot) << geometry_.chunk_shift),
+  return PreadFull(fd_.get(), data,
+                   geometry_.slots_offset + (static_cast<uint64_t>(slot) << geometry_.chunk_shift),
                    path_);
 }
 

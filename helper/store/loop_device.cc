@@ -24,7 +24,8 @@ Result<LoopDevice> ReadBack(int fd, const std::string& path) {
   if (::ioctl(fd, LOOP_GET_STATUS64, &info) != 0) return ErrnoError(path + ": loop status");
   LoopDevice d{path, (info.lo_flags & LO_FLAGS_DIRECT_IO) != 0};
   if (!d.direct_io)
-    Log(LogLevel::kWarning, "%s: the loop device runs buffered: no 512-byte direct I/O on this file system",
+    Log(LogLevel::kWarning,
+        "%s: the loop device runs buffered: no 512-byte direct I/O on this file system",
         path.c_str());
   return d;
 }
@@ -80,7 +81,8 @@ Result<LoopDevice> AttachLoop(const std::string& file, uint64_t size_bytes) {
     config.fd = static_cast<uint32_t>(back.get());
     config.block_size = 512;
     config.info.lo_flags = LO_FLAGS_DIRECT_IO;
-    std::copy_n(file.begin(), std::min<size_t>(file.size(), LO_NAME_SIZE - 1), config.info.lo_file_name);
+    std::copy_n(file.begin(), std::min<size_t>(file.size(), LO_NAME_SIZE - 1),
+                config.info.lo_file_name);
     if (::ioctl(fd.get(), LOOP_CONFIGURE, &config) == 0) return ReadBack(fd.get(), path);
     if (errno != EBUSY) return ErrnoError(path + ": LOOP_CONFIGURE");
   }

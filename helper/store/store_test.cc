@@ -22,7 +22,9 @@ class StoreTest : public ::testing::Test {
     ASSERT_NE(::mkdtemp(name), nullptr);
     dir_ = name;
   }
-  void TearDown() override { std::system(("rm -rf " + dir_).c_str()) == 0 ? void() : ADD_FAILURE(); }
+  void TearDown() override {
+    std::system(("rm -rf " + dir_).c_str()) == 0 ? void() : ADD_FAILURE();
+  }
   std::string MakeFile(uint64_t bytes) {
     std::string path = dir_ + "/cache";
     UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
@@ -92,7 +94,9 @@ TEST(CacheSuperblock, RejectsEachBadField) {
     bad[at] ^= 1;
     EXPECT_FALSE(ParseCacheSuperblock(bad, kMiB).ok()) << "byte " << at;
   }
-  auto refuses = [](CacheGeometry bad) { return !ParseCacheSuperblock(EncodeCacheSuperblock(bad), kMiB).ok(); };
+  auto refuses = [](CacheGeometry bad) {
+    return !ParseCacheSuperblock(EncodeCacheSuperblock(bad), kMiB).ok();
+  };
   CacheGeometry bad = g;
   bad.nr_slots = 0;
   EXPECT_TRUE(refuses(bad));
@@ -194,7 +198,8 @@ TEST_F(DbTest, FlushesBeforeTheRowsAreSeen) {
                   sqlite3_stmt* s = nullptr;
                   sqlite3_open((dir_ + "/db").c_str(), &other);
                   sqlite3_prepare_v2(other, "SELECT count(*) FROM slots", -1, &s, nullptr);
-                  if (sqlite3_step(s) == SQLITE_ROW) seen = static_cast<uint64_t>(sqlite3_column_int64(s, 0));
+                  if (sqlite3_step(s) == SQLITE_ROW)
+                    seen = static_cast<uint64_t>(sqlite3_column_int64(s, 0));
                   sqlite3_finalize(s);
                   sqlite3_close(other);
                   return OkStatus();
