@@ -7,7 +7,7 @@
 . "$(dirname "$0")/../lib.sh"
 requires docker-registry skopeo e2fsck jq "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-helperd"
 
-layers=("$SELFTESTS"/fixtures/layers/layer{1,2,3}.tar.gz)
+layers=("$SELFTESTS"/fixtures/layers/layer{1,2}.tar.gz "$WORK/layer3.tar") # the last one is not compressed
 image=$REGISTRY/nasty:latest_fastoci dm=fastoci-nasty-latest_fastoci mnt=$WORK/mnt
 tree() { "$PYTHON" "$SELFTESTS/lib/treelist.py" "$1" > "$2"; }
 misses() { dm_status $dm | cut -d' ' -f5; }
@@ -17,6 +17,7 @@ same_tree() { # same_tree DIR: it is that of the independent unpacker
 }
 
 load_module
+gzip -dc "$SELFTESTS/fixtures/layers/layer3.tar.gz" > "$WORK/layer3.tar"
 start_registry
 mkdir -p "$DISK/wanted" "$DISK/layout"
 must "$PYTHON" "$SELFTESTS/lib/applylayers.py" "$DISK/wanted" "${layers[@]}"
