@@ -8,6 +8,7 @@
 
 #include "base/digest.h"
 #include "base/unique_fd.h"
+#include "base/unnamed_file.h"
 #include "image/oci_image.h"
 
 namespace fastoci {
@@ -87,8 +88,7 @@ class Copier {
     FASTOCI_CHECK_OK(ParseDigest(digest));
     auto mounted = to_->MountBlob(from_, digest);
     if (mounted.ok() && *mounted) return OkStatus();
-    UniqueFd file(::open(options_.scratch_dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-    if (!file.valid()) return ErrnoError("a file in " + options_.scratch_dir);
+    FASTOCI_TRY(UniqueFd file, OpenUnnamed(options_.scratch_dir));
     uint64_t at = 0;
     FASTOCI_CHECK_OK(from_->GetBlob(digest, bytes, [&](ByteSpan data) {
       Status s = PwriteFull(file.get(), data, at, "blob " + digest);

@@ -127,23 +127,29 @@ class LayoutStore : public ImageStore {
     if (::stat(path.c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == bytes)
       return OkStatus();
     FASTOCI_CHECK_OK(MakeDirs(directory_ + "/blobs/sha256"));
-    UniqueFd fd(::open(directory_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644));
-    if (!fd.valid()) return ErrnoError("a file in " + directory_);
+    std::string partial = path + ".XXXXXX";
+    UniqueFd fd(::mkostemp(partial.data(), O_CLOEXEC));
+    if (!fd.valid()) return ErrnoError(partial);
+    Status written = WriteBlob(fd.get(), digest, bytes, source);
+    if (written.ok() && (::fchmod(fd.get(), 0644) != 0 || ::fsync(fd.get()) != 0 ||
+                         ::rename(partial.c_str(), path.c_str()) != 0))
+      written = ErrnoError(path);
+    if (!written.ok()) ::unlink(partial.c_str());
+    return written;
+  }
+
+  static Status WriteBlob(int fd, const std::string& digest, uint64_t bytes,
+                          const BlobSource& source) {
     Sha256 hash;
     Bytes buffer;
     for (uint64_t at = 0; at < bytes; at += buffer.size()) {
       buffer.resize(std::min<uint64_t>(kReadBytes, bytes - at));
       FASTOCI_CHECK_OK(source(at, buffer));
       hash.Update(buffer);
-      FASTOCI_CHECK_OK(PwriteFull(fd.get(), buffer, at, path));
+      FASTOCI_CHECK_OK(PwriteFull(fd, buffer, at, "blob " + digest));
     }
-    if (DigestString(hash.Finish()) != digest) return MismatchError("blob " + digest + " is damaged");
-    if (::fsync(fd.get()) != 0) return ErrnoError("fsync " + path);
-    ::unlink(path.c_str());  // of another size
-    std::string name = "/proc/self/fd/" + std::to_string(fd.get());
-    if (::linkat(AT_FDCWD, name.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) != 0 &&
-        errno != EEXIST)
-      return ErrnoError("link " + path);
+    if (DigestString(hash.Finish()) != digest)
+      return MismatchError("blob " + digest + " is damaged");
     return OkStatus();
   }
 

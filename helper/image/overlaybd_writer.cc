@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/unnamed_file.h"
 #include "codec/tar_reader.h"
 #include "codec/tar_writer.h"
 
@@ -20,8 +21,7 @@ constexpr size_t kCopyBytes = 1 << 20;
 Result<std::unique_ptr<OverlaybdWriter>> OverlaybdWriter::Create(const std::string& directory,
                                                                  const LsmtFileOptions& options) {
   std::unique_ptr<OverlaybdWriter> w(new OverlaybdWriter(options));
-  w->file_ = UniqueFd(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!w->file_.valid()) return ErrnoError("a file in " + directory);
+  FASTOCI_TRY(w->file_, OpenUnnamed(directory));
   OverlaybdWriter* raw = w.get();
   FASTOCI_TRY(ZFileWriter zfile, ZFileWriter::Create({}, [raw](ByteSpan data) {
                 Status s = PwriteFull(raw->file_.get(), data, kPayloadAt + raw->payload_bytes_,
