@@ -1,6 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""treelist.py DIR: one line of JSON per file below DIR, sorted: what two copies of a tree must have in common."""
+"""treelist.py DIR [FIELD...]: one line of JSON per file below DIR, sorted: what two copies of a tree must have in common.
+
+Fields that are named are left out; so is /lost+found if that is named.
+"""
 import hashlib, json, os, stat, sys
 
 
@@ -26,13 +29,16 @@ def describe(path, root, links):
 
 
 def main():
-    root = os.path.realpath(sys.argv[1])
+    root, without = os.path.realpath(sys.argv[1]), sys.argv[2:]
     paths = [root]
     for top, dirs, files in os.walk(root):
+        if "lost+found" in without and top == root and "lost+found" in dirs:
+            dirs.remove("lost+found")
         paths += [os.path.join(top, n) for n in dirs + files]
     links = {}
     for path in sorted(paths):
-        print(json.dumps(describe(path, root, links), sort_keys=True))
+        described = describe(path, root, links)
+        print(json.dumps({key: value for key, value in described.items() if key not in without}, sort_keys=True))
 
 
 if __name__ == "__main__":
