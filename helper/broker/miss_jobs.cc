@@ -49,6 +49,17 @@ Urgency MissService::LeastUrgency(int number) const {
   return number < (options_.nr_lanes + 1) / 2 ? Urgency::kAhead : Urgency::kBackground;
 }
 
+// A run keeps all that it decodes: it shall not push out more than a sixteenth of
+// a small cache.
+uint32_t MissService::MaxSpansLocked() const {
+  uint64_t spans = options_.max_spans;
+  for (const auto& [no, cache] : caches_) {
+    const uint64_t bytes = static_cast<uint64_t>(cache->info().nr_slots) * cache->chunk_bytes();
+    spans = std::min(spans, bytes / 16 / kRawSpanBytes);
+  }
+  return static_cast<uint32_t>(std::max<uint64_t>(spans, 1));
+}
+
 void MissService::RunLane(int number) {
   const Urgency least = LeastUrgency(number);
   std::unique_ptr<Lane> lane;
@@ -67,7 +78,7 @@ void MissService::RunLane(int number) {
     }
     work_.wait(lock, [&] { return stop_ || (!draining_ && queue_.HasWork(least)); });
     if (stop_) return;
-    auto run = queue_.Pick(least, options_.max_spans);
+    auto run = queue_.Pick(least, MaxSpansLocked());
     if (!run) continue;
     nr_running_++;
     lock.unlock();

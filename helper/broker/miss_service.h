@@ -147,6 +147,7 @@ class MissService : public KernelEvents {
   // lanes: miss_jobs.cc
   void RunLane(int number);
   Urgency LeastUrgency(int number) const;
+  uint32_t MaxSpansLocked() const;
   void RunJob(Lane* lane, const JobQueue::Run& run);
   Status Prepare(const JobQueue::Run& run, JobContext* job);
   void Abandon(const JobQueue::Run& run);

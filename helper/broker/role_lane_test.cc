@@ -194,11 +194,11 @@ class RoleLaneTest : public testing::Test {
       info_.spans.push_back({e.data_offset, e.blob_offset()});
     ASSERT_GT(info_.spans.size(), 3u);
   }
-  // Runs one span's job and compares what comes out.
-  Status RunSpan(uint32_t span, uint32_t chunk_shift = 16) {
+  // Runs the jobs of one or more spans and compares what comes out.
+  Status RunSpan(uint32_t span, uint32_t chunk_shift = 16, uint32_t nr_spans = 1) {
     LaneJob job;
     job.image = 1, job.info = &info_, job.deadline_ms = 3000;
-    job.range = PlanRun(info_, span, 1, chunk_shift, false);
+    job.range = PlanRun(info_, span, nr_spans, chunk_shift, false);
     uint64_t next = job.range.out_begin;
     Status s = lane_->Run(job, [&](uint64_t at, ByteSpan piece) {
       EXPECT_EQ(at, next);
@@ -243,20 +243,9 @@ TEST_F(RoleLaneTest, ARunOfSpansIsOneRequest) {
   UseGzip();
   const auto nr = static_cast<uint32_t>(info_.spans.size());
   for (uint32_t first = 0; first < nr; first += 2) {
-    LaneJob job;
-    job.image = 1, job.info = &info_, job.deadline_ms = 3000;
-    job.range = PlanRun(info_, first, nr - first, 16, false);
-    uint64_t next = job.range.out_begin;
-    Status s = lane_->Run(job, [&](uint64_t at, ByteSpan piece) {
-      EXPECT_EQ(at, next);
-      EXPECT_TRUE(
-          std::equal(piece.begin(), piece.end(), data_.begin() + static_cast<ptrdiff_t>(at)));
-      next = at + piece.size();
-      return OkStatus();
-    });
+    Status s = RunSpan(first, 16, nr - first);
     ASSERT_TRUE(s.ok()) << s.error().message;
-    EXPECT_EQ(next, data_.size());
-    EXPECT_LE(lane_->bytes_fetched(), job.range.input_end - job.range.input_begin);
+    EXPECT_LE(lane_->bytes_fetched(), info_.blob_bytes - info_.spans[first].blob_offset);
   }
   EXPECT_EQ(ports_.lanes, 1);
 }
