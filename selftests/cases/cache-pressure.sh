@@ -1,17 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# A cache far smaller than the image, eight readers, and a helper that is killed and replaced while it evicts and fills.
+# A cache far smaller than the image, eight readers of two images that share it, and a helper that is killed and replaced while it evicts and fills.
 # timeout: 240
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 lib=$SELFTESTS/lib
 slots() { helper_stat 'caches[0] | .present + .reserved + .evicting + .restorable'; }
 idle() { [ "$(helper_stat 'caches[0].evicting')" = 0 ]; }
-reader() { # reader SEED: reads the device in an order of its own until the stop file is there
-	"$PYTHON" - "$1" "$DISK/data" "$WORK/stop" <<-'PY'
+reader() { # reader SEED: reads one of the devices in an order of its own until the stop file is there
+	"$PYTHON" - "$1" "$DISK/data" "$WORK/stop" /dev/mapper/t$(($1 % 2)) <<-'PY'
 	import mmap, os, random, sys
 	rng, want, stop = random.Random(int(sys.argv[1])), open(sys.argv[2], "rb").read(), sys.argv[3]
-	fd, buf, reads = os.open("/dev/mapper/t", os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 65536), 0
+	fd, buf, reads = os.open(sys.argv[4], os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 65536), 0
 	while not os.path.exists(stop) or reads < 20:
 	    at = rng.randrange(len(want) // 4096) * 4096
 	    n = os.preadv(fd, [buf], at)
@@ -22,14 +22,16 @@ reader() { # reader SEED: reads the device in an order of its own until the stop
 }
 load_module
 use_disk
-modprobe -r brd; must modprobe brd rd_nr=1 rd_size=65536
+modprobe -r brd; must modprobe brd rd_nr=2 rd_size=65536
 truncate -s 4M "$DISK/unused"
 sectors=$("$PYTHON" "$lib/mkhelpermeta.py" "$DISK/meta" "$DISK/unused" "$DISK/data" "$DISK/blob")
-dd if="$DISK/meta" of=/dev/ram0 bs=4096 conv=fsync,notrunc status=none
+for n in 0 1; do dd if="$DISK/meta" of=/dev/ram$n bs=4096 conv=fsync,notrunc status=none; done
 helper_options=(--cache-size-mb 1 --lanes 4)
 start_helper
 cache=$(helper_stat cache_device)
-check 'creates a device' dmsetup create t --readonly --table "0 $sectors fastoci /dev/ram0 $cache"
+for n in 0 1; do
+	check "creates device $n" dmsetup create t$n --readonly --table "0 $sectors fastoci /dev/ram$n $cache"
+done
 pids=()
 for seed in 1 2 3 4 5 6 7 8; do
 	reader $seed > "$WORK/reader$seed.log" 2>&1 &
@@ -55,7 +57,7 @@ is 'no slot is left out' "$(helper_stat 'caches[0].nr_slots')" 15
 check 'no read failed' test "$(counter fails)" = 0
 check 'the cache file kept its size' test "$(stat -c %s "$CACHE_DIR/cache.img")" = 1048576
 stop_helper
-check 'removes the device' dmsetup remove t
+check 'removes the devices' dmsetup remove t0 t1
 losetup -d "$cache"
 check 'nothing is left' nothing_left
 finish
