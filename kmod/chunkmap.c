@@ -123,7 +123,6 @@ static struct fastoci_space *reap_space(struct fastoci_cache *cache, struct fast
 	lockdep_assert_held(&cache->lock);
 	if (space->nr_users || space->nr_held)
 		return NULL;
-	fastoci_misses_drop(cache, space->no);
 	list_del(&space->node);
 	xa_erase(&cache->spaces_by_no, space->no);
 	return space;
@@ -132,7 +131,8 @@ static struct fastoci_space *reap_space(struct fastoci_cache *cache, struct fast
 void fastoci_space_put(struct fastoci_cache *cache, struct fastoci_space *space)
 {
 	spin_lock(&cache->lock);
-	space->nr_users--;
+	if (!--space->nr_users)
+		fastoci_misses_drop(cache, space->no);
 	space = reap_space(cache, space);
 	spin_unlock(&cache->lock);
 	free_space(space);

@@ -67,10 +67,11 @@ struct fastoci_miss_key {
 /* One chunk that is on its way. All fields L(cache->lock). */
 struct fastoci_miss {
 	struct rb_node node;
-	struct list_head unsent;	/* empty when sent */
+	struct list_head queue;		/* in cache->unsent[key.class], or cache->asked */
 	struct list_head bios;		/* of fastoci_bio.miss_node */
 	struct fastoci_miss_key key;
 	u64 since_ns;			/* ktime */
+	unsigned long asked_at;		/* jiffies, in cache->asked */
 };
 
 struct fastoci_cache {
@@ -97,13 +98,12 @@ struct fastoci_cache {
 
 	struct rb_root misses;		/* L(lock) */
 	struct list_head unsent[FASTOCI_NR_CLASSES]; /* L(lock) misses by class */
+	struct list_head asked;		/* L(lock) misses that were sent, oldest first */
 	struct list_head overflow;	/* L(lock) bios without a miss entry */
 	struct list_head released;	/* L(lock) bios for release_work */
 	u32 nr_misses;			/* L(lock) */
 	u32 unacked;			/* L(lock) */
 	unsigned long unacked_since;	/* L(lock) jiffies: last ACK, or first MISS after it */
-	u32 resends;			/* L(lock) counts fastoci_cache_resend() */
-	bool silent;			/* L(lock) lost a message: wait for a dump */
 
 	struct work_struct send_work;
 	struct work_struct release_work;

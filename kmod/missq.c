@@ -12,6 +12,13 @@
  * under the same lock after, so no wake-up is lost. Released bios are handled
  * by release_work alone, in a WQ_MEM_RECLAIM queue. Parking needs no memory
  * but the bio's own: without a miss entry the bio waits on the overflow list.
+ *
+ *   miss:  unsent <-> asked -> gone
+ *
+ * A miss goes with its answer, or when the last bio that waited for it was ended
+ * otherwise, so that the next reader asks anew. One whose message the socket
+ * refused, or that was not answered for ask_again_ms, is unsent again: whatever
+ * a helper loses, its readers wait no longer than that for another try.
  */
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -21,7 +28,8 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-#define OVERFLOW_RETRY_MS 10
+#define OVERFLOW_RETRY_MS 10	/* bios without a miss entry */
+#define SEND_RETRY_MS 100	/* a socket that is full, or no memory for a message */
 
 static struct kmem_cache *miss_slab;
 static struct workqueue_struct *wq;
@@ -35,6 +43,18 @@ static int set_stall_ms(const char *val, const struct kernel_param *kp)
 static const struct kernel_param_ops stall_ms_ops = { .set = set_stall_ms, .get = param_get_uint };
 module_param_cb(stall_ms, &stall_ms_ops, &stall_ms, 0644);
 MODULE_PARM_DESC(stall_ms, "a helper that acknowledges nothing for so long counts as absent (100..3600000, default 10000)");
+
+static uint ask_again_ms = 30000;
+static int set_ask_again_ms(const char *val, const struct kernel_param *kp)
+{
+	return param_set_uint_minmax(val, kp, 100, 3600000);
+}
+
+static const struct kernel_param_ops ask_again_ms_ops = {
+	.set = set_ask_again_ms, .get = param_get_uint
+};
+module_param_cb(ask_again_ms, &ask_again_ms_ops, &ask_again_ms, 0644);
+MODULE_PARM_DESC(ask_again_ms, "a miss that the helper does not answer for so long is sent again (100..3600000, default 30000)");
 
 static u64 miss_order(const struct fastoci_miss_key *k)
 {
@@ -77,7 +97,7 @@ static void erase_miss(struct fastoci_cache *cache, struct fastoci_miss *miss)
 {
 	lockdep_assert_held(&cache->lock);
 	rb_erase(&miss->node, &cache->misses);
-	list_del(&miss->unsent);
+	list_del(&miss->queue);
 	cache->nr_misses--;
 	kmem_cache_free(miss_slab, miss);
 }
@@ -98,7 +118,7 @@ static u32 chunk_of(const struct fastoci_cache *cache, const struct fastoci_bio 
 static void to_send(struct fastoci_cache *cache, struct fastoci_miss *miss)
 {
 	lockdep_assert_held(&cache->lock);
-	list_move_tail(&miss->unsent, &cache->unsent[miss->key.class]);
+	list_move_tail(&miss->queue, &cache->unsent[miss->key.class]);
 }
 
 static struct fastoci_miss *first_unsent(struct fastoci_cache *cache)
@@ -108,7 +128,7 @@ static struct fastoci_miss *first_unsent(struct fastoci_cache *cache)
 	lockdep_assert_held(&cache->lock);
 	for (class = FASTOCI_CLASS_DEMAND; class >= 0; class--)
 		if (!list_empty(&cache->unsent[class]))
-			return list_first_entry(&cache->unsent[class], struct fastoci_miss, unsent);
+			return list_first_entry(&cache->unsent[class], struct fastoci_miss, queue);
 	return NULL;
 }
 
@@ -128,7 +148,7 @@ static struct fastoci_miss *get_miss(struct fastoci_cache *cache, struct fastoci
 		miss->key = (struct fastoci_miss_key){ pb->space->no, chunk_no, class };
 		miss->since_ns = ktime_get_ns();
 		INIT_LIST_HEAD(&miss->bios);
-		INIT_LIST_HEAD(&miss->unsent);
+		INIT_LIST_HEAD(&miss->queue);
 		insert_miss(cache, miss);
 	}
 	miss->key.class = class;
@@ -150,9 +170,9 @@ void fastoci_cache_arm_timer(struct fastoci_cache *cache, unsigned long at)
 			 time_after(at, jiffies) ? at - jiffies : 0);
 }
 
-static void retry_soon(struct fastoci_cache *cache)
+static void arm_timer_in(struct fastoci_cache *cache, u32 ms)
 {
-	fastoci_cache_arm_timer(cache, jiffies + msecs_to_jiffies(OVERFLOW_RETRY_MS));
+	fastoci_cache_arm_timer(cache, jiffies + msecs_to_jiffies(ms));
 }
 
 /* When a bio that waits since @since has to be ended; false: never. */
@@ -226,7 +246,7 @@ enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb)
 		list_add_tail(&pb->image_node, &image->parked);
 		image->nr_parked++;
 		if (!miss)
-			retry_soon(cache);
+			arm_timer_in(cache, OVERFLOW_RETRY_MS);
 		if (deadline_of(image, pb->parked_at, &at))
 			fastoci_cache_arm_timer(cache, at);
 	}
@@ -246,12 +266,22 @@ static void release_locked(struct fastoci_cache *cache, struct fastoci_bio *pb,
 	queue_work(wq, &cache->release_work);
 }
 
+/* The same before its miss was answered. */
+static void give_up(struct fastoci_cache *cache, struct fastoci_bio *pb, blk_status_t verdict)
+{
+	struct fastoci_miss *miss = find_miss(cache, pb->space->no, chunk_of(cache, pb));
+
+	release_locked(cache, pb, verdict);
+	if (miss && list_empty(&miss->bios))
+		erase_miss(cache, miss);
+}
+
 void fastoci_sweep_locked(struct fastoci_image *image, blk_status_t verdict)
 {
 	struct fastoci_bio *pb, *tmp;
 
 	list_for_each_entry_safe(pb, tmp, &image->parked, image_node)
-		release_locked(image->cache, pb, verdict);
+		give_up(image->cache, pb, verdict);
 }
 
 void fastoci_sweep(struct fastoci_image *image, blk_status_t verdict)
@@ -316,7 +346,27 @@ void fastoci_fail_readahead(struct fastoci_cache *cache)
 	list_for_each_entry(image, &cache->images, node)
 		list_for_each_entry_safe(pb, tmp, &image->parked, image_node)
 			if (dm_bio_from_per_bio_data(pb, sizeof(*pb))->bi_opf & REQ_RAHEAD)
-				release_locked(cache, pb, BLK_STS_IOERR);
+				give_up(cache, pb, BLK_STS_IOERR);
+}
+
+/* What was asked for and not answered is sent again, or forgotten if nobody waits for it. */
+static void ask_again(struct fastoci_cache *cache)
+{
+	struct fastoci_miss *miss, *tmp;
+	unsigned long at;
+
+	lockdep_assert_held(&cache->lock);
+	list_for_each_entry_safe(miss, tmp, &cache->asked, queue) {
+		at = miss->asked_at + msecs_to_jiffies(READ_ONCE(ask_again_ms));
+		if (time_before(jiffies, at)) {
+			fastoci_cache_arm_timer(cache, at);
+			return;
+		}
+		if (list_empty(&miss->bios))
+			erase_miss(cache, miss);
+		else
+			to_send(cache, miss);
+	}
 }
 
 static void run_timer(struct work_struct *work)
@@ -329,6 +379,7 @@ static void run_timer(struct work_struct *work)
 
 	spin_lock(&cache->lock);
 	cache->timer_armed = false;
+	ask_again(cache);
 	if (first_unsent(cache))
 		queue_work(wq, &cache->send_work);
 	list_for_each_entry_safe(pb, tmp, &cache->overflow, miss_node)
@@ -343,7 +394,7 @@ static void run_timer(struct work_struct *work)
 			if (!deadline_of(image, pb->parked_at, &at))
 				break;
 			if (time_after_eq(jiffies, at))
-				release_locked(cache, pb, BLK_STS_IOERR);
+				give_up(cache, pb, BLK_STS_IOERR);
 			else
 				fastoci_cache_arm_timer(cache, at);
 		}
@@ -357,14 +408,13 @@ static u32 take_batch(struct fastoci_cache *cache)
 	u32 nr = 0;
 
 	lockdep_assert_held(&cache->lock);
-	if (cache->silent)
-		return 0;
 	while (nr < FASTOCI_MAX_BATCH && cache->unacked + nr < FASTOCI_MISS_WINDOW) {
 		miss = first_unsent(cache);
 		if (!miss)
 			break;
 		cache->batch[nr++] = miss->key;
-		list_del_init(&miss->unsent);
+		miss->asked_at = jiffies;
+		list_move_tail(&miss->queue, &cache->asked);
 	}
 	if (!nr)
 		return 0;
@@ -373,10 +423,11 @@ static u32 take_batch(struct fastoci_cache *cache)
 	cache->unacked += nr;
 	fastoci_cache_arm_timer(cache, cache->unacked_since +
 				       msecs_to_jiffies(READ_ONCE(stall_ms)));
+	arm_timer_in(cache, READ_ONCE(ask_again_ms));
 	return nr;
 }
 
-/* What is left of a batch that was not sent goes back to the front. */
+/* A batch that was not sent goes back to the front. */
 static void unsend_batch(struct fastoci_cache *cache, u32 nr)
 {
 	struct fastoci_miss *miss;
@@ -386,19 +437,18 @@ static void unsend_batch(struct fastoci_cache *cache, u32 nr)
 	while (nr--) {
 		miss = find_miss(cache, cache->batch[nr].space, cache->batch[nr].chunk_no);
 		if (miss)
-			list_move(&miss->unsent, &cache->unsent[miss->key.class]);
+			list_move(&miss->queue, &cache->unsent[miss->key.class]);
 	}
 }
 
 static void send_misses(struct work_struct *work)
 {
 	struct fastoci_cache *cache = container_of(work, struct fastoci_cache, send_work);
-	u32 nr, resends;
 	int err;
+	u32 nr;
 
 	for (;;) {
 		spin_lock(&cache->lock);
-		resends = cache->resends;
 		nr = take_batch(cache);
 		spin_unlock(&cache->lock);
 		if (!nr)
@@ -407,24 +457,20 @@ static void send_misses(struct work_struct *work)
 		if (!err)
 			continue;
 		/*
-		 * Not lost: the next REGISTER or GET_PENDING sends all of them
-		 * again, and if there was one meanwhile, it has. Without memory
-		 * the helper saw no ENOBUFS and would not ask: the timer does.
+		 * Without a helper the next REGISTER sends. Else only the timer may be
+		 * relied on: a socket reports ENOBUFS once until it was read empty, so
+		 * the helper may not learn that this message was refused, too.
 		 */
 		spin_lock(&cache->lock);
-		if (err == -ENOMEM) {
-			unsend_batch(cache, nr);
-			retry_soon(cache);
-		} else if (resends == cache->resends) {
-			cache->silent = true;
-		}
+		unsend_batch(cache, nr);
+		if (err != -ECONNREFUSED)
+			arm_timer_in(cache, SEND_RETRY_MS);
 		spin_unlock(&cache->lock);
-		if (err == -ENOMEM)
-			return;
+		return;
 	}
 }
 
-/* Sends every pending miss again, to a new helper or after a lost message. */
+/* Sends every pending miss again, to a new helper or to one that lost messages. */
 void fastoci_cache_resend(struct fastoci_cache *cache, void *arg)
 {
 	struct rb_node *n, *next;
@@ -435,13 +481,11 @@ void fastoci_cache_resend(struct fastoci_cache *cache, void *arg)
 
 		next = rb_next(n);
 		if (list_empty(&miss->bios))
-			erase_miss(cache, miss); /* all who waited were ended otherwise */
+			erase_miss(cache, miss); /* of a NOWAIT read */
 		else
 			to_send(cache, miss);
 	}
 	cache->unacked = 0;
-	cache->silent = false;
-	cache->resends++;
 	spin_unlock(&cache->lock);
 	queue_work(wq, &cache->send_work);
 }
@@ -502,6 +546,7 @@ void fastoci_missq_setup(struct fastoci_cache *cache)
 
 	for (class = 0; class < FASTOCI_NR_CLASSES; class++)
 		INIT_LIST_HEAD(&cache->unsent[class]);
+	INIT_LIST_HEAD(&cache->asked);
 	INIT_LIST_HEAD(&cache->overflow);
 	INIT_LIST_HEAD(&cache->released);
 	cache->misses = RB_ROOT;
@@ -511,22 +556,13 @@ void fastoci_missq_setup(struct fastoci_cache *cache)
 }
 
 /*
- * No image is left, so no bio is: what may remain are misses of readers that
- * gave up. They go first: with nothing to send, the timer queues no send, and
- * once the last send has ended, nobody arms the timer.
+ * No image is left, so no bio is, and misses went with their spaces' last user.
+ * With nothing to send, the timer queues no send, and once the last send has
+ * ended, nobody arms the timer.
  */
 void fastoci_missq_free(struct fastoci_cache *cache)
 {
-	struct fastoci_miss *miss, *next;
-
-	spin_lock(&cache->lock);
-	rbtree_postorder_for_each_entry_safe(miss, next, &cache->misses, node) {
-		list_del(&miss->unsent);
-		kmem_cache_free(miss_slab, miss);
-	}
-	cache->misses = RB_ROOT;
-	cache->nr_misses = 0;
-	spin_unlock(&cache->lock);
+	WARN_ON_ONCE(!RB_EMPTY_ROOT(&cache->misses));
 	cancel_work_sync(&cache->send_work);
 	cancel_delayed_work_sync(&cache->timer_work);
 	cancel_work_sync(&cache->release_work);

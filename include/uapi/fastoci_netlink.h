@@ -51,20 +51,20 @@
  *             restored slot back whose content proved wrong.
  *   GET_CACHES, GET_IMAGES, GET_SPACES, GET_SLOTS, GET_PENDING   dumps
  *             GET_PENDING is the helper's own (GENERATION) and empty itself: it
- *             makes the kernel send every pending miss again as MISS events,
- *             after a lost message.
+ *             makes the kernel send every pending miss again as MISS events.
  *             GET_SLOTS with FLAGS = FASTOCI_SLOTS_CLEAR_ACCESSED clears
  *             the access bits that it reports.
  *
  * Events (no reply; MISS must be acknowledged by ACK, after at most
- * FASTOCI_MISS_WINDOW entries without one the kernel waits):
+ * FASTOCI_MISS_WINDOW entries without one the kernel waits; a chunk's MISS may
+ * come again while it is on its way):
  *   MISS        CACHE, CHUNKS(SPACE, CHUNK_NO, CLASS)
  *   EVICTED     CACHE, CHUNKS(SPACE, CHUNK_NO, SLOT)
  *   IMAGE_ADDED, IMAGE_REMOVED   IMAGE, CACHE, META_DEV, CACHE_DEV, IMAGE_ID
  *   CACHE_ADDED, CACHE_REMOVED   CACHE, UUID, CACHE_DEV
  *
- * A lost event (ENOBUFS on the helper's socket) is repaired by GET_CACHES,
- * GET_IMAGES and GET_PENDING.
+ * A MISS that does not fit the helper's socket comes later. Other lost events
+ * (ENOBUFS) are repaired by GET_CACHES, GET_IMAGES and GET_SLOTS.
  */
 #ifndef _UAPI_FASTOCI_NETLINK_H
 #define _UAPI_FASTOCI_NETLINK_H

@@ -3,31 +3,6 @@
 
 #include "kunit.h"
 
-struct fixture {
-	struct fastoci_cache *cache;
-	struct fastoci_space *space;
-};
-
-static int init(struct kunit *test)
-{
-	struct fixture *f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
-
-	KUNIT_ASSERT_NOT_NULL(test, f);
-	test->priv = f;
-	f->cache = make_test_cache(test);
-	f->space = make_test_space(test, f->cache, 1);
-	return 0;
-}
-
-static void end(struct kunit *test)
-{
-	struct fixture *f = test->priv;
-
-	if (f->space)
-		fastoci_space_put(f->cache, f->space);
-	fastoci_cache_put(f->cache);
-}
-
 static u32 alloc_one(struct kunit *test)
 {
 	struct fixture *f = test->priv;
@@ -317,14 +292,8 @@ static struct kunit_case evict_cases[] = {
 	{}
 };
 
-static struct kunit_suite map_suite = {
-	.name = "fastoci_chunkmap", .test_cases = map_cases, .init = init, .exit = end,
-	.suite_init = test_suite_init, .suite_exit = test_suite_exit,
-};
+static struct kunit_suite map_suite = CACHE_SUITE("fastoci_chunkmap", map_cases);
 
-static struct kunit_suite evict_suite = {
-	.name = "fastoci_evict", .test_cases = evict_cases, .init = init, .exit = end,
-	.suite_init = test_suite_init, .suite_exit = test_suite_exit,
-};
+static struct kunit_suite evict_suite = CACHE_SUITE("fastoci_evict", evict_cases);
 
 kunit_test_suites(&map_suite, &evict_suite);

@@ -25,12 +25,11 @@ bool fastoci_generation_alive(u64 generation)
 
 int fastoci_send_misses(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr)
 {
-	int err = fake_helper.send_error;
-
-	fake_helper.send_error = 0;
 	fake_helper.nr_sends++;
-	if (err)
-		return err;
+	if (fake_helper.nr_errors) {
+		fake_helper.nr_errors--;
+		return fake_helper.send_error;
+	}
 	if (!fake_helper.present)
 		return -ECONNREFUSED;
 	while (nr-- && fake_helper.nr_sent < ARRAY_SIZE(fake_helper.sent))
@@ -108,6 +107,26 @@ struct fastoci_space *make_test_space(struct kunit *test, struct fastoci_cache *
 				  (u64)TEST_CHUNKS << FASTOCI_MIN_CHUNK_SHIFT);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, space);
 	return space;
+}
+
+int fixture_init(struct kunit *test)
+{
+	struct fixture *f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, f);
+	test->priv = f;
+	f->cache = make_test_cache(test);
+	f->space = make_test_space(test, f->cache, 1);
+	return 0;
+}
+
+void fixture_exit(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	if (f->space)
+		fastoci_space_put(f->cache, f->space);
+	fastoci_cache_put(f->cache);
 }
 
 u32 slot_state(struct fastoci_cache *cache, u32 slot)

@@ -15,7 +15,8 @@
 struct fake_helper {
 	bool present;
 	u64 generation;
-	int send_error;			/* of the next send, then 0 again */
+	int send_error;			/* of the next @nr_errors sends */
+	u32 nr_errors;
 	u32 nr_sends;
 	u32 nr_sent;
 	struct fastoci_miss_key sent[4096];
@@ -29,7 +30,22 @@ extern struct fake_helper fake_helper;
 int test_suite_init(struct kunit_suite *suite);
 void test_suite_exit(struct kunit_suite *suite);
 
-/* A fresh cache of TEST_SLOTS slots and a helper of TEST_GENERATION; fastoci_cache_put() it. */
+/* What each test of a CACHE_SUITE begins with, in test->priv. */
+struct fixture {
+	struct fastoci_cache *cache;	/* of TEST_SLOTS slots; a helper of TEST_GENERATION serves it */
+	struct fastoci_space *space;	/* a test may put it and set NULL */
+};
+
+int fixture_init(struct kunit *test);
+void fixture_exit(struct kunit *test);
+
+#define CACHE_SUITE(suite_name, suite_cases) { \
+	.name = suite_name, .test_cases = suite_cases, \
+	.init = fixture_init, .exit = fixture_exit, \
+	.suite_init = test_suite_init, .suite_exit = test_suite_exit, \
+}
+
+/* Another cache; fastoci_cache_put() it. */
 struct fastoci_cache *make_test_cache(struct kunit *test);
 
 /* A data space of TEST_CHUNKS chunks. */

@@ -4,37 +4,13 @@
 #include "kunit.h"
 
 /* Misses without bios, as NOWAIT reads leave them: parking itself is tested in the VM. */
-struct fixture {
-	struct fastoci_cache *cache;
-	struct fastoci_space *space;
-	struct fastoci_image image;
-};
-
-static int init(struct kunit *test)
-{
-	struct fixture *f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
-
-	KUNIT_ASSERT_NOT_NULL(test, f);
-	test->priv = f;
-	f->cache = make_test_cache(test);
-	f->space = make_test_space(test, f->cache, 1);
-	f->image.cache = f->cache;
-	return 0;
-}
-
-static void end(struct kunit *test)
-{
-	struct fixture *f = test->priv;
-
-	fastoci_space_put(f->cache, f->space);
-	fastoci_cache_put(f->cache);
-}
 
 static void miss_of(struct kunit *test, u32 chunk_no, blk_opf_t flags, u32 bytes)
 {
 	struct fixture *f = test->priv;
+	struct fastoci_image image = { .cache = f->cache };
 	struct fastoci_bio pb = {
-		.image = &f->image,
+		.image = &image,
 		.space = f->space,
 		.data_sector = (u64)chunk_no << (FASTOCI_MIN_CHUNK_SHIFT - SECTOR_SHIFT),
 	};
@@ -130,39 +106,68 @@ static void batches_are_bounded(struct kunit *test)
 	KUNIT_EXPECT_GE(test, fake_helper.nr_sends, 2);
 }
 
-static void without_memory_it_is_sent_later(struct kunit *test)
+/* Two misses whose first sends fail are sent in order, and nobody has to ask for them. */
+static void expect_sent_after(struct kunit *test, int error, u32 nr_errors)
 {
 	int i;
 
-	fake_helper.send_error = -ENOMEM;
+	fake_helper.send_error = error;
+	fake_helper.nr_errors = nr_errors;
 	demand(test, 3);
 	demand(test, 4);
 	for (i = 0; i < 100 && fake_helper.nr_sent < 2; i++)
 		msleep(20);
+	sent(test);
 	KUNIT_ASSERT_EQ(test, fake_helper.nr_sent, 2);
 	KUNIT_EXPECT_EQ(test, fake_helper.sent[0].chunk_no, 3);
 	KUNIT_EXPECT_EQ(test, fake_helper.sent[1].chunk_no, 4);
 }
 
-static void a_full_socket_silences_until_the_helper_asks(struct kunit *test)
+static void without_memory_it_is_sent_later(struct kunit *test)
+{
+	expect_sent_after(test, -ENOMEM, 1);
+}
+
+static void a_full_socket_is_tried_until_it_takes_them(struct kunit *test)
+{
+	expect_sent_after(test, -EAGAIN, 5);
+}
+
+static void without_a_helper_the_next_one_is_sent_them(struct kunit *test)
 {
 	struct fixture *f = test->priv;
-	u32 sends;
 
-	fake_helper.send_error = -EAGAIN;
+	fake_helper.send_error = -ECONNREFUSED;
+	fake_helper.nr_errors = U32_MAX;
 	demand(test, 3);
-	sent(test);
-	sends = fake_helper.nr_sends;
 	demand(test, 4);
 	sent(test);
-	fastoci_cache_ack(f->cache, 1);
-	sent(test);
-	KUNIT_EXPECT_EQ(test, fake_helper.nr_sends, sends);
-	fastoci_cache_resend(f->cache, NULL);
+	KUNIT_EXPECT_EQ(test, f->cache->unacked, 0);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_misses, 2);
+	fake_helper.nr_errors = 0;
 	demand(test, 5);
 	sent(test);
-	KUNIT_EXPECT_EQ(test, fake_helper.nr_sent, 1);
-	KUNIT_EXPECT_EQ(test, fake_helper.sent[0].chunk_no, 5);
+	KUNIT_EXPECT_EQ(test, fake_helper.nr_sent, 3);
+}
+
+static void what_is_not_answered_is_forgotten_if_nobody_waits(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct fastoci_miss *miss;
+
+	demand(test, 3);
+	demand(test, 4);
+	sent(test);
+	spin_lock(&f->cache->lock);
+	miss = list_first_entry(&f->cache->asked, struct fastoci_miss, queue);
+	miss->asked_at -= msecs_to_jiffies(3600000); /* the most that ask_again_ms can be */
+	fastoci_cache_arm_timer(f->cache, jiffies);
+	spin_unlock(&f->cache->lock);
+	flush_delayed_work(&f->cache->timer_work);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_misses, 1);
+	demand(test, 3);
+	sent(test);
+	KUNIT_EXPECT_EQ(test, fake_helper.nr_sent, 3);
 }
 
 static void a_filled_or_failed_chunk_can_be_missed_anew(struct kunit *test)
@@ -193,6 +198,24 @@ static void misses_go_with_their_space_alone(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, f->cache->nr_misses, 1);
 	f->space = mine;
 	sent(test);
+}
+
+static void misses_go_with_the_last_image_although_a_slot_stays(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot;
+
+	KUNIT_ASSERT_EQ(test, fastoci_slots_alloc(f->cache, &slot, 1, TEST_GENERATION), 1);
+	KUNIT_ASSERT_EQ(test, fastoci_chunk_fill(f->cache, f->space->no, 2, slot,
+						 TEST_GENERATION), 0);
+	demand(test, 1);
+	sent(test);
+	fastoci_space_put(f->cache, f->space);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_misses, 0);
+	f->space = make_test_space(test, f->cache, 1);
+	demand(test, 1);
+	sent(test);
+	KUNIT_EXPECT_EQ(test, fake_helper.nr_sent, 2);
 }
 
 static void a_helper_that_acknowledges_nothing_is_stalled(struct kunit *test)
@@ -239,17 +262,17 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(the_window_closes_and_demand_passes_readahead),
 	KUNIT_CASE(batches_are_bounded),
 	KUNIT_CASE(without_memory_it_is_sent_later),
-	KUNIT_CASE(a_full_socket_silences_until_the_helper_asks),
+	KUNIT_CASE(a_full_socket_is_tried_until_it_takes_them),
+	KUNIT_CASE(without_a_helper_the_next_one_is_sent_them),
+	KUNIT_CASE(what_is_not_answered_is_forgotten_if_nobody_waits),
 	KUNIT_CASE(a_filled_or_failed_chunk_can_be_missed_anew),
 	KUNIT_CASE(misses_go_with_their_space_alone),
+	KUNIT_CASE(misses_go_with_the_last_image_although_a_slot_stays),
 	KUNIT_CASE(a_helper_that_acknowledges_nothing_is_stalled),
 	KUNIT_CASE(nobody_is_asked_without_a_helper),
 	{}
 };
 
-static struct kunit_suite suite = {
-	.name = "fastoci_missq", .test_cases = cases, .init = init, .exit = end,
-	.suite_init = test_suite_init, .suite_exit = test_suite_exit,
-};
+static struct kunit_suite suite = CACHE_SUITE("fastoci_missq", cases);
 
 kunit_test_suite(suite);
