@@ -104,6 +104,27 @@ bench-cache: $(OUT)/bench/cache_bench
 $(OUT)/bench/cache_bench: $(call objs,helper/bench/cache_bench.cc helper/store/eviction.cc)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -o $@ $^
+# The helper's targets, see helper/fuzz/fuzz.h; built with what they reach.
+FUZZ_CXX := $(if $(findstring ccache,$(CXX)),ccache )clang++
+FUZZ_FLAGS := $(filter-out -O%,$(CXXFLAGS)) -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
+	-fno-omit-frame-pointer
+FUZZERS := $(patsubst helper/fuzz/%_fuzz.cc,%,$(wildcard helper/fuzz/*_fuzz.cc))
+FUZZ_SRCS := $(call lib_srcs,codec) $(call lib_srcs,base) helper/attach/manifest.cc helper/broker/meta_image.cc \
+	helper/broker/span_plan.cc helper/kernel/dm_control.cc \
+	$(addprefix helper/image/,assemble.cc assembled.cc meta_layer.cc)
+fuzz_objs = $(patsubst %.cc,$(OUT)/fuzz/obj/%.o,$(1))
+$(OUT)/fuzz/obj/%.o: %.cc
+	@mkdir -p $(@D)
+	$(FUZZ_CXX) $(FUZZ_FLAGS) -c $< -o $@
+$(OUT)/fuzz/lib.a: $(call fuzz_objs,$(FUZZ_SRCS))
+	rm -f $@; ar rcs $@ $^
+$(FUZZERS:%=$(OUT)/fuzz/%): $(OUT)/fuzz/%: $(OUT)/fuzz/obj/helper/fuzz/%_fuzz.o $(OUT)/fuzz/lib.a
+	$(FUZZ_CXX) $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+.SECONDARY: $(call fuzz_objs,$(FUZZERS:%=helper/fuzz/%_fuzz.cc))
+.PHONY: fuzz-kmod fuzz-helper fuzz-build
+fuzz-build: $(FUZZERS:%=$(OUT)/fuzz/%)
+fuzz-helper: fuzz-build
+	selftests/fuzz $(FUZZ_SECONDS) $(FUZZERS)
 ## make bench-quick   guest instructions per random 4 KiB read
 bench-quick:
 	selftests/bench-quick
@@ -111,13 +132,14 @@ bench-quick:
 lint: lint-kmod
 lint-kmod:
 	selftests/lint-kmod
-## make fuzz   libFuzzer over the checks of meta images and the extent table, FUZZ_SECONDS=60 (needs clang)
+## make fuzz   each parser of untrusted bytes, the kernel's and the helper's, for FUZZ_SECONDS (60); needs clang
 FUZZ_SECONDS ?= 60
+fuzz: fuzz-kmod fuzz-helper
 $(OUT)/fuzz/meta_fuzz: kmod/tests/fuzz/meta_fuzz.c kmod/metacheck.c kmod/extent.c $(wildcard kmod/*.h kmod/tests/fuzz/linux/*.h include/uapi/*.h)
 	@mkdir -p $(@D)
 	clang -g -O1 -Wall -Wextra -Werror -Wno-sign-compare -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 		-Ikmod/tests/fuzz -Iinclude/uapi -Ikmod $(filter %.c,$^) -o $@
-fuzz: $(OUT)/fuzz/meta_fuzz
+fuzz-kmod: $(OUT)/fuzz/meta_fuzz
 	/usr/bin/python3 kmod/tests/fuzz/seeds.py $(OUT)/fuzz/meta_seeds
 	@mkdir -p $(OUT)/fuzz/meta_corpus
 	$< -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -print_final_stats=1 $(OUT)/fuzz/meta_corpus $(OUT)/fuzz/meta_seeds
@@ -127,4 +149,4 @@ bench-convert: tools
 clean:
 	rm -rf $(OUT) bin
 include packaging/install.mk
--include $(shell find $(OUT)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(OUT)/obj $(OUT)/fuzz/obj -name '*.d' 2>/dev/null)

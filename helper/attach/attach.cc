@@ -78,10 +78,13 @@ Status Provide(const AttachRequest& request, const StateDir& dir, ImageState* st
     return OkStatus();
   }
   FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(request.access));
-  FASTOCI_TRY(ResolvedImage image, puller.Resolve(request.ref, progress));
-  state->ref = request.ref;
+  bool by_config = !request.config.empty();
+  FASTOCI_TRY(ResolvedImage image, by_config ? puller.ResolveConfig(request.config, progress)
+                                             : puller.Resolve(request.ref, progress));
+  state->ref = by_config ? "" : request.ref;
   state->meta_path = dir.MetaPath();
-  if (!known.empty() && state->manifest_digest == image.manifest.digest) {
+  // Files that a config names may have changed under it.
+  if (!by_config && !known.empty() && state->manifest_digest == image.manifest.digest) {
     auto kept = HashFile(state->meta_path);
     if (kept.ok() && *kept == known) return OkStatus();
   }
@@ -97,7 +100,8 @@ Result<std::string> NameFor(const AttachRequest& request) {
     return InvalidError("bad name \"" + request.name +
                         "\": up to 100 letters, digits, '.', '_', '-', no '.' or '-' first");
   }
-  if (request.ref.empty()) return InvalidError("a local meta image needs a name: --name");
+  if (request.ref.empty())
+    return InvalidError("a local meta image or config needs a name: --name");
   FASTOCI_TRY(Reference ref, ParseReference(request.ref));
   return DefaultImageName(ref.repository, ref.Identifier());
 }
@@ -166,6 +170,35 @@ Result<AttachResult> AttachImage(const AttachPaths& paths, const AttachRequest& 
   }
   FASTOCI_TRY(result.image, FindImage(paths, name));
   return result;
+}
+
+Result<std::string> InspectImage(const std::string& ref, const RegistryAccess& access,
+                                 Progress* progress) {
+  std::string work = "/tmp/fastoci-inspect.XXXXXX";
+  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(access));
+  FASTOCI_TRY(ResolvedImage image, puller.Resolve(ref, progress));
+  if (::mkdtemp(work.data()) == nullptr) return ErrnoError("make a directory in /tmp");
+  auto report = puller.Inspect(image, work, progress);
+  ::rmdir(work.c_str());
+  return report;
+}
+
+Result<std::vector<std::string>> CheckImage(const std::string& ref, const RegistryAccess& access,
+                                            Progress* progress) {
+  std::string work = "/var/tmp/fastoci-check.XXXXXX";  // blobs may be large
+  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(access));
+  FASTOCI_TRY(ResolvedImage image, puller.Resolve(ref, progress));
+  if (::mkdtemp(work.data()) == nullptr) return ErrnoError("make a directory in /var/tmp");
+  std::vector<std::string> reports;
+  Status status = OkStatus();
+  for (size_t i = 0; status.ok() && i < image.fastoci.layers.size(); i++) {
+    auto report = puller.CheckLayer(image, i, work, progress);
+    if (report.ok()) reports.push_back(std::move(*report));
+    else status = report.error();
+  }
+  ::rmdir(work.c_str());
+  if (!status.ok()) return status.error();
+  return reports;
 }
 
 Status AssembleImage(const std::string& ref, const RegistryAccess& access,

@@ -33,6 +33,7 @@ struct AttachPaths {
 
 struct AttachRequest {
   std::string ref;         // an image in a registry, or ...
+  std::string config;      // ... overlaybd's config.v1.json, or ...
   std::string meta_image;  // ... a file made by AssembleImage(), or ...
   bool kept = false;       // ... what is kept under name, without a registry
   std::string name;        // empty: made from ref
@@ -66,6 +67,14 @@ Result<AttachResult> AttachImage(const AttachPaths& paths, const AttachRequest& 
 // Makes a meta image file only.
 Status AssembleImage(const std::string& ref, const RegistryAccess& access,
                      const std::string& output, Progress* progress);
+
+// What is in an image's layers: a JSON array, see image/inspect.h.
+Result<std::string> InspectImage(const std::string& ref, const RegistryAccess& access,
+                                 Progress* progress);
+
+// The same, and each layer compared with its whole blob, one after the other.
+Result<std::vector<std::string>> CheckImage(const std::string& ref, const RegistryAccess& access,
+                                            Progress* progress);
 
 // Attached ones, and those whose state was kept.
 Result<std::vector<ImageReport>> ListImages(const AttachPaths& paths);

@@ -5,13 +5,17 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "attach/bounded.h"
 #include "attach/fs_check.h"
 #include "attach/manifest.h"
 #include "attach/mounts.h"
+#include "attach/overlaybd_config.h"
 #include "attach/state.h"
+#include "base/unique_fd.h"
+#include "image/assemble.h"
 
 namespace fastoci {
 namespace {
@@ -58,6 +62,43 @@ TEST(ParseFastociManifest, SaysWhatAnOrdinaryImageIs) {
   EXPECT_NE(m.error().message.find("convertor"), std::string::npos);
 }
 
+Json NativeLayer(char digest) {
+  std::string p = "containerd.io/snapshot/overlaybd/";
+  return {{"mediaType", "application/vnd.docker.image.rootfs.diff.tar"},
+          {"digest", Digest(digest)},
+          {"size", 7000},
+          {"annotations", {{p + "version", "0.1.0"}, {p + "blob-digest", Digest(digest)}, {p + "blob-size", "7000"}}}};
+}
+
+TEST(ParseFastociManifest, TakesNativeLayersAmongOthers) {
+  Json j = TurboManifest();
+  j["layers"].insert(j["layers"].begin(), NativeLayer('e'));
+  j["layers"][0]["annotations"]["containerd.io/snapshot/overlaybd/blob-fs-type"] = "xfs";
+  auto m = ParseFastociManifest(j.dump());
+  ASSERT_TRUE(m.ok()) << m.error().message;
+  ASSERT_EQ(m->layers.size(), 3U);
+  EXPECT_TRUE(m->layers[0].native);
+  EXPECT_EQ(m->layers[0].target_digest, Digest('e'));
+  EXPECT_EQ(m->layers[0].target_bytes, 7000U);
+  EXPECT_FALSE(m->layers[1].native);
+  EXPECT_EQ(m->fs_type, "xfs");
+  EXPECT_EQ(m->acceleration_layer, "");
+}
+
+TEST(ParseFastociManifest, LeavesAnAccelerationLayerOut) {
+  Json j = TurboManifest(), trace = NativeLayer('e');
+  trace["annotations"]["containerd.io/snapshot/overlaybd/acceleration-layer"] = "yes";
+  j["layers"].push_back(trace);
+  auto m = ParseFastociManifest(j.dump());
+  ASSERT_TRUE(m.ok()) << m.error().message;
+  EXPECT_EQ(m->layers.size(), 2U);
+  EXPECT_EQ(m->acceleration_layer, Digest('e'));
+  j["layers"].push_back(NativeLayer('f'));  // it is the top one, or the image is broken
+  EXPECT_FALSE(ParseFastociManifest(j.dump()).ok());
+  j["layers"] = {trace};
+  EXPECT_FALSE(ParseFastociManifest(j.dump()).ok());
+}
+
 TEST(ParseFastociManifest, RefusesHostileManifests) {
   auto broken = [](auto change) {
     Json j = TurboManifest();
@@ -77,6 +118,70 @@ TEST(ParseFastociManifest, RefusesHostileManifests) {
   EXPECT_TRUE(broken([](Json& j) {
     j["layers"][0]["annotations"]["containerd.io/snapshot/overlaybd/blob-digest"] = Digest('f');
   }));
+}
+
+class OverlaybdConfigTest : public testing::Test {
+ protected:
+  OverlaybdConfigTest() { dir_ = ::mkdtemp(pattern_); }
+  ~OverlaybdConfigTest() override { std::filesystem::remove_all(dir_); }
+  std::string Put(const std::string& name) {
+    std::string path = dir_ + "/" + name;
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+    EXPECT_TRUE(WriteFileAtomic(path, AsBytes(std::string("x"))).ok());
+    return path;
+  }
+  Result<OverlaybdConfig> Parse(const Json& lowers, const Json& more = Json::object()) {
+    Json j = {{"repoBlobUrl", "https://registry.example/v2/a/b/blobs"}, {"lowers", lowers}};
+    j.update(more);
+    return ParseOverlaybdConfig(j.dump());
+  }
+  char pattern_[40] = "/tmp/fastoci-config.XXXXXX";
+  std::string dir_;
+};
+
+TEST_F(OverlaybdConfigTest, FindsLocalFilesInTheirOrderAndBlobsInTheRepository) {
+  std::string commit = Put("1/overlaybd.commit"), sealed = Put("2/overlaybd.sealed");
+  std::string fs = Put("3/ext4.fs.meta"), index = Put("3/gzip.meta");
+  Put("1/overlaybd.sealed");
+  auto c = Parse({{{"digest", Digest('a')}, {"size", 77}, {"dir", dir_ + "/none"}},
+                  {{"digest", Digest('b')}, {"size", 77}, {"dir", dir_ + "/1"}},
+                  {{"dir", dir_ + "/2"}},
+                  {{"file", fs}, {"gzipIndex", index}, {"targetDigest", Digest('c')}},
+                  {{"file", fs}, {"gzipIndex", dir_ + "/none"}, {"targetFile", commit}}});
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_EQ(c->location.host, "registry.example");
+  EXPECT_EQ(c->location.repository, "a/b");
+  const auto& l = c->layers.layers;
+  ASSERT_EQ(l.size(), 5U);
+  EXPECT_TRUE(l[0].native && l[0].blob_path.empty() && l[0].target_bytes == 77);
+  EXPECT_TRUE(l[1].native);
+  EXPECT_EQ(l[1].blob_path, commit);
+  EXPECT_EQ(l[2].blob_path, sealed);
+  EXPECT_FALSE(l[3].native);
+  EXPECT_EQ(l[3].gzip_meta_path, index);
+  EXPECT_EQ(*CodecOfMediaType(l[3].target_media_type), FASTOCI_CODEC_GZIP);
+  EXPECT_EQ(l[4].blob_path, commit);
+  EXPECT_EQ(*CodecOfMediaType(l[4].target_media_type), FASTOCI_CODEC_RAW);
+}
+
+TEST_F(OverlaybdConfigTest, LeavesTheTraceOutAndNamesWhatIsWrong) {
+  Json lower = {{"digest", Digest('a')}, {"size", 77}};
+  auto c = Parse({lower, lower}, {{"accelerationLayer", true}});
+  ASSERT_TRUE(c.ok());
+  EXPECT_EQ(c->layers.layers.size(), 1U);
+  auto says = [](const Result<OverlaybdConfig>& r, const std::string& text) {
+    return !r.ok() && r.error().message.find(text) != std::string::npos;
+  };
+  EXPECT_TRUE(says(Parse(Json::array({lower}), {{"accelerationLayer", true}}), "number of lowers"));
+  EXPECT_TRUE(says(Parse(Json::array()), "no lowers"));
+  EXPECT_TRUE(says(Parse({lower, {{"digest", Digest('a')}}}), "lower 2: it is remote, but has no size"));
+  EXPECT_TRUE(says(Parse({{{"dir", "/none"}}}), "lower 1: none of its files"));
+  EXPECT_TRUE(says(Parse({{{"file", "/none"}, {"targetDigest", Digest('a')}}}), "lower 1: its fs.meta"));
+  EXPECT_TRUE(says(Parse(Json::array({lower}), {{"repoBlobUrl", ""}}), "no repoBlobUrl"));
+  EXPECT_TRUE(says(Parse(Json::array({lower}), {{"repoBlobUrl", "ftp://x/v2/y/blobs"}}), "repoBlobUrl"));
+  EXPECT_TRUE(says(Parse(Json::array({lower}), {{"repoBlobUrl", "https://x/v2/../blobs"}}), "repoBlobUrl"));
+  EXPECT_TRUE(says(Parse({{{"digest", "sha256:../x"}, {"size", 1}}}), "lower 1"));
+  EXPECT_FALSE(ParseOverlaybdConfig("[]").ok());
 }
 
 TEST(CheckBelongsTo, WantsSubjectAndLayersOfTheOriginal) {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/digest.h"
+#include "fastoci_meta.h"
 #include "kernel/dm_control.h"
 
 namespace fastoci {
@@ -40,9 +41,11 @@ Result<Json> ParseObject(const std::string& body, const char* what) {
   return j;
 }
 
+std::string Number(size_t layer) { return "layer " + std::to_string(layer); }
+
 Error NotFastoci(size_t layer, const std::string& what) {
   return {ErrorKind::kUnsupported, EINVAL,
-          "layer " + std::to_string(layer) + " is " + what +
+          Number(layer) + " is " + what +
               ": not a FastOCI image; make one with `convertor -r HOST/REPOSITORY -i TAG --fastoci "
               "NEWTAG` and name NEWTAG"};
 }
@@ -54,24 +57,28 @@ Result<MetaLayer> ParseLayer(const Json& layer, size_t number) {
   Json size = Child(layer, "size");
   if (!size.is_number_unsigned()) return InvalidError("a layer has no size");
   out.bytes = size.get<uint64_t>();
-  if (out.bytes == 0 || out.bytes > kMaxMetaLayerBytes) {
-    return InvalidError("meta layer " + out.digest + " has " + std::to_string(out.bytes) +
-                        " bytes; the limit is " + std::to_string(kMaxMetaLayerBytes));
-  }
   Json notes = Child(layer, "annotations");
   for (const char* name : {"turbo-oci/target-", "fastoci/target-"}) {
     if (!out.target_digest.empty()) break;
     out.target_digest = Annotation(notes, std::string(name) + "digest");
     out.target_media_type = Annotation(notes, std::string(name) + "media-type");
   }
-  if (out.target_digest.empty()) {
-    if (!Annotation(notes, "version").empty()) return NotFastoci(number, "an overlaybd layer");
-    return NotFastoci(number, "an ordinary layer");
+  std::string named = Annotation(notes, "blob-digest");
+  out.native = out.target_digest.empty();
+  if (out.native) {
+    if (named.empty()) return NotFastoci(number, "an ordinary layer");
+    out.target_digest = out.digest;
+    out.target_bytes = out.bytes;
+    out.target_media_type = Text(layer, "mediaType");
+  }
+  uint64_t limit = out.native ? FASTOCI_MAX_DATA_BYTES : kMaxMetaLayerBytes;
+  if (out.bytes == 0 || out.bytes > limit) {
+    return InvalidError(Number(number) + " (" + out.digest + ") has " + std::to_string(out.bytes) +
+                        " bytes; the limit is " + std::to_string(limit));
   }
   FASTOCI_CHECK_OK(ParseDigest(out.target_digest));
-  std::string named = Annotation(notes, "blob-digest");
   if (!named.empty() && named != out.digest) {
-    return MismatchError("layer " + std::to_string(number) +
+    return MismatchError(Number(number) +
                          ": its annotation blob-digest names another blob than its descriptor");
   }
   return out;
@@ -106,9 +113,19 @@ Result<FastociManifest> ParseFastociManifest(const std::string& body) {
   FastociManifest out;
   out.subject = Text(Child(j, "subject"), "digest");
   for (const Json& layer : layers) {
-    FASTOCI_TRY(MetaLayer parsed, ParseLayer(layer, out.layers.size()));
+    FASTOCI_TRY(MetaLayer parsed, ParseLayer(layer, out.layers.size() + 1));
+    Json notes = Child(layer, "annotations");
+    if (Annotation(notes, "acceleration-layer") == "yes") {
+      if (&layer != &layers.back())
+        return InvalidError(Number(out.layers.size() + 1) +
+                            " is an acceleration layer, but not the top one");
+      out.acceleration_layer = parsed.digest;
+      break;
+    }
+    if (std::string type = Annotation(notes, "blob-fs-type"); !type.empty()) out.fs_type = type;
     out.layers.push_back(std::move(parsed));
   }
+  if (out.layers.empty()) return InvalidError("the manifest has only an acceleration layer");
   return out;
 }
 
@@ -160,10 +177,11 @@ std::string SourcesJson(const std::string& ref, const std::string& manifest_dige
                  {"repository", location.repository}};
   Json blobs = Json::array();
   for (const MetaLayer& layer : manifest.layers) {
+    Json file = {{"type", "file"}, {"path", layer.blob_path}};
     blobs.push_back({{"digest", layer.target_digest},
                      {"size", layer.target_bytes},
                      {"media_type", layer.target_media_type},
-                     {"sources", Json::array({source})}});
+                     {"sources", Json::array({layer.blob_path.empty() ? source : file})}});
   }
   Json j = {{"version", 1},
             {"image", ref},

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// FastOCI (turboOCI) manifests: reading them, comparing them with the original
-// image's, and the JSON part of an assembled meta image, which tells the fetcher
-// where the blobs are.
+// Manifests of FastOCI (turboOCI) and overlaybd images: reading them, comparing
+// them with the original image's, and the JSON part of an assembled meta image,
+// which tells the fetcher where the blobs are.
 #ifndef FASTOCI_ATTACH_MANIFEST_H_
 #define FASTOCI_ATTACH_MANIFEST_H_
 
@@ -14,23 +14,27 @@
 namespace fastoci {
 
 inline constexpr uint64_t kMaxMetaLayerBytes = 1ULL << 30;
-inline constexpr size_t kMaxLayers = 255;
+inline constexpr size_t kMaxLayers = 256;
 
 struct MetaLayer {
-  std::string digest;  // of the meta layer
+  std::string digest;  // of the meta layer, or of the native overlaybd layer
   uint64_t bytes = 0;
+  bool native = false;        // it is its own target
   std::string target_digest;  // of the original layer
   std::string target_media_type;
   uint64_t target_bytes = 0;  // 0 until it was asked for
+  // What lies on this node; "": nowhere. The meta layer's members, and the blob.
+  std::string fs_meta_path, gzip_meta_path, blob_path;
 };
 
 struct FastociManifest {
-  std::vector<MetaLayer> layers;  // bottom first
+  std::vector<MetaLayer> layers;  // bottom first; turboOCI and native ones as they come
   std::string subject;            // digest of the original manifest, or ""
+  std::string acceleration_layer;  // digest of a prefetch trace, which is no layer; or ""
+  std::string fs_type;            // as a native layer names it, or ""
 };
 
-// kUnsupported if it is a manifest but not of a FastOCI image; the message says
-// what it is instead.
+// kUnsupported if it is a manifest, but of an ordinary image.
 Result<FastociManifest> ParseFastociManifest(const std::string& body);
 
 // The manifest of this machine's platform in an index or manifest list; "" if
@@ -48,6 +52,7 @@ Status CheckBelongsTo(const FastociManifest& manifest, const std::string& origin
 struct BlobLocation {
   std::string scheme, host, repository;
 };
+// A blob that lies here is read from here.
 std::string SourcesJson(const std::string& ref, const std::string& manifest_digest,
                         const FastociManifest& manifest, const BlobLocation& location);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a reference to an assembled meta image: manifest, meta layers (verified
-// against their digests), sizes of the original layers, assembly.
+// against their digests), sizes of the original layers, assembly, for which
+// ranges of native layers are fetched.
 #ifndef FASTOCI_ATTACH_PULL_H_
 #define FASTOCI_ATTACH_PULL_H_
 
@@ -11,6 +12,8 @@
 #include "attach/manifest.h"
 #include "attach/progress.h"
 #include "base/result.h"
+#include "base/unique_fd.h"
+#include "image/assemble_sandbox.h"
 #include "registry/client.h"
 
 namespace fastoci {
@@ -36,23 +39,42 @@ struct ResolvedImage {
 class ImagePuller {
  public:
   static Result<ImagePuller> Open(const RegistryAccess& access);
-  // Takes a FastOCI image, an index of them, or an original image that has a
-  // FastOCI referrer (whose layers are then compared with the original's).
+  // Takes a FastOCI or overlaybd image, an index of them, or an original image
+  // that has a FastOCI referrer (whose layers are then compared with the
+  // original's).
   Result<ResolvedImage> Resolve(const std::string& ref, Progress* progress);
+  // The same from overlaybd's config.v1.json; path is that file. Blobs that lie
+  // here are hashed, and must be what the config says.
+  Result<ResolvedImage> ResolveConfig(const std::string& path, Progress* progress);
   // Downloads the meta layers to work_dir and assembles them to meta_path,
   // which appears complete and synced or not at all. The layers are removed.
   Status Assemble(const ResolvedImage& image, const std::string& work_dir,
                   const std::string& meta_path, Progress* progress);
+  // What is in the layers, see image/inspect.h; work_dir as above.
+  Result<std::string> Inspect(const ResolvedImage& image, const std::string& work_dir,
+                              Progress* progress);
+  // The same of one layer, compared with its blob, which is downloaded for it.
+  Result<std::string> CheckLayer(const ResolvedImage& image, size_t layer,
+                                 const std::string& work_dir, Progress* progress);
 
  private:
   ImagePuller() = default;
   Result<Manifest> GetManifest(const Reference& ref);
   Status AskSizes(ResolvedImage* image);
-  Result<std::string> Download(const ResolvedImage& image, const MetaLayer& layer,
+  Status AskSize(const Reference& ref, MetaLayer* layer);
+  // To a file in work_dir, whose path it returns.
+  Result<std::string> Download(const Reference& ref, const std::string& digest, uint64_t bytes,
                                const std::string& work_dir, Progress* progress);
+  static Status Pack(const MetaLayer& layer, AssembleLayer* part, UniqueFd* fd);
   // In the decoder's sandbox.
-  Status RunAssembly(const ResolvedImage& image, const std::vector<std::string>& paths,
-                     const std::string& meta_path);
+  // paths: of the layers, "" for a native one.
+  Status RunOnLayers(LayerTask task, const ResolvedImage& image,
+                     const std::vector<std::string>& paths, int out_fd);
+  Result<std::string> Report(LayerTask task, const ResolvedImage& image,
+                             const std::vector<std::string>& paths);
+  // The paths; unlinked by the caller.
+  Status DownloadAll(const ResolvedImage& image, const std::string& work_dir, Progress* progress,
+                     std::vector<std::string>* paths);
   std::unique_ptr<RegistryClient> client_;
   std::string decoder_;
   bool plain_http_ = false;

@@ -17,7 +17,6 @@ constexpr unsigned kMaxCodeBits = 15;
 constexpr unsigned kNrLiterals = 288, kMaxLiterals = 286, kNrDistances = 32, kMaxDistances = 30;
 constexpr unsigned kNrCodeLengths = 19, kMaxCodeLengthBits = 7;
 constexpr unsigned kEndOfBlock = 256, kFirstLength = 257;
-constexpr size_t kMaxDistance = 32768;
 
 // Table entries: bits 0-5 how much of the code to consume, 6 and 7 flags, 8-11
 // extra bits (or those of a second table), 12-27 a literal, the base of a length

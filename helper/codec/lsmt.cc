@@ -56,16 +56,46 @@ LsmtSegment Cut(const LsmtSegment& s, uint64_t begin, uint64_t end) {
 
 }  // namespace
 
-Result<LsmtReader> LsmtReader::Open(const ReadAtFile* file) {
+bool LsmtReader::HasMagic(ByteSpan begin) {
+  return begin.size() >= kLsmtMagic.size() &&
+         std::equal(kLsmtMagic.begin(), kLsmtMagic.end(), begin.begin());
+}
+
+// A sparse file holds each byte of the device at its own place.
+Status LsmtReader::MapHoles(const ReadAtFile& file) {
+  FASTOCI_TRY(auto runs, file.DataRuns());
+  if (runs.size() > kMaxLsmtSegments) return InvalidError("sparse LSMT file: too many runs");
+  for (const ByteRun& run : runs) {
+    uint64_t begin = std::max(run.offset, kLsmtHeaderBytes) / kSectorBytes;
+    uint64_t end = std::min(run.offset + run.bytes, kLsmtHeaderBytes + virtual_bytes_) / kSectorBytes;
+    constexpr uint64_t kShift = kLsmtHeaderBytes / kSectorBytes;
+    if (begin < end)
+      AppendSegment(&segments_, {begin - kShift, end - begin, begin, LsmtSource::kFile, 0});
+  }
+  return OkStatus();
+}
+
+Result<LsmtReader> LsmtReader::Open(const ReadAtFile* file, LsmtTags tags) {
   if (file->size() < 2 * kLsmtHeaderBytes) return InvalidError("LSMT file is too short");
   FASTOCI_TRY(Header h, ParseHeader(*file, 0));
   uint64_t trailer_at = file->size() - kLsmtHeaderBytes;
-  if ((h.flags & kLsmtSparse) != 0 && h.index_offset == 0)
-    return Error{ErrorKind::kUnsupported, EINVAL, "LSMT file without an index"};
   if (h.index_offset == 0 || h.nr_entries == 0) {
     auto trailer = ParseHeader(*file, trailer_at);
-    if (!trailer.ok()) return trailer.error().Wrap("LSMT trailer");
+    if (!trailer.ok() || (trailer->flags & kLsmtSealed) == 0) {
+      if ((h.flags & kLsmtSparse) == 0)
+        return trailer.ok() ? InvalidError("LSMT file is not sealed")
+                            : trailer.error().Wrap("LSMT trailer");
+      LsmtReader sparse;
+      sparse.virtual_bytes_ = h.virtual_bytes;
+      if (h.virtual_bytes == 0 || h.virtual_bytes > kMaxLsmtSectors * kSectorBytes)
+        return InvalidError("LSMT device has no size or is too large");
+      Status mapped = sparse.MapHoles(*file);
+      if (!mapped.ok()) return mapped.error().Wrap("sparse LSMT file without an index");
+      return sparse;
+    }
+    uint64_t virtual_bytes = h.virtual_bytes;
     h = *trailer;
+    if (h.virtual_bytes == 0) h.virtual_bytes = virtual_bytes;
   }
   if ((h.flags & kLsmtDataFile) == 0) return InvalidError("not an LSMT data file");
   if (h.nr_entries > kMaxLsmtSegments) return InvalidError("LSMT index is too long");
@@ -99,6 +129,8 @@ Result<LsmtReader> LsmtReader::Open(const ReadAtFile* file) {
     LsmtSegment s{e.sector, e.length, e.mapped, LsmtSource::kZero, 0};
     if (e.zeroed) {
       s.mapped = 0;
+    } else if (tags == LsmtTags::kIgnored) {
+      s.source = LsmtSource::kFile;
     } else if (e.tag - min_tag > 1) {
       return InvalidError(where + " has an unknown tag");
     } else {

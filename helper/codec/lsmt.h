@@ -38,11 +38,19 @@ struct LsmtSegment {
 // Sorted by sector, not empty, not overlapping.
 using LsmtSegments = std::vector<LsmtSegment>;
 
+// Tags of index entries: turboOCI's fs.meta files tell the two sources by them;
+// native layers may carry any, and mean nothing by them.
+enum class LsmtTags { kSource, kIgnored };
+
 class LsmtReader {
  public:
-  // A sealed or committed file, bare or in a ZFile that the caller unwrapped.
-  // Checks everything; every kFile segment lies within the file.
-  static Result<LsmtReader> Open(const ReadAtFile* file);
+  // A sealed or committed file, bare or in a ZFile that the caller unwrapped, or
+  // a sparse one that was not sealed: what is no hole of it is mapped, which only
+  // a local file can tell. Checks everything; every kFile segment lies within
+  // the file.
+  static Result<LsmtReader> Open(const ReadAtFile* file, LsmtTags tags = LsmtTags::kSource);
+  // Whether a file that begins with these bytes is one.
+  static bool HasMagic(ByteSpan begin);
 
   uint64_t virtual_bytes() const { return virtual_bytes_; }  // may be 0
   const LsmtSegments& segments() const { return segments_; }
@@ -50,6 +58,7 @@ class LsmtReader {
   LsmtSegments Lookup(uint64_t sector, uint64_t nr_sectors) const;
 
  private:
+  Status MapHoles(const ReadAtFile& file);
   uint64_t virtual_bytes_ = 0;
   LsmtSegments segments_;
 };

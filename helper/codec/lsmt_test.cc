@@ -2,6 +2,8 @@
 #include "codec/lsmt_writer.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <random>
 
@@ -73,6 +75,50 @@ TEST(Lsmt, RefusesDamage) {
   EXPECT_FALSE(with(index + 8, 7));        // data in the header
   EXPECT_FALSE(with(index + 8, 200));      // data behind the file
   EXPECT_FALSE(with(index + 16 + 15, 9));  // tag
+}
+
+TEST(Lsmt, TagsMeanNothingInNativeLayers) {
+  LsmtBuilder b;
+  b.AddData(8, Sectors(8, 1));
+  b.AddTar(16, 4, 10);  // tag 1
+  Bytes file = *MakeFsMeta(*b.Finish(1 << 20), 1 << 20);
+  MemoryFile f(file);
+  auto r = LsmtReader::Open(&f, LsmtTags::kIgnored);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  LsmtSegments want = {{8, 8, 8, LsmtSource::kFile, 0}, {16, 4, 10, LsmtSource::kFile, 0}};
+  EXPECT_EQ(r->segments(), want);
+  LsmtBuilder outside;
+  outside.AddData(8, Sectors(8, 1));
+  outside.AddTar(16, 4, 99);
+  file = *MakeFsMeta(*outside.Finish(1 << 20), 1 << 20);
+  MemoryFile g(file);
+  EXPECT_TRUE(LsmtReader::Open(&g).ok());
+  EXPECT_FALSE(LsmtReader::Open(&g, LsmtTags::kIgnored).ok());
+}
+
+TEST(Lsmt, MapsWhatIsNoHoleOfASparseFile) {
+  constexpr uint64_t kDeviceBytes = 1 << 20, kPage = 4096;
+  LsmtBuilder b;
+  Bytes header = *MakeFsMeta(*b.Finish(kDeviceBytes), kDeviceBytes);
+  header.resize(kLsmtHeaderBytes);
+  header[28] = 0x13;  // flags: header, data file, sparse
+  UniqueFd fd(memfd_create("sparse", MFD_CLOEXEC));
+  uint64_t size = kLsmtHeaderBytes + kDeviceBytes;
+  ASSERT_EQ(ftruncate(fd.get(), static_cast<off_t>(size)), 0);
+  ASSERT_TRUE(PwriteFull(fd.get(), header, 0, "sparse").ok());
+  for (uint64_t page : {3, 4, 9})
+    ASSERT_TRUE(PwriteFull(fd.get(), Bytes(kPage, 7), kLsmtHeaderBytes + page * kPage, "sparse").ok());
+  FdFile file(fd.get(), size);
+  auto r = LsmtReader::Open(&file, LsmtTags::kIgnored);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_EQ(r->virtual_bytes(), kDeviceBytes);
+  LsmtSegments want = {{24, 16, 32, LsmtSource::kFile, 0}, {72, 8, 80, LsmtSource::kFile, 0}};
+  EXPECT_EQ(r->segments(), want);
+  // Elsewhere nobody knows the holes.
+  Bytes copy(size);
+  ASSERT_TRUE(file.ReadAt(0, copy).ok());
+  MemoryFile memory(copy);
+  EXPECT_EQ(LsmtReader::Open(&memory).error().kind, ErrorKind::kUnsupported);
 }
 
 TEST(Lsmt, BuilderRefusesOverlaps) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/byte_reader.h"
 #include "base/result.h"
@@ -14,12 +15,21 @@
 
 namespace fastoci {
 
+struct ByteRun {
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
 class ReadAtFile {
  public:
   virtual ~ReadAtFile() = default;
   virtual uint64_t size() const = 0;
   // Fills all of `out`; kInvalid if the range reaches past size().
   virtual Status ReadAt(uint64_t offset, std::span<uint8_t> out) const = 0;
+  // What is not a hole, in order; kUnsupported where nobody knows.
+  virtual Result<std::vector<ByteRun>> DataRuns() const {
+    return Error{ErrorKind::kUnsupported, EOPNOTSUPP, "holes are known of local files only"};
+  }
 
  protected:
   Status CheckRange(uint64_t offset, size_t bytes) const {
@@ -51,6 +61,17 @@ class FdFile : public ReadAtFile {
   Status ReadAt(uint64_t offset, std::span<uint8_t> out) const override {
     FASTOCI_CHECK_OK(CheckRange(offset, out.size()));
     return PreadFull(fd_, out, offset, "file");
+  }
+  Result<std::vector<ByteRun>> DataRuns() const override {
+    std::vector<ByteRun> runs;
+    for (off_t at = 0;;) {
+      off_t begin = ::lseek(fd_, at, SEEK_DATA);
+      if (begin < 0 && errno == ENXIO) return runs;
+      if (begin < 0) return ErrnoError("look for data");
+      at = ::lseek(fd_, begin, SEEK_HOLE);
+      if (at < 0) return ErrnoError("look for holes");
+      runs.push_back({static_cast<uint64_t>(begin), static_cast<uint64_t>(at - begin)});
+    }
   }
 
  private:

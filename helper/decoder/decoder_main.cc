@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // fastoci-decoderd: the process that parses untrusted bytes. Started by the
-// broker, one per lane; protocol.h says how. `fastoci-decoderd assemble N ...`
-// runs assembly (image/assemble_sandbox.h) with the descriptors 3 to N + 2.
+// broker, one per lane; protocol.h says how. `fastoci-decoderd assemble N`, or
+// inspect or check, works on layers (image/assemble_sandbox.h) with the descriptors 3 to N + 2.
 #include <cstdlib>
 #include <string_view>
 
@@ -30,7 +30,7 @@ int Serve() {
   return s.ok() ? 0 : Fatal(s.error());
 }
 
-int RunAssembly(int argc, char** argv) {
+int RunOnLayers(LayerTask task, int argc, char** argv) {
   constexpr int kMaxFds = 600;  // two for each of the most layers, and some
   int nr_fds = argc > 2 ? std::atoi(argv[2]) : -1;
   if (nr_fds < 0 || nr_fds > kMaxFds) return Fatal(InvalidError("assemble: number of descriptors"));
@@ -38,7 +38,7 @@ int RunAssembly(int argc, char** argv) {
   Sha256::Of({});  // OpenSSL reads its configuration at the first use
   Status s = EnterSandbox(options);
   if (!s.ok()) return Fatal(s.error());
-  return AssembleInSandbox(argc - 2, argv + 2);
+  return AssembleInSandbox(task, argc - 2, argv + 2);
 }
 
 }  // namespace
@@ -47,7 +47,10 @@ int RunAssembly(int argc, char** argv) {
 int main(int argc, char** argv) {
   fastoci::SetLogProgram("fastoci-decoderd");
   if (argc == 1) return fastoci::Serve();
-  if (std::string_view(argv[1]) == "assemble") return fastoci::RunAssembly(argc, argv);
+  for (auto task : {fastoci::LayerTask::kAssemble, fastoci::LayerTask::kInspect,
+                    fastoci::LayerTask::kCheck})
+    if (std::string_view(argv[1]) == fastoci::LayerTaskVerb(task))
+      return fastoci::RunOnLayers(task, argc, argv);
   fastoci::Log(fastoci::LogLevel::kError,
                "unknown arguments; this program is started by fastoci-helperd");
   return 2;

@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "base/unique_fd.h"
 #include "codec/gzip_index.h"
 #include "codec/lsmt.h"
+#include "codec/overlaybd_layer.h"
 #include "codec/read_at.h"
 #include "codec/zfile.h"
 #include "image/meta_layer.h"
@@ -20,6 +23,7 @@ constexpr uint64_t kDigestBytes = FASTOCI_DIGEST_BYTES;
 constexpr uint64_t kChunkBytes = 1ULL << FASTOCI_DIGEST_SHIFT;
 constexpr uint64_t kHelperAlign = 512;  // of each part of the helper area
 constexpr size_t kCopyBytes = 1 << 20;
+constexpr uint64_t kZFileSpanBytes = 256 << 10;  // of data space, in whole blocks
 
 uint64_t AlignUp(uint64_t v, uint64_t to) { return (v + to - 1) / to * to; }
 
@@ -53,8 +57,12 @@ class Assembler {
   Status Run();
 
  private:
+  Status AddTurboLayer(uint32_t number, const AssembleLayer& layer, const ReadAtFile& file);
+  Status AddNativeLayer(uint32_t number, const AssembleLayer& layer, const ReadAtFile& file);
   Status AddLayer(uint32_t number, const AssembleLayer& layer);
-  Result<fastoci_meta_blob> MakeBlob(const AssembleLayer& layer, const MetaLayerFiles& files);
+  Status Stack(uint32_t number, const LsmtSegments& segments, uint64_t virtual_bytes);
+  Status AddTurboBlob(const AssembleLayer& layer, const MetaLayerFiles& files);
+  void FinishBlob(const Sha256Digest& last_part, fastoci_meta_blob* blob);
   Status AddGzipIndex(const AssembleLayer& layer, const Bytes& gzip_meta, fastoci_meta_blob* blob);
   uint64_t AddToHelper(ByteSpan data);
   void AddExtent(uint64_t sector, uint64_t payload, bool contiguous);
@@ -70,7 +78,7 @@ class Assembler {
   const AssembleInput& input_;
   const AssembleOptions& options_;
   int out_fd_;
-  bool erofs_ = false;
+  std::optional<bool> erofs_;  // which metadata; the lowest meta layer decides
   uint64_t input_bytes_ = 0;  // unpacked
   std::vector<std::unique_ptr<FsMeta>> fs_;
   ByteWriter blobs_, helper_, keys_, payloads_;
@@ -111,8 +119,20 @@ Status Assembler::AddGzipIndex(const AssembleLayer& layer, const Bytes& gzip_met
   return OkStatus();
 }
 
-Result<fastoci_meta_blob> Assembler::MakeBlob(const AssembleLayer& layer,
-                                              const MetaLayerFiles& files) {
+// last_part: what stands in the id for the chunk digests.
+void Assembler::FinishBlob(const Sha256Digest& last_part, fastoci_meta_blob* blob) {
+  ByteWriter id;
+  id.Append(blob->blob_digest);
+  id.U64(blob->data_bytes);
+  id.U32(blob->codec);
+  id.Append(last_part);
+  Sha256Digest space = Sha256::Of(id.bytes());
+  std::copy(space.begin(), space.end(), blob->data_space_id);
+  blobs_.Append({reinterpret_cast<const uint8_t*>(blob), sizeof(*blob)});
+  data_sectors_.push_back((blob->data_bytes + kSectorBytes - 1) / kSectorBytes);
+}
+
+Status Assembler::AddTurboBlob(const AssembleLayer& layer, const MetaLayerFiles& files) {
   fastoci_meta_blob blob{};
   std::copy(layer.target_digest.begin(), layer.target_digest.end(), blob.blob_digest);
   blob.codec = layer.codec;
@@ -140,41 +160,93 @@ Result<fastoci_meta_blob> Assembler::MakeBlob(const AssembleLayer& layer,
     blob.digests_offset = AddToHelper(files.chunk_digests);
     last_part = Sha256::Of(files.chunk_digests);
   }
-  ByteWriter id;
-  id.Append(layer.target_digest);
-  id.U64(blob.data_bytes);
-  id.U32(blob.codec);
-  id.Append(last_part);
-  Sha256Digest space = Sha256::Of(id.bytes());
-  std::copy(space.begin(), space.end(), blob.data_space_id);
-  return blob;
+  FinishBlob(last_part, &blob);
+  return OkStatus();
 }
 
 Status Assembler::AddLayer(uint32_t number, const AssembleLayer& layer) {
-  off_t end = lseek(layer.meta_fd, 0, SEEK_END);  // the sandbox has no fstat
-  if (end < 0) return ErrnoError("meta layer");
-  FdFile file(layer.meta_fd, static_cast<uint64_t>(end));
+  if (layer.file != nullptr) return AddNativeLayer(number, layer, *layer.file);
+  off_t end = lseek(layer.fd, 0, SEEK_END);  // the sandbox has no fstat
+  if (end < 0) return ErrnoError("layer");
+  FdFile file(layer.fd, static_cast<uint64_t>(end));
+  return layer.native() ? AddNativeLayer(number, layer, file) : AddTurboLayer(number, layer, file);
+}
+
+// One layer more on top.
+Status Assembler::Stack(uint32_t number, const LsmtSegments& segments, uint64_t virtual_bytes) {
+  if (virtual_bytes != 0) device_sectors_ = virtual_bytes / kSectorBytes;
+  segments_ = Overlay(segments_, segments, number);
+  if (segments_.size() > kMaxLsmtSegments) return InvalidError("too many extents");
+  return OkStatus();
+}
+
+Status Assembler::AddNativeLayer(uint32_t number, const AssembleLayer& layer,
+                                 const ReadAtFile& file) {
+  if (file.size() != layer.target_bytes)
+    return MismatchError("the layer has " + std::to_string(file.size()) + " bytes instead of " +
+                         std::to_string(layer.target_bytes));
+  FASTOCI_TRY(auto native, OverlaybdLayer::Open(&file));
+  fastoci_meta_blob blob{};
+  std::copy(layer.target_digest.begin(), layer.target_digest.end(), blob.blob_digest);
+  blob.blob_bytes = layer.target_bytes;
+  blob.data_bytes = native->data_bytes();
+  if (blob.data_bytes > FASTOCI_MAX_DATA_BYTES) return InvalidError("the layer is too large");
+  // Ranges of a blob cannot be verified, so what decides over the data is part of
+  // its id.
+  Sha256Digest last_part = layer.target_digest;
+  blob.codec = FASTOCI_CODEC_RAW;
+  if (const ZFileIndex* index = native->zfile_index()) {
+    Bytes serialized = index->Serialize(native->payload_offset());
+    ByteWriter spans;
+    size_t step = std::max<uint64_t>(1, kZFileSpanBytes / index->block_bytes());
+    for (size_t i = 0; i < index->nr_blocks(); i += step) {
+      spans.U64(i * index->block_bytes());
+      spans.U64(native->payload_offset() + index->block_offset(i));
+      blob.nr_spans++;
+    }
+    blob.codec = FASTOCI_CODEC_ZFILE;
+    blob.spans_offset = AddToHelper(spans.bytes());
+    blob.index_offset = AddToHelper(serialized);
+    blob.index_bytes = serialized.size();
+    last_part = Sha256::Of(serialized);
+    FASTOCI_CHECK_OK(CheckOutput(helper_.size()));
+  }
+  FinishBlob(last_part, &blob);
+  fs_.push_back(nullptr);
+  return Stack(number, native->DataSpaceSegments(), native->virtual_bytes());
+}
+
+Status Assembler::AddTurboLayer(uint32_t number, const AssembleLayer& layer,
+                                const ReadAtFile& file) {
   Sha256Digest digest;
   FASTOCI_TRY(MetaLayerFiles files, UnpackMetaLayer(file, options_.max_layer_bytes, &digest));
   if (digest != layer.meta_digest)
     return MismatchError("meta layer has digest " + DigestString(digest) + " instead of " +
                          DigestString(layer.meta_digest));
-  if (number == 0) erofs_ = files.ext4_fs_meta.empty() && !files.erofs_fs_meta.empty();
-  Bytes& fs_meta = erofs_ ? files.erofs_fs_meta : files.ext4_fs_meta;
+  if (!erofs_) erofs_ = files.ext4_fs_meta.empty() && !files.erofs_fs_meta.empty();
+  Bytes& fs_meta = *erofs_ ? files.erofs_fs_meta : files.ext4_fs_meta;
   if (fs_meta.empty())
     return InvalidError(std::string("meta layer without ") +
-                        (erofs_ ? "erofs.fs.meta" : "ext4.fs.meta"));
+                        (*erofs_ ? "erofs.fs.meta" : "ext4.fs.meta"));
   input_bytes_ += fs_meta.size() + files.gzip_meta.size() + files.chunk_digests.size();
   FASTOCI_CHECK_OK(CheckOutput(input_bytes_));
-  FASTOCI_TRY(fastoci_meta_blob blob, MakeBlob(layer, files));
-  blobs_.Append({reinterpret_cast<const uint8_t*>(&blob), sizeof(blob)});
-  data_sectors_.push_back((blob.data_bytes + kSectorBytes - 1) / kSectorBytes);
+  FASTOCI_CHECK_OK(AddTurboBlob(layer, files));
   FASTOCI_TRY(auto fs, OpenFsMeta(std::move(fs_meta)));
-  if (fs->lsmt.virtual_bytes() != 0) device_sectors_ = fs->lsmt.virtual_bytes() / kSectorBytes;
-  segments_ = Overlay(segments_, ZeroTails(fs->lsmt.segments()), number);
-  if (segments_.size() > kMaxLsmtSegments) return InvalidError("too many extents");
   fs_.push_back(std::move(fs));
-  return OkStatus();
+  const LsmtReader& lsmt = fs_.back()->lsmt;
+  // A tar may end early, and what is mapped behind its end is zeros. An index that
+  // does so knows only the first of several gzip members: zeros would be wrong.
+  if (layer.codec == FASTOCI_CODEC_GZIP)
+    for (const LsmtSegment& s : lsmt.segments())
+      if (s.source == LsmtSource::kTar && s.mapped + s.nr_sectors > data_sectors_.back())
+        return InvalidError("gzip.meta stops early, at byte " +
+                            std::to_string(data_sectors_.back() * kSectorBytes) +
+                            " of the tar, while sector " + std::to_string(s.sector) +
+                            " of the file system maps byte " +
+                            std::to_string(s.mapped * kSectorBytes) +
+                            " on: was it made for the first of several gzip members? "
+                            "Convert the image again");
+  return Stack(number, ZeroTails(lsmt.segments()), lsmt.virtual_bytes());
 }
 
 // payload: of the extent's first sector; contiguous: it goes on where the last
@@ -257,9 +329,8 @@ Status Assembler::WriteRegion(ByteSpan data, bool with_crc, fastoci_meta_region*
 }
 
 Status Assembler::Run() {
-  if (input_.layers.empty() || input_.layers.size() > kMaxAssembleLayers ||
-      input_.layers.size() > FASTOCI_MAX_BLOBS)
-    return InvalidError("an image has 1 to 255 layers");
+  if (input_.layers.empty() || input_.layers.size() > kMaxAssembleLayers)
+    return InvalidError("an image has 1 to 256 layers");
   for (uint32_t i = 0; i < input_.layers.size(); i++) {
     Status s = AddLayer(i, input_.layers[i]);
     if (!s.ok())

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Assembly: the meta layers of one image become the node's assembled meta image
-// (include/uapi/fastoci_meta.h). Parses hostile bytes: outside of tests it runs
-// in the decoder's sandbox, see assemble_sandbox.h. The result depends on the
-// input alone.
+// Assembly: the layers of one image become the node's assembled meta image
+// (include/uapi/fastoci_meta.h). A layer is a turboOCI meta layer, which is read
+// whole, or a native overlaybd layer, of which a few ranges are read; an image
+// may have both. Parses hostile bytes: outside of tests it runs in the decoder's
+// sandbox, see assemble_sandbox.h. The result depends on the input alone.
 //
 // Past the end: where a run of file data ends inside a 4 KiB block and its own
 // layer maps nothing behind it, the rest of the block becomes zeros, so that no
@@ -19,17 +20,28 @@
 #include "base/byte_reader.h"
 #include "base/digest.h"
 #include "base/result.h"
+#include "codec/read_at.h"
 
 namespace fastoci {
 
-inline constexpr size_t kMaxAssembleLayers = 255;
+inline constexpr size_t kMaxAssembleLayers = FASTOCI_MAX_BLOBS;
 
 struct AssembleLayer {
-  int meta_fd = -1;  // the meta layer (tar.gz) as a file or memfd, read with pread(2); its offset moves
-  Sha256Digest meta_digest{};    // of that file; checked
-  Sha256Digest target_digest{};  // the original layer
-  uint64_t target_bytes = 0;     // its size, as the registry tells it
-  fastoci_codec codec = FASTOCI_CODEC_GZIP;  // RAW or GZIP, by its media type: CodecOfMediaType()
+  int fd = -1;  // the file below, or a memfd with it, read with pread(2); its offset moves
+  // turboOCI: of the meta layer (tar.gz); checked. Native: not used.
+  Sha256Digest meta_digest{};
+  // The blob: the original layer, or the native layer itself.
+  Sha256Digest target_digest{};
+  uint64_t target_bytes = 0;  // its size, as the registry tells it
+  // turboOCI: RAW or GZIP, by its media type: CodecOfMediaType(). Native: ZFILE,
+  // whether it is one or not.
+  fastoci_codec codec = FASTOCI_CODEC_GZIP;
+  // Instead of fd: where a native layer of target_bytes is read from.
+  const ReadAtFile* file = nullptr;
+  // For a check of its content: the whole blob of a turboOCI layer.
+  int blob_fd = -1;
+
+  bool native() const { return codec == FASTOCI_CODEC_ZFILE; }
 };
 
 struct AssembleInput {
@@ -42,7 +54,7 @@ struct AssembleInput {
 
 struct AssembleOptions {
   // Limits; what is above is refused.
-  uint64_t max_layer_bytes = 1ULL << 30;   // one meta layer, uncompressed
+  uint64_t max_layer_bytes = 1ULL << 30;   // one meta layer, uncompressed; what is read of a native one
   uint64_t max_output_bytes = 2ULL << 30;  // the assembled meta image
 };
 

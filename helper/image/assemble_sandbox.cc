@@ -5,21 +5,26 @@
 //            u32 length, text
 //   request: u32 magic, u32 layers, image id, u64 length of the JSON part; per
 //            layer: digest of the meta layer, digest of the target, u64 bytes of
-//            the target, u32 codec; the JSON part
+//            the target, u32 codec, u32 whether it is read by ranges, u32 whether
+//            it has a descriptor of its blob behind its own; the JSON part
 #include "image/assemble_sandbox.h"
 
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <list>
 
 #include "base/byte_reader.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "image/inspect.h"
+#include "image/range_channel.h"
 
 namespace fastoci {
 namespace {
@@ -27,7 +32,7 @@ namespace {
 constexpr uint32_t kRequestMagic = 0x41494f46;  // "FOIA"
 constexpr uint64_t kReplyBytes = 4096, kReplyHeaderBytes = 16;
 constexpr uint64_t kMaxRequestBytes = 64 << 20;
-constexpr int kOutFd = 3, kRequestFd = 4, kFirstLayerFd = 5;
+constexpr int kOutFd = 3, kRequestFd = 4, kRangeFd = 5, kFirstLayerFd = 6;
 constexpr uint32_t kSuccess = 1, kFailure = 2;
 constexpr uint32_t kMaxErrno = 4095;
 
@@ -42,6 +47,8 @@ Bytes EncodeRequest(const AssembleInput& input) {
     w.Append(layer.target_digest);
     w.U64(layer.target_bytes);
     w.U32(layer.codec);
+    w.U32(layer.file != nullptr ? 1 : 0);
+    w.U32(layer.blob_fd >= 0 ? 1 : 0);
   }
   w.Append(AsBytes(input.json));
   return std::move(w.bytes());
@@ -52,8 +59,10 @@ void TakeDigest(ByteReader* r, Sha256Digest* digest) {
   std::copy(s.begin(), s.end(), digest->begin());
 }
 
-Result<AssembleInput> DecodeRequest(ByteSpan bytes) {
+// files: get those that the layers refer to. nr_fds: of the layers.
+Result<AssembleInput> DecodeRequest(ByteSpan bytes, std::list<RangeFile>* files, int* nr_fds) {
   ByteReader r(bytes);
+  *nr_fds = 0;
   AssembleInput input;
   if (r.U32() != kRequestMagic) return InvalidError("assemble: not a request");
   uint32_t nr_layers = r.U32();
@@ -62,11 +71,16 @@ Result<AssembleInput> DecodeRequest(ByteSpan bytes) {
   if (nr_layers > kMaxAssembleLayers) return InvalidError("assemble: too many layers");
   for (uint32_t i = 0; i < nr_layers; i++) {
     AssembleLayer layer;
-    layer.meta_fd = kFirstLayerFd + static_cast<int>(i);
     TakeDigest(&r, &layer.meta_digest);
     TakeDigest(&r, &layer.target_digest);
     layer.target_bytes = r.U64();
     layer.codec = static_cast<fastoci_codec>(r.U32());
+    if (r.U32() == 0) {
+      layer.fd = kFirstLayerFd + (*nr_fds)++;
+    } else {
+      layer.file = &files->emplace_back(kRangeFd, i, layer.target_bytes);
+    }
+    if (r.U32() != 0) layer.blob_fd = kFirstLayerFd + (*nr_fds)++;
     input.layers.push_back(layer);
   }
   ByteSpan json = r.Take(json_bytes);
@@ -122,7 +136,7 @@ Result<UniqueFd> DuplicateAbove(int fd, int limit) {
   return copy;
 }
 
-Result<pid_t> Spawn(const std::string& path, const std::vector<UniqueFd>& fds) {
+Result<pid_t> Spawn(const std::string& path, const char* task, const std::vector<UniqueFd>& fds) {
   posix_spawn_file_actions_t actions;
   if (posix_spawn_file_actions_init(&actions) != 0)
     return Error{ErrorKind::kInternal, ENOMEM, "posix_spawn_file_actions_init"};
@@ -137,7 +151,7 @@ Result<pid_t> Spawn(const std::string& path, const std::vector<UniqueFd>& fds) {
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &all);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  std::string name = path, verb = "assemble", count = std::to_string(fds.size());
+  std::string name = path, verb = task, count = std::to_string(fds.size());
   char* argv[] = {name.data(), verb.data(), count.data(), nullptr};
   char* envp[] = {nullptr};
   pid_t pid = -1;
@@ -159,44 +173,69 @@ Result<Bytes> ReadRequest() {
   return bytes;
 }
 
-Status RunRequest(int nr_fds) {
+Status RunRequest(LayerTask task, int nr_fds) {
   FASTOCI_TRY(Bytes request, ReadRequest());
-  FASTOCI_TRY(AssembleInput input, DecodeRequest(request));
-  if (input.layers.size() + (kFirstLayerFd - kOutFd) != static_cast<size_t>(nr_fds))
+  std::list<RangeFile> files;
+  int layer_fds = 0;
+  FASTOCI_TRY(AssembleInput input, DecodeRequest(request, &files, &layer_fds));
+  if (layer_fds + (kFirstLayerFd - kOutFd) != nr_fds)
     return InvalidError("assemble: number of descriptors");
-  return Assemble(input, {}, kOutFd);
+  if (task == LayerTask::kAssemble) return Assemble(input, {}, kOutFd);
+  return InspectLayers(input, {}, task == LayerTask::kCheck, kOutFd);
 }
 
 }  // namespace
 
-Status AssembleViaDecoder(const std::string& decoder_path, const AssembleInput& input,
-                          int out_fd) {
+const char* LayerTaskVerb(LayerTask task) {
+  switch (task) {
+    case LayerTask::kInspect: return "inspect";
+    case LayerTask::kCheck: return "check";
+    default: return "assemble";
+  }
+}
+
+Status AssembleViaDecoder(const std::string& decoder_path, const AssembleInput& input, int out_fd,
+                          LayerTask task) {
   if (input.layers.empty() || input.layers.size() > kMaxAssembleLayers)
-    return InvalidError("an image has 1 to 255 layers");
+    return InvalidError("an image has 1 to 256 layers");
   UniqueFd request(memfd_create("fastoci-assemble", MFD_CLOEXEC));
   if (!request.valid()) return ErrnoError("memfd_create");
   FASTOCI_CHECK_OK(PwriteFull(request.get(), Bytes(kReplyBytes), 0, "request"));
   FASTOCI_CHECK_OK(PwriteFull(request.get(), EncodeRequest(input), kReplyBytes, "request"));
-  int limit = kFirstLayerFd + static_cast<int>(input.layers.size());
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return ErrnoError("socketpair");
+  UniqueFd ours(pair[0]), theirs(pair[1]);
+  int limit = kFirstLayerFd + 2 * static_cast<int>(input.layers.size());
   std::vector<UniqueFd> fds;
-  std::vector<int> originals = {out_fd, request.get()};
-  for (const AssembleLayer& layer : input.layers) originals.push_back(layer.meta_fd);
+  std::vector<int> originals = {out_fd, request.get(), theirs.get()};
+  std::vector<const ReadAtFile*> files;
+  for (const AssembleLayer& layer : input.layers) {
+    if (layer.file == nullptr) originals.push_back(layer.fd);
+    if (layer.blob_fd >= 0) originals.push_back(layer.blob_fd);
+    files.push_back(layer.file);
+  }
   for (int fd : originals) {
     FASTOCI_TRY(UniqueFd copy, DuplicateAbove(fd, limit));
     fds.push_back(std::move(copy));
   }
-  FASTOCI_TRY(pid_t pid, Spawn(decoder_path, fds));
+  FASTOCI_TRY(pid_t pid, Spawn(decoder_path, LayerTaskVerb(task), fds));
+  fds.clear();
+  theirs.reset();
+  Status served = ServeRanges(ours.get(), files, AssembleOptions().max_layer_bytes);
+  ours.reset();  // whoever still waits there is told
   int wait_status = 0;
   while (waitpid(pid, &wait_status, 0) < 0) {
     if (errno == EINTR) continue;
     if (errno != ECHILD) return ErrnoError("waitpid");
     break;  // the caller ignores SIGCHLD: gone, and its status with it
   }
-  return DecodeReply(request.get(), wait_status);
+  Status status = DecodeReply(request.get(), wait_status);
+  if (!served.ok() && served.error().err == EPROTO) return served;
+  return status;
 }
 
-int AssembleInSandbox(int argc, char** argv) {
-  Status status = RunRequest(argc > 0 ? std::atoi(argv[0]) : 0);
+int AssembleInSandbox(LayerTask task, int argc, char** argv) {
+  Status status = RunRequest(task, argc > 0 ? std::atoi(argv[0]) : 0);
   Status sent = PwriteFull(kRequestFd, EncodeReply(status), 0, "reply");
   if (!sent.ok()) Log(LogLevel::kError, "assemble: %s", sent.error().message.c_str());
   return status.ok() && sent.ok() ? 0 : 1;

@@ -81,7 +81,7 @@ class AssembleTest : public testing::Test {
     fds_.push_back(Memfd(packed->data));
     Sha256Digest target{};
     target[0] = static_cast<uint8_t>(fds_.size());
-    input_.layers.push_back({fds_.back().get(), packed->digest, target, data_bytes, codec});
+    input_.layers.push_back({fds_.back().get(), packed->digest, target, data_bytes, codec, nullptr, -1});
   }
   Status Run() {
     out_ = Memfd({});
@@ -142,6 +142,39 @@ TEST_F(AssembleTest, ZerosFollowTheDataSpacesEndAndPartialBlocks) {
   EXPECT_EQ(Read(out_.get()).extents, want);
 }
 
+TEST_F(AssembleTest, TakesAsManyLayersAsTheFormatHolds) {
+  for (size_t i = 0; i < kMaxAssembleLayers; i++) {
+    LsmtBuilder lsmt;
+    lsmt.AddData(0, Bytes(512, 1));
+    lsmt.AddTar(8 + i, 2, 0);  // the next layer covers the second sector
+    AddLayer(&lsmt, 1024);
+  }
+  ASSERT_TRUE(Run().ok());
+  Assembled a = Read(out_.get());
+  EXPECT_EQ(a.sb.nr_blobs, 256u);
+  for (const Extent& e : a.extents) {
+    if (e.type == FASTOCI_EXTENT_BLOB) {
+      EXPECT_EQ(e.blob, std::min<uint64_t>(e.sector - 8, 255));
+    }
+  }
+  input_.layers.push_back(input_.layers.back());
+  ExpectRefused("1 to 256 layers");
+}
+
+TEST_F(AssembleTest, RefusesAnIndexThatStopsBeforeTheData) {
+  std::string blob = TestGzip(std::string(10 * 512, 'x'));
+  auto builder = GzipIndexBuilder::Create({}, [](ByteSpan) { return OkStatus(); });
+  ASSERT_TRUE(builder.ok() && builder->Update(AsBytes(blob)).ok());
+  LsmtBuilder lsmt;
+  lsmt.AddData(0, Bytes(4096, 1));
+  lsmt.AddTar(8, 16, 0);
+  MetaLayerFiles files;
+  files.gzip_meta = *builder->Finish();
+  files.ext4_fs_meta = *MakeFsMeta(*lsmt.Finish(1 << 20), 1 << 20);
+  Add(files, blob.size(), FASTOCI_CODEC_GZIP);
+  ExpectRefused("gzip.meta stops early, at byte 5120 of the tar");
+}
+
 TEST_F(AssembleTest, ReadsMetadataInAZFile) {
   LsmtBuilder lsmt;
   lsmt.AddData(0, Bytes(8192, 9));
@@ -180,7 +213,7 @@ TEST_F(AssembleTest, DescribesGzipLayers) {
   ASSERT_TRUE(result.ok());
   auto& packed = result->meta;
   fds_.push_back(Memfd(packed->data));
-  input_.layers.push_back({fds_[0].get(), packed->digest, digest, blob.size(), FASTOCI_CODEC_GZIP});
+  input_.layers.push_back({fds_[0].get(), packed->digest, digest, blob.size(), FASTOCI_CODEC_GZIP, nullptr, -1});
   ASSERT_TRUE(Run().ok());
   Assembled a = Read(out_.get());
   const fastoci_meta_blob& b = a.blobs[0];
@@ -223,7 +256,7 @@ TEST_F(AssembleTest, WithoutChunkDigestsADataSpaceIsPrivateToItsMetaLayer) {
 }
 
 TEST_F(AssembleTest, RefusesHostileMetaLayers) {
-  ExpectRefused("1 to 255 layers");
+  ExpectRefused("1 to 256 layers");
   LsmtBuilder lsmt;
   lsmt.AddData(0, Bytes(512, 1));
   MetaLayerFiles files;
@@ -251,7 +284,7 @@ TEST_F(AssembleTest, RefusesHostileMetaLayers) {
   Add(files, 512);
   ExpectRefused("LSMT");
   fds_.push_back(Memfd(AsBytes(std::string("not gzip"))));
-  input_.layers[0].meta_fd = fds_.back().get();
+  input_.layers[0].fd = fds_.back().get();
   ExpectRefused("gzip");
 }
 

@@ -13,7 +13,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "image/assemble.h"
 #include "image/layer_converter.h"
 #include "testing/test_tar.h"
 
@@ -65,11 +64,11 @@ TestImage::~TestImage() {
 }
 
 Result<TestImage> TestImage::Make(const std::vector<Layer>& layers, FsType fs_type) {
-  TestImage image;
-  image.fs_type_ = fs_type;
   LayerOutput output;
   output.fs_type = fs_type;
   AssembleInput input;
+  std::vector<Bytes> meta_layers;
+  std::vector<std::string> data_spaces;
   std::vector<UniqueFd> fds;
   std::unique_ptr<FsBuilder> builder;
   std::optional<LayerOrder> order;
@@ -84,7 +83,7 @@ Result<TestImage> TestImage::Make(const std::vector<Layer>& layers, FsType fs_ty
                 LayerConverter::Create({DigestString(digest), blob.size(),
                                         layer.gzip ? kGzipType : kTarType,
                                         DigestString(Sha256::Of(AsBytes(layer.tar)))},
-                                       output, image.meta_layers_.size(), &*order));
+                                       output, meta_layers.size(), &*order));
     constexpr size_t kStep = 10007;
     for (size_t at = 0; at < blob.size(); at += kStep)
       FASTOCI_CHECK_OK(converter->Update(AsBytes(blob).subspan(at, std::min(kStep, blob.size() - at))));
@@ -92,20 +91,30 @@ Result<TestImage> TestImage::Make(const std::vector<Layer>& layers, FsType fs_ty
     const PackedMetaLayer& packed = *result.meta;
     fds.emplace_back(memfd_create("meta", MFD_CLOEXEC));
     FASTOCI_CHECK_OK(WriteFull(fds.back().get(), packed.data, "memfd"));
-    image.meta_layers_.push_back(packed.data);
+    meta_layers.push_back(packed.data);
+    data_spaces.push_back(layer.tar);
     input.layers.push_back({fds.back().get(), packed.digest, digest, blob.size(),
-                            layer.gzip ? FASTOCI_CODEC_GZIP : FASTOCI_CODEC_RAW});
+                            layer.gzip ? FASTOCI_CODEC_GZIP : FASTOCI_CODEC_RAW, nullptr, -1});
   }
   input.json = "{}";
+  FASTOCI_TRY(TestImage image, Assembled(input, data_spaces));
+  image.fs_type_ = fs_type;
+  image.meta_layers_ = std::move(meta_layers);
+  return image;
+}
+
+Result<TestImage> TestImage::Assembled(const AssembleInput& input,
+                                       const std::vector<std::string>& data_spaces) {
+  TestImage image;
   UniqueFd out(memfd_create("assembled", MFD_CLOEXEC));
   FASTOCI_CHECK_OK(Assemble(input, {}, out.get()));
   image.assembled_.resize(static_cast<size_t>(lseek(out.get(), 0, SEEK_END)));
   FASTOCI_CHECK_OK(PreadFull(out.get(), image.assembled_, 0, "assembled"));
-  FASTOCI_CHECK_OK(image.Flatten(layers));
+  FASTOCI_CHECK_OK(image.Flatten(data_spaces));
   return image;
 }
 
-Status TestImage::Flatten(const std::vector<Layer>& layers) {
+Status TestImage::Flatten(const std::vector<std::string>& data_spaces) {
   const char* dir = std::getenv("TMPDIR");
   std::string pattern = std::string(dir != nullptr ? dir : "/tmp") + "/fastoci-image.XXXXXX";
   UniqueFd out(mkstemp(pattern.data()));
@@ -126,7 +135,7 @@ Status TestImage::Flatten(const std::vector<Layer>& layers) {
     uint64_t at = (payload & FASTOCI_EXTENT_SECTOR_MASK) * 512;
     ByteSpan source = all;
     if (type == FASTOCI_EXTENT_BLOB)
-      source = AsBytes(layers[payload >> FASTOCI_EXTENT_BLOB_SHIFT & FASTOCI_EXTENT_BLOB_MASK].tar);
+      source = AsBytes(data_spaces[payload >> FASTOCI_EXTENT_BLOB_SHIFT & FASTOCI_EXTENT_BLOB_MASK]);
     if (type != FASTOCI_EXTENT_ZERO) {
       if (at >= source.size()) return InvalidError("an extent leaves its source");
       FASTOCI_CHECK_OK(PwriteFull(out.get(), source.subspan(at, std::min(n, source.size() - at)),

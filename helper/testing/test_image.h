@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "image/fs_builder.h"
+#include "image/assemble.h"
 
 namespace fastoci {
 
@@ -34,6 +35,10 @@ class TestImage {
     bool gzip = true;
   };
   static Result<TestImage> Make(const std::vector<Layer>& layers, FsType fs_type = FsType::kExt4);
+  // From layers that somebody else made; data_spaces[i] is what layer i's blob
+  // decodes to.
+  static Result<TestImage> Assembled(const AssembleInput& input,
+                                     const std::vector<std::string>& data_spaces);
   TestImage(TestImage&&) = default;
   TestImage& operator=(TestImage&&) = default;
   ~TestImage();
@@ -49,7 +54,7 @@ class TestImage {
 
  private:
   TestImage() = default;
-  Status Flatten(const std::vector<Layer>& layers);
+  Status Flatten(const std::vector<std::string>& data_spaces);
   FsType fs_type_ = FsType::kExt4;
   std::string path_;
   Bytes assembled_;

@@ -84,6 +84,35 @@ class Commands {
     return Finish(status, {{"meta_image", o_.output}}, "wrote " + o_.output);
   }
 
+  int Inspect() {
+    auto report = InspectImage(o_.attach.ref, o_.attach.access, &progress_);
+    progress_.End();
+    if (!report.ok()) return PrintError(report.error(), o_.json);
+    Json layers = Json::parse(*report, nullptr, false);
+    if (!layers.is_array()) return PrintError(InvalidError("the report is damaged"), o_.json);
+    if (o_.json) PrintJson(layers);
+    else PrintLayers(layers);
+    return kExitOk;
+  }
+
+  int Check() {
+    auto reports = CheckImage(o_.attach.ref, o_.attach.access, &progress_);
+    progress_.End();
+    if (!reports.ok()) return PrintError(reports.error(), o_.json);
+    Json layers = Json::array();
+    bool same = true;
+    for (const std::string& report : *reports) {
+      Json parsed = Json::parse(report, nullptr, false);
+      if (!parsed.is_array() || parsed.size() != 1 || !parsed[0].is_object())
+        return PrintError(InvalidError("a report is damaged"), o_.json);
+      same = same && parsed[0].contains("content");
+      layers.push_back(parsed[0]);
+    }
+    if (o_.json) PrintJson(layers);
+    else PrintLayers(layers);
+    return same ? kExitOk : kExitRefused;
+  }
+
   int Mount() {
     auto image = FindImage(o_.paths, o_.what);
     if (!image.ok()) return PrintError(image.error(), o_.json);
@@ -278,7 +307,7 @@ void AddForce(CLI::App* command, Options* o) {
 
 struct Parser {
   CLI::App app{"Run containers from OCI images that are not downloaded yet."};
-  CLI::App *attach, *assemble, *copy, *mount, *umount, *detach, *list, *status;
+  CLI::App *attach, *assemble, *inspect, *check, *copy, *mount, *umount, *detach, *list, *status;
   CLI::App *pin, *unpin, *gc, *scrub, *config, *config_check;
   CLI::App *ps, *fail, *hold, *restore, *doctor;
 
@@ -307,6 +336,11 @@ struct Parser {
                                   "a file made by `fastoci assemble`, instead of an image")
                      ->type_name("FILE");
     ref->excludes(file);
+    auto* config = attach
+                       ->add_option("--config", o->attach.config,
+                                    "overlaybd's config.v1.json, instead of an image")
+                       ->type_name("FILE");
+    config->excludes(ref)->excludes(file);
     attach->add_option("--name", o->attach.name, "name of the image here (default: by tag)");
     auto* hold = attach->add_flag("--hold", o->hold,
                                   "without a helper reads wait for the next one (default)");
@@ -324,10 +358,11 @@ struct Parser {
         "Examples:\n"
         "  fastoci attach registry.example/app:1.0_fastoci --mount /mnt/app\n"
         "  fastoci attach 127.0.0.1:5000/demo:latest_fastoci --fail-after-ms 30000\n"
-        "  fastoci attach --meta-image demo.img --name demo --cache-device /dev/vg/cache");
+        "  fastoci attach --meta-image demo.img --name demo --cache-device /dev/vg/cache\n"
+        "  fastoci attach --config /path/of/config.v1.json --name app");
     attach->final_callback([this, o] {
-      if (o->attach.ref.empty() && o->attach.meta_image.empty()) {
-        throw CLI::RequiredError("an image or --meta-image");
+      if (o->attach.ref.empty() && o->attach.meta_image.empty() && o->attach.config.empty()) {
+        throw CLI::RequiredError("an image, --meta-image or --config");
       }
     });
   }
@@ -343,6 +378,17 @@ struct Parser {
 
     copy = AddCopyCommand(&app, &o->copy);
     AddRegistryOptions(copy, o);
+    inspect = app.add_subcommand("inspect", "what is in an image's meta layers");
+    inspect->add_option("image", o->attach.ref, "FastOCI or overlaybd image: HOST/REPOSITORY:TAG")
+        ->required();
+    AddRegistryOptions(inspect, o);
+    inspect->footer("Example:\n  fastoci inspect 127.0.0.1:5000/demo:latest_fastoci");
+
+    check = app.add_subcommand("check", "compare an image's metadata with its whole blobs");
+    check->add_option("image", o->attach.ref, "FastOCI or overlaybd image: HOST/REPOSITORY:TAG")
+        ->required();
+    AddRegistryOptions(check, o);
+    check->footer("Example:\n  fastoci check 127.0.0.1:5000/demo:latest_fastoci");
 
     mount = app.add_subcommand("mount", "check an attached image's file system and mount it");
     mount->add_option("image", o->what, "name or reference of an attached image")->required();
@@ -405,6 +451,8 @@ int Run(int argc, char** argv) {
   if (*parser.attach) return run.Attach();
   if (*parser.assemble) return run.Assemble();
   if (*parser.copy) return RunCopy(options.copy, options.attach.access, options.json);
+  if (*parser.inspect) return run.Inspect();
+  if (*parser.check) return run.Check();
   if (*parser.mount) return run.Mount();
   if (*parser.umount) return run.Umount();
   if (*parser.detach) return run.Detach();

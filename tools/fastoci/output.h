@@ -50,6 +50,8 @@ std::string HumanBytes(uint64_t bytes);
 nlohmann::ordered_json ReportJson(const ImageReport& image);
 void PrintJson(const nlohmann::ordered_json& json);
 void PrintList(const std::vector<ImageReport>& images);
+// What InspectImage() reports.
+void PrintLayers(const nlohmann::ordered_json& layers);
 void PrintStatus(const ImageReport& image);
 void PrintPs(const std::vector<ImageReport>& images);
 nlohmann::ordered_json FindingsJson(const std::vector<Finding>& findings);

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attach/overlaybd_config.h"
+
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/digest.h"
+#include "fastoci_meta.h"
+#include "registry/reference.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string Text(const Json& object, const char* key) {
+  auto it = object.find(key);
+  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
+}
+
+bool IsReadable(const std::string& path) {
+  return !path.empty() && ::access(path.c_str(), R_OK) == 0;
+}
+
+// "https://host/v2/repository/blobs", with or without a slash behind it.
+Result<BlobLocation> ParseBlobUrl(std::string url) {
+  BlobLocation l;
+  Error bad = InvalidError("repoBlobUrl is no http(s)://HOST/v2/REPOSITORY/blobs: " + url);
+  while (url.ends_with('/')) url.pop_back();
+  size_t colon = url.find("://");
+  size_t v2 = url.find("/v2/");
+  if (colon == std::string::npos || v2 == std::string::npos || v2 < colon + 3 ||
+      !url.ends_with("/blobs") || url.size() < v2 + 4 + 6)
+    return bad;
+  l.scheme = url.substr(0, colon);
+  l.host = url.substr(colon + 3, v2 - colon - 3);
+  l.repository = url.substr(v2 + 4, url.size() - v2 - 4 - 6);
+  if ((l.scheme != "http" && l.scheme != "https") || !IsRegistryHost(l.host) ||
+      !IsRepositoryName(l.repository))
+    return bad;
+  return l;
+}
+
+// A turboOCI lower has a target, and its fs.meta as a file.
+Status ParseTurbo(const Json& lower, MetaLayer* out) {
+  out->fs_meta_path = Text(lower, "file");
+  if (!IsReadable(out->fs_meta_path))
+    return NotFoundError("its fs.meta cannot be read: " + out->fs_meta_path);
+  std::string index = Text(lower, "gzipIndex");
+  if (IsReadable(index)) out->gzip_meta_path = index;
+  out->target_media_type = std::string("application/vnd.oci.image.layer.v1.tar") +
+                           (out->gzip_meta_path.empty() ? "" : "+gzip");
+  out->target_digest = Text(lower, "targetDigest");
+  if (std::string file = Text(lower, "targetFile"); IsReadable(file)) out->blob_path = file;
+  if (out->blob_path.empty() && out->target_digest.empty())
+    return NotFoundError("its targetFile cannot be read, and it has no targetDigest");
+  return OkStatus();
+}
+
+Status ParseNative(const Json& lower, MetaLayer* out) {
+  out->native = true;
+  out->target_media_type = "application/vnd.oci.image.layer.v1.tar";
+  out->digest = out->target_digest = Text(lower, "digest");
+  std::string dir = Text(lower, "dir");
+  for (const std::string& path :
+       {Text(lower, "file"), dir + "/overlaybd.commit", dir + "/.commit", dir + "/overlaybd.sealed"}) {
+    if (!IsReadable(path) || (dir.empty() && path.starts_with("/overlaybd"))) continue;
+    out->blob_path = path;
+    return OkStatus();
+  }
+  if (out->digest.empty()) return NotFoundError("none of its files is there, and it has no digest");
+  auto size = lower.find("size");
+  if (size == lower.end() || !size->is_number_unsigned())
+    return InvalidError("it is remote, but has no size");
+  out->bytes = out->target_bytes = size->get<uint64_t>();
+  if (out->bytes == 0 || out->bytes > FASTOCI_MAX_DATA_BYTES)
+    return InvalidError("its size is out of range");
+  return OkStatus();
+}
+
+Result<MetaLayer> ParseLower(const Json& lower) {
+  MetaLayer out;
+  if (!lower.is_object()) return InvalidError("not an object");
+  bool turbo = !Text(lower, "targetDigest").empty() || !Text(lower, "targetFile").empty();
+  FASTOCI_CHECK_OK(turbo ? ParseTurbo(lower, &out) : ParseNative(lower, &out));
+  if (!out.target_digest.empty()) FASTOCI_CHECK_OK(ParseDigest(out.target_digest));
+  return out;
+}
+
+}  // namespace
+
+Result<OverlaybdConfig> ParseOverlaybdConfig(const std::string& text) {
+  Json j = Json::parse(text, nullptr, false);
+  if (!j.is_object()) return InvalidError("the config is not a JSON object");
+  OverlaybdConfig config;
+  if (std::string url = Text(j, "repoBlobUrl"); !url.empty()) {
+    FASTOCI_TRY(config.location, ParseBlobUrl(url));
+  }
+  auto lowers = j.find("lowers");
+  if (lowers == j.end() || !lowers->is_array() || lowers->empty())
+    return InvalidError("the config has no lowers");
+  // With an acceleration layer the last lower is its trace, which is no layer.
+  auto trace = j.find("accelerationLayer");
+  size_t count = lowers->size();
+  if (trace != j.end() && trace->is_boolean() && trace->get<bool>()) count--;
+  if (count == 0 || count > kMaxLayers) return InvalidError("number of lowers out of range");
+  for (size_t i = 0; i < count; i++) {
+    auto layer = ParseLower((*lowers)[i]);
+    std::string where = "lower " + std::to_string(i + 1);
+    if (!layer.ok()) return layer.error().Wrap(where);
+    if (layer->blob_path.empty() && config.location.host.empty())
+      return InvalidError(where + " is remote, but there is no repoBlobUrl");
+    config.layers.layers.push_back(std::move(*layer));
+  }
+  return config;
+}
+
+}  // namespace fastoci

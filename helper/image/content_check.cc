@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/content_check.h"
+
+#include <fastoci_meta.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "codec/gzip_index.h"
+
+namespace fastoci {
+namespace {
+
+constexpr size_t kIoBytes = 256 << 10;
+constexpr uint64_t kChunkBytes = 1ULL << FASTOCI_DIGEST_SHIFT;
+constexpr int kGzipWindowBits = 15 + 16;
+
+using Sink = std::function<Status(ByteSpan)>;
+
+// Cuts data into chunks, from the first chunk boundary at or behind `begin` on.
+class ChunkHasher {
+ public:
+  using OnChunk = std::function<Status(uint64_t chunk_no, const Sha256Digest& digest)>;
+  ChunkHasher(uint64_t begin, OnChunk on_chunk) : offset_(begin), on_chunk_(std::move(on_chunk)) {}
+  Status Add(ByteSpan data) {
+    while (!data.empty()) {
+      uint64_t in_chunk = offset_ % kChunkBytes;
+      size_t n = std::min<uint64_t>(data.size(), kChunkBytes - in_chunk);
+      if (in_chunk == 0) started_ = true;
+      if (started_) hash_.Update(data.first(n));
+      offset_ += n;
+      data = data.subspan(n);
+      if (started_ && offset_ % kChunkBytes == 0) FASTOCI_CHECK_OK(EndChunk());
+    }
+    return OkStatus();
+  }
+  // The data space ends here.
+  Status Finish() {
+    return started_ && offset_ % kChunkBytes != 0 ? EndChunk() : OkStatus();
+  }
+  uint64_t offset() const { return offset_; }
+
+ private:
+  Status EndChunk() {
+    Sha256Digest digest = hash_.Finish();
+    hash_ = Sha256();
+    return on_chunk_((offset_ - 1) / kChunkBytes, digest);
+  }
+  uint64_t offset_;
+  bool started_ = false;
+  Sha256 hash_;
+  OnChunk on_chunk_;
+};
+
+// The whole file, in pieces.
+Status ReadAll(const ReadAtFile& file, const Sink& sink) {
+  Bytes buffer(kIoBytes);
+  for (uint64_t at = 0; at < file.size();) {
+    std::span<uint8_t> part(buffer.data(), std::min<uint64_t>(buffer.size(), file.size() - at));
+    FASTOCI_CHECK_OK(file.ReadAt(at, part));
+    FASTOCI_CHECK_OK(sink(part));
+    at += part.size();
+  }
+  return OkStatus();
+}
+
+// All members one after the other; zlib checks their own checksums.
+class MemberInflater {
+ public:
+  MemberInflater() { open_ = inflateInit2(&z_, kGzipWindowBits) == Z_OK; }
+  ~MemberInflater() {
+    if (open_) inflateEnd(&z_);
+  }
+  Status Update(ByteSpan in, const Sink& sink) {
+    if (!open_) return Error{ErrorKind::kInternal, ENOMEM, "inflateInit2"};
+    z_.next_in = const_cast<uint8_t*>(in.data());
+    z_.avail_in = static_cast<uInt>(in.size());
+    do {
+      if (ended_) {  // another member, or zeros up to the end
+        while (z_.avail_in > 0 && *z_.next_in == 0) z_.next_in++, z_.avail_in--;
+        if (z_.avail_in == 0) return OkStatus();
+        inflateReset(&z_);
+        ended_ = false;
+      }
+      z_.next_out = out_.data();
+      z_.avail_out = static_cast<uInt>(out_.size());
+      int rc = inflate(&z_, Z_NO_FLUSH);
+      if (rc != Z_OK && rc != Z_STREAM_END && rc != Z_BUF_ERROR)
+        return InvalidError("corrupt gzip stream");
+      FASTOCI_CHECK_OK(sink(ByteSpan(out_).first(out_.size() - z_.avail_out)));
+      ended_ = rc == Z_STREAM_END;
+    } while (z_.avail_in > 0 || z_.avail_out == 0);
+    return OkStatus();
+  }
+  bool ended() const { return ended_; }
+
+ private:
+  z_stream z_{};
+  bool open_ = false, ended_ = false;
+  Bytes out_ = Bytes(kIoBytes);
+};
+
+// What comes out from entry number `entry` on, up to data offset `end`: one
+// stream across entries, but for those where another member begins.
+Status DecodeFrom(const ReadAtFile& blob, const GzipIndex& index, size_t entry, uint64_t end,
+                  ChunkHasher* hasher) {
+  Bytes in(kIoBytes), out(kIoBytes);
+  bool at_member_end = false;
+  for (size_t next = entry; hasher->offset() < end; next = index.FindEntry(hasher->offset())) {
+    if (index.entries()[next].data_offset != hasher->offset() || (next == entry && at_member_end))
+      return MismatchError("its member ends early, at data byte " +
+                           std::to_string(hasher->offset()));
+    entry = next;
+    FASTOCI_TRY(GzipStream stream, GzipStream::Open(index, entry));
+    uint64_t at = index.entries()[entry].blob_offset();
+    ByteSpan left;
+    at_member_end = false;
+    while (!at_member_end && hasher->offset() < end) {
+      if (left.empty()) {
+        std::span<uint8_t> part(in.data(), std::min<uint64_t>(in.size(), blob.size() - at));
+        FASTOCI_CHECK_OK(blob.ReadAt(at, part));
+        at += part.size();
+        left = part;
+      }
+      size_t room = std::min<uint64_t>(out.size(), end - hasher->offset());
+      FASTOCI_TRY(auto p, stream.Decode(left, std::span(out).first(room)));
+      left = left.subspan(p.consumed);
+      FASTOCI_CHECK_OK(hasher->Add(ByteSpan(out).first(p.produced)));
+      at_member_end = p.ended;
+      if (p.consumed == 0 && p.produced == 0 && !p.ended && at == blob.size())
+        return MismatchError("the blob ends early, at data byte " +
+                             std::to_string(hasher->offset()));
+    }
+  }
+  return end == index.uncompressed_bytes() ? hasher->Finish() : OkStatus();
+}
+
+Status CheckEntries(const ReadAtFile& blob, const GzipIndex& index,
+                    const std::vector<Sha256Digest>& chunks) {
+  const auto& entries = index.entries();
+  for (size_t i = 0; i < entries.size(); i++) {
+    // Up to the end of the chunk in which the next span begins, as readers do.
+    uint64_t end = i + 1 < entries.size() ? entries[i + 1].data_offset : index.uncompressed_bytes();
+    end = std::min((end + kChunkBytes - 1) / kChunkBytes * kChunkBytes, index.uncompressed_bytes());
+    ChunkHasher hasher(entries[i].data_offset, [&chunks](uint64_t no, const Sha256Digest& digest) {
+      if (no < chunks.size() && chunks[no] == digest) return OkStatus();
+      return Status(MismatchError("chunk " + std::to_string(no) + " differs"));
+    });
+    Status s = DecodeFrom(blob, index, i, end, &hasher);
+    if (!s.ok())
+      return s.error().Wrap("index entry " + std::to_string(i) + " (data byte " +
+                            std::to_string(entries[i].data_offset) + ", blob byte " +
+                            std::to_string(entries[i].blob_offset()) + ")");
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Status CheckBlobDigest(const ReadAtFile& blob, const Sha256Digest& digest) {
+  Sha256 hash;
+  FASTOCI_CHECK_OK(ReadAll(blob, [&hash](ByteSpan part) {
+    hash.Update(part);
+    return OkStatus();
+  }));
+  Sha256Digest got = hash.Finish();
+  if (got == digest) return OkStatus();
+  return MismatchError("the blob has digest " + DigestString(got));
+}
+
+Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest, ByteSpan gzip_index,
+                    ByteSpan chunk_digests) {
+  FASTOCI_CHECK_OK(CheckBlobDigest(blob, digest));
+  std::vector<Sha256Digest> chunks;
+  ChunkHasher hasher(0, [&](uint64_t no, const Sha256Digest& got) {
+    chunks.push_back(got);
+    if (chunk_digests.empty()) return OkStatus();
+    ByteSpan want = chunk_digests.subspan(
+        std::min<uint64_t>(no * FASTOCI_DIGEST_BYTES, chunk_digests.size()));
+    if (want.size() >= got.size() && std::equal(got.begin(), got.end(), want.begin())) return OkStatus();
+    return Status(MismatchError("chunk " + std::to_string(no) + " (data byte " +
+                                std::to_string(no * kChunkBytes) +
+                                ") is not what its digest in fastoci.chunks says"));
+  });
+  if (gzip_index.empty()) {
+    FASTOCI_CHECK_OK(ReadAll(blob, [&hasher](ByteSpan part) { return hasher.Add(part); }));
+    return hasher.Finish();
+  }
+  MemberInflater inflater;
+  FASTOCI_CHECK_OK(ReadAll(blob, [&](ByteSpan part) {
+    return inflater.Update(part, [&hasher](ByteSpan data) { return hasher.Add(data); });
+  }));
+  if (!inflater.ended()) return InvalidError("the gzip stream ends early");
+  FASTOCI_CHECK_OK(hasher.Finish());
+  FASTOCI_TRY(GzipIndex index, GzipIndex::Parse(gzip_index));
+  if (index.uncompressed_bytes() != hasher.offset())
+    return MismatchError("the index says " + std::to_string(index.uncompressed_bytes()) +
+                         " bytes of data, the blob has " + std::to_string(hasher.offset()));
+  return CheckEntries(blob, index, chunks);
+}
+
+Status CheckZFileBlob(const ReadAtFile& blob, const Sha256Digest& digest, const ZFileIndex& index,
+                      uint64_t payload_offset) {
+  FASTOCI_CHECK_OK(CheckBlobDigest(blob, digest));
+  Bytes stored, data;
+  for (size_t i = 0; i < index.nr_blocks(); i++) {
+    stored.resize(index.block_offset(i + 1) - index.block_offset(i));
+    data.resize(index.data_bytes_of(i));
+    FASTOCI_CHECK_OK(blob.ReadAt(payload_offset + index.block_offset(i), stored));
+    FASTOCI_CHECK_OK(index.DecodeBlock(i, stored, data));
+  }
+  return OkStatus();
+}
+
+}  // namespace fastoci

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compares what a layer's metadata promises with the whole of its blob: the
+// blob's digest, the data that comes out from the blob's begin on, each chunk
+// digest, and what each entry of the index gives when decoding begins there.
+#ifndef FASTOCI_IMAGE_CONTENT_CHECK_H_
+#define FASTOCI_IMAGE_CONTENT_CHECK_H_
+
+#include <cstdint>
+
+#include "base/byte_reader.h"
+#include "base/digest.h"
+#include "base/result.h"
+#include "codec/read_at.h"
+#include "codec/zfile.h"
+
+namespace fastoci {
+
+// tar or tar+gzip (of any number of members). gzip_index: empty for tar.
+// chunk_digests: empty if there are none. kMismatch says what differs and where.
+Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest, ByteSpan gzip_index,
+                    ByteSpan chunk_digests);
+
+// All blocks of a ZFile decode, with their checksums.
+Status CheckZFileBlob(const ReadAtFile& blob, const Sha256Digest& digest, const ZFileIndex& index,
+                      uint64_t payload_offset);
+
+Status CheckBlobDigest(const ReadAtFile& blob, const Sha256Digest& digest);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_IMAGE_CONTENT_CHECK_H_
