@@ -168,13 +168,13 @@ void NetlinkLink::Receive() {
                            reinterpret_cast<sockaddr*>(&from), &from_size);
     if (n < 0) {
       if (errno == EINTR || errno == EAGAIN) continue;
-      if (errno == ENOBUFS) {
-        Log(LogLevel::kWarning, "netlink: events were lost, asking for what is pending");
-        events_->OnLost();
-        continue;
-      }
-      Log(LogLevel::kError, "netlink: receive: %s", std::strerror(errno));
-      return;
+      // ENOBUFS: events were lost. Others are left behind by an earlier call that
+      // went on with a dump, such as EINVAL where that dump ended meanwhile in a
+      // sender's hands: whatever it is, the next call works, and nobody else listens.
+      Log(LogLevel::kWarning, "netlink: receive: %s: asking for what is pending",
+          std::strerror(errno));
+      events_->OnLost();
+      continue;
     }
     if (from.nl_pid != 0) continue;  // only the kernel is heard
     if (static_cast<size_t>(n) > buffer.size()) {
