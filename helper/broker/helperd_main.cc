@@ -9,6 +9,7 @@
 #include <sys/signalfd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -147,10 +148,10 @@ void AskToHandOver(const std::string& control) {
 }
 
 // Until a signal, or until another helper took over or asked to.
-void Loop(ControlServer* control, int signal_fd, int replaced_fd) {
+void Loop(ControlServer* control, int signal_fd, int end_fd) {
   const int watchdog_ms = WatchdogIntervalMs();
   for (;;) {
-    std::vector<pollfd> fds = {{signal_fd, POLLIN, 0}, {replaced_fd, POLLIN, 0}};
+    std::vector<pollfd> fds = {{signal_fd, POLLIN, 0}, {end_fd, POLLIN, 0}};
     control->AddPollFds(&fds);
     int n = ::poll(fds.data(), fds.size(), watchdog_ms > 0 ? watchdog_ms : kIdleMs);
     if (watchdog_ms > 0) NotifySystemd("WATCHDOG=1");
@@ -232,18 +233,22 @@ Status Run(const Options& o) {
                       {.open_cache = [&](uint32_t dev) { return nodes.OpenCache(dev); },
                        .read_meta = [&](uint32_t dev) { return nodes.ReadMeta(dev); }});
   FASTOCI_CHECK_OK(MakeDirs(std::filesystem::path(o.control).parent_path().string(), 0755));
-  UniqueFd replaced(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!replaced.valid()) return ErrnoError("eventfd");
-  auto on_replaced = [&] {
+  UniqueFd end(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!end.valid()) return ErrnoError("eventfd");
+  std::atomic<bool> broken = false;
+  auto on_end = [&] {
     const uint64_t one = 1;
-    (void)!::write(replaced.get(), &one, sizeof(one));
+    (void)!::write(end.get(), &one, sizeof(one));
   };
-  service.SetOnReplaced(on_replaced);
+  service.SetOnEnd({.replaced = on_end, .broken = [&] {
+                      broken = true;
+                      on_end();
+                    }});
   if (o.takeover) AskToHandOver(o.control);
   FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line) {
                 if (IsDrain(line)) {
                   service.Drain(kDrainMs);
-                  on_replaced();
+                  on_end();
                 }
                 return HandleControl(&service, cache_path, line);
               }, o.takeover));
@@ -254,12 +259,13 @@ Status Run(const Options& o) {
     Log(LogLevel::kInfo, "ready, cache on %s", cache_path.c_str());
     NotifySystemd("READY=1");
     if (o.scrub) service.Scrub();
-    Loop(control.get(), signal_fd.get(), replaced.get());
+    Loop(control.get(), signal_fd.get(), end.get());
     NotifySystemd("STOPPING=1");
     Log(LogLevel::kInfo, "stopping");
   }
   service.Stop();
   link = nullptr;  // no event after this; the service goes later
+  if (broken) return ErrnoError("the kernel is not heard any more: start the helper again", EIO);
   return OkStatus();
 }
 

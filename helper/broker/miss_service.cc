@@ -104,7 +104,11 @@ void MissService::OnEvicted(uint32_t number, std::span<const ChunkEntry> chunks)
 }
 
 void MissService::OnReplaced() {
-  if (on_replaced_) on_replaced_();
+  if (ends_.replaced) ends_.replaced();
+}
+
+void MissService::OnBroken() {
+  if (ends_.broken) ends_.broken();
 }
 
 void MissService::OnImage(const ImageInfo&, bool) {

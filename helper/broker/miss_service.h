@@ -66,14 +66,19 @@ class MissService : public KernelEvents {
   // No job begins any more; waits up to timeout_ms for those that run, then
   // commits. For a hand-over: what is missed from now on is the next helper's.
   void Drain(int timeout_ms);
-  // Called once another helper took over, from any thread; set before Start().
-  void SetOnReplaced(std::function<void()> f) { on_replaced_ = std::move(f); }
+  // Called from any thread, perhaps more than once; set before Start().
+  struct Ends {
+    std::function<void()> replaced;  // another helper took over
+    std::function<void()> broken;    // the kernel is not heard any more
+  };
+  void SetOnEnd(Ends ends) { ends_ = std::move(ends); }
 
   void OnMiss(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   void OnEvicted(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   void OnImage(const ImageInfo& image, bool added) override;
   void OnLost() override;
   void OnReplaced() override;
+  void OnBroken() override;
 
   struct ImageStat {
     ImageInfo info;
@@ -174,7 +179,7 @@ class MissService : public KernelEvents {
   LaneFactory* const lanes_;
   const Devices devices_;
   KernelLink* link_ = nullptr;
-  std::function<void()> on_replaced_;
+  Ends ends_;
   Counters counters_;
 
   std::mutex mutex_;

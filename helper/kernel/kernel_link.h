@@ -77,6 +77,9 @@ class KernelEvents {
   // Another helper took over: no command of this one counts any more. From any
   // thread, perhaps more than once.
   virtual void OnReplaced() {}
+  // Nothing will be heard any more: the helper has to be started anew, as the
+  // kernel sends what is pending to the next one. Once.
+  virtual void OnBroken() {}
 };
 
 class KernelLink {

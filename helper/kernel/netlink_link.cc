@@ -23,6 +23,7 @@ namespace {
 
 constexpr size_t kReceiveBytes = 256 * 1024;  // larger than any message of the kernel
 constexpr size_t kMessageBytes = 32 * 1024;   // holds FASTOCI_MAX_BATCH chunks
+constexpr int kMaxReceiveErrors = 100;        // in a row
 
 Error KernelError(const char* what, int err, const std::string& ext_ack) {
   Error e = ErrnoError(std::string("kernel: ") + what, -err);
@@ -153,12 +154,13 @@ Result<std::vector<Bytes>> NetlinkLink::Send(Message message, const char* what, 
 
 void NetlinkLink::Receive() {
   Bytes buffer(kReceiveBytes);
+  int errors = 0;
   const int fd = nl_socket_get_fd(sock_);
   pollfd fds[2] = {{fd, POLLIN, 0}, {wake_.get(), POLLIN, 0}};
   for (;;) {
     if (::poll(fds, 2, -1) < 0 && errno != EINTR) {
       Log(LogLevel::kError, "netlink: poll: %s", std::strerror(errno));
-      return;
+      return events_->OnBroken();
     }
     if (fds[1].revents) return;
     if (!fds[0].revents) continue;
@@ -168,14 +170,10 @@ void NetlinkLink::Receive() {
                            reinterpret_cast<sockaddr*>(&from), &from_size);
     if (n < 0) {
       if (errno == EINTR || errno == EAGAIN) continue;
-      // ENOBUFS: events were lost. Others are left behind by an earlier call that
-      // went on with a dump, such as EINVAL where that dump ended meanwhile in a
-      // sender's hands: whatever it is, the next call works, and nobody else listens.
-      Log(LogLevel::kWarning, "netlink: receive: %s: asking for what is pending",
-          std::strerror(errno));
-      events_->OnLost();
+      if (!OnReceiveError(errno, ++errors)) return;
       continue;
     }
+    errors = 0;
     if (from.nl_pid != 0) continue;  // only the kernel is heard
     if (static_cast<size_t>(n) > buffer.size()) {
       events_->OnLost();
@@ -183,6 +181,24 @@ void NetlinkLink::Receive() {
     }
     HandleDatagram(buffer.data(), static_cast<size_t>(n));
   }
+}
+
+// The socket reports what once went wrong on it, and works on: ENOBUFS when an event found no room,
+// ENOMEM and others when a dump could not go on. EINVAL is no loss: recvmsg() finds a dump under
+// way, whose last part the thread that asked for it takes first (net/netlink/af_netlink.c,
+// netlink_dump()). False: it does not work on.
+bool NetlinkLink::OnReceiveError(int err, int in_a_row) {
+  if (err == EBADF || err == ENOTSOCK || in_a_row >= kMaxReceiveErrors) {
+    Log(LogLevel::kError, "netlink: receive: %s", std::strerror(err));
+    events_->OnBroken();
+    return false;
+  }
+  if (err != EINVAL) {
+    Log(LogLevel::kWarning, "netlink: events were lost (%s), asking for what is pending",
+        std::strerror(err));
+    events_->OnLost();
+  }
+  return true;
 }
 
 void NetlinkLink::HandleDatagram(const uint8_t* data, size_t size) {

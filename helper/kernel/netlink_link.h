@@ -79,6 +79,7 @@ class NetlinkLink : public KernelLink {
                     const std::function<void(nl_msg*)>& extra = nullptr);
   Result<std::vector<Bytes>> Dump(uint8_t cmd, const char* what);
   void Receive();
+  bool OnReceiveError(int err, int in_a_row);
   void HandleDatagram(const uint8_t* data, size_t size);
   void HandleReply(const nlmsghdr* nlh);
   void HandleEvent(const nlmsghdr* nlh);

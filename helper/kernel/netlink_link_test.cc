@@ -16,6 +16,7 @@
 #include <map>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "base/log.h"
 #include "fastoci_netlink.h"
@@ -26,6 +27,7 @@ namespace fastoci {
 namespace {
 
 constexpr uint32_t kChunkBytes = 65536;
+constexpr int kRounds = 20;  // of evictions and misses while dumps run
 
 // Serves misses from one blob in memory, each chunk at most once at a time.
 class Server : public KernelEvents {
@@ -48,6 +50,7 @@ class Server : public KernelEvents {
     changed_.notify_all();
   }
   void OnLost() override { lost = true; }
+  void OnBroken() override { broken = true; }
 
   template <typename Predicate>
   bool WaitFor(Predicate p) {
@@ -98,7 +101,8 @@ class Server : public KernelEvents {
   }
 
   NetlinkLink* link = nullptr;
-  bool stop = false, lost = false;
+  bool stop = false;
+  std::atomic<bool> lost{false}, broken{false};
   std::atomic<bool> ok{true}, fail{false};
   int images_added = 0, images_removed = 0;
   std::set<uint32_t> evicted;
@@ -213,13 +217,33 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
   EXPECT_TRUE(link.Return(cache.cache, all).ok());
 
   // Evicted chunks come back by new misses.
-  EXPECT_TRUE(link.Evict(cache.cache, server.filled).ok());
-  EXPECT_TRUE(server.WaitFor([&] { return server.evicted.size() == server.filled.size(); }));
-  const std::vector<uint32_t> back(server.evicted.begin(), server.evicted.end());
-  EXPECT_TRUE(link.Return(cache.cache, back).ok()) << "they were reserved for us";
+  auto evict_all = [&] {
+    server.evicted.clear();
+    const std::vector<ChunkEntry> filled = std::exchange(server.filled, {});
+    EXPECT_TRUE(link.Evict(cache.cache, filled).ok());
+    EXPECT_TRUE(server.WaitFor([&] { return server.evicted.size() == filled.size(); }));
+    const std::vector<uint32_t> back(server.evicted.begin(), server.evicted.end());
+    EXPECT_TRUE(link.Return(cache.cache, back).ok()) << "they were reserved for us";
+  };
+  evict_all();
   EXPECT_EQ(link.GetSpaces()->at(0).nr_present, 0u);
   EXPECT_TRUE(Sh("blockdev --flushbufs /dev/mapper/t && " + same));
   EXPECT_TRUE(link.GetPending().ok());
+
+  // Events, replies and dumps share the socket: a dump that ends while an event is received leaves
+  // an error on it, which is none.
+  std::atomic<bool> over = false;
+  std::thread dumper([&] {
+    while (!over) EXPECT_TRUE(link.GetSlots(cache.cache, false, [](const SlotInfo&) {}).ok());
+  });
+  for (int i = 0; i < kRounds; i++) {
+    evict_all();
+    EXPECT_TRUE(Sh("blockdev --flushbufs /dev/mapper/t && " + same)) << "round " << i;
+  }
+  over = true;
+  dumper.join();
+  EXPECT_FALSE(server.broken);
+  EXPECT_FALSE(server.lost);
 
   // What slots hold; the access bits can be cleared.
   auto states = [&](bool clear) {
