@@ -124,6 +124,7 @@ run_deferred() {
 at_exit() {
 	local status=$?
 	trap - EXIT
+	end_watch
 	[ "$ktap_failed" = 0 ] || show_logs
 	run_deferred
 	if [ -z "$ktap_finished" ]; then
@@ -148,6 +149,34 @@ show_logs() {
 		note "$(tail -n 25 "$log")"
 	done
 }
+
+# Shortly before the machine's time is over, what hangs is shown: after that there is no machine to ask.
+stack_of() { # PID: of all its threads
+	local task
+	for task in "/proc/$1"/task/*; do
+		note "$(cat "$task/comm"): $(cat "$task/wchan")" "$(cat "$task/stack")"
+	done
+}
+show_hang() {
+	local pid
+	note '--- time is nearly over'
+	show_logs
+	note "$(timeout 10 dmsetup status --noflush 2>&1)" "$(timeout 10 "$BIN/fastoci" status --json 2>&1)"
+	note "$(ps axo pid,ppid,stat,wchan:30,args 2>/dev/null | grep -v ' 2 I\?<\? ')"
+	for pid in $(pidof fastoci-helperd fastoci); do stack_of "$pid"; done
+	echo w > /proc/sysrq-trigger
+	note "$(dmesg | tail -n 60)"
+}
+if [ -n "${SELFTEST_SECONDS:-}" ]; then
+	watch=$WORK/watch.pid
+	# Not a child: cases wait for all of theirs.
+	(
+		trap - EXIT
+		(trap - EXIT; sleep "$SELFTEST_SECONDS" && show_hang) &
+		echo $! > "$watch"
+	)
+fi
+end_watch() { [ ! -f "${watch:-}" ] || pkill -P "$(cat "$watch")" 2>/dev/null; }
 
 # wait_for SECONDS COMMAND...: polls; fails when the time is over
 wait_for() {
