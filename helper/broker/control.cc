@@ -38,6 +38,14 @@ std::string DevName(uint32_t dev) {
   return std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff);
 }
 
+const char* VerifiedName(MissService::Verified v) {
+  switch (v) {
+    case MissService::Verified::kByChunk: return "by chunk";
+    case MissService::Verified::kWhole: return "as a whole";
+    default: return "unverified";
+  }
+}
+
 nlohmann::json Stat(MissService* service, const std::string& cache_device) {
   nlohmann::json out = {{"ok", true}, {"version", FASTOCI_VERSION}, {"cache_device", cache_device},
                         {"jobs", service->nr_jobs()}};
@@ -75,9 +83,8 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                       {"present", s.info.nr_present},
                       {"used", s.used},
                       {"blob", s.used ? DigestString(s.blob) : ""},
-                      {"verified", s.verified ? "by chunk" : "unverified"},
-                      {"why", s.verified ? "" : s.used ? "its meta layer has no chunk digests"
-                                                       : "no attached image uses it"}});
+                      {"verified", VerifiedName(s.verified)},
+                      {"why", s.why}});
   const Counters& n = service->counters();
   out["counters"] = {{"misses", n.misses.load()},
                      {"fills", n.fills.load()},
@@ -86,6 +93,7 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                      {"mismatches", n.mismatches.load()},
                      {"retries", n.retries.load()},
                      {"rotten", n.rotten.load()},
+                     {"planted", n.planted.load()},
                      {"scrubbed", n.scrubbed.load()},
                      {"retired", n.retired.load()},
                      {"evictions", n.evictions.load()},

@@ -18,7 +18,7 @@ namespace {
 
 class NoLanes : public LaneFactory {
  public:
-  Result<std::unique_ptr<Lane>> NewLane() override { return NotFoundError("none"); }
+  Result<std::unique_ptr<Lane>> NewLane(LaneKind) override { return NotFoundError("none"); }
   Status OpenImage(uint32_t, ByteSpan) override { return OkStatus(); }
   void CloseImage(uint32_t) override {}
   void Interrupt() override {}

@@ -14,6 +14,7 @@ struct Counters {
   Count restored{0};       // chunks served from verified slots of an earlier run
   Count mismatches{0};     // fetched bytes that did not match their digest
   Count rotten{0};         // cached bytes that did not match any more
+  Count planted{0};        // cached bytes that differed from the blob as a whole
   Count scrubbed{0};       // chunks
   Count evictions{0};      // chunks
   Count retired{0};        // slots that the cache device refused

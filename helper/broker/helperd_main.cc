@@ -53,6 +53,7 @@ struct Options {
   bool scrub = false;
   CacheLimits limits;
   DownloadConfig download;
+  WholePolicy whole = WholePolicy::kFail;
   bool takeover = false;
   bool foreground = false;  // accepted for scripts: it always is
   bool verbose = false;
@@ -186,6 +187,7 @@ Result<Options> Configure(Options o) {
   o.limits.min_free_bytes = c.min_free_gb << 30;
   o.limits.max_disk_percent = static_cast<uint32_t>(c.max_disk_percent);
   o.download = c.download;
+  o.whole = c.whole;
   return o;
 }
 
@@ -229,6 +231,7 @@ Status Run(const Options& o) {
   options.limits = o.limits;
   if (o.cache_device.empty()) options.limits.dir = o.cache_dir;
   options.download = o.download;
+  options.whole = o.whole;
   MissService service(options, lanes.get(),
                       {.open_cache = [&](uint32_t dev) { return nodes.OpenCache(dev); },
                        .read_meta = [&](uint32_t dev) { return nodes.ReadMeta(dev); }});

@@ -39,13 +39,18 @@ class Lane {
   virtual Status Run(const LaneJob& job, const PieceSink& sink) = 0;
   // What the last Run received from the blob's sources, whatever became of it.
   virtual uint64_t bytes_fetched() const = 0;
+  // Of a hashing lane: SHA-256 of all the input of the last Run that succeeded.
+  virtual Sha256Digest input_digest() const = 0;
 };
+
+// A hashing lane reads and hashes its jobs' input to the end.
+enum class LaneKind { kPlain, kHashing };
 
 // Any thread.
 class LaneFactory {
  public:
   virtual ~LaneFactory() = default;
-  virtual Result<std::unique_ptr<Lane>> NewLane() = 0;
+  virtual Result<std::unique_ptr<Lane>> NewLane(LaneKind kind) = 0;
   virtual Status OpenImage(uint32_t image, ByteSpan json) = 0;
   virtual void CloseImage(uint32_t image) = 0;
   // For good: running and later jobs end soon, with ECANCELED.

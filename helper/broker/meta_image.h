@@ -34,6 +34,7 @@ struct BlobInfo {
   std::vector<Span> spans;  // never empty
   Bytes index;
   std::vector<Sha256Digest> digests;  // one per 64 KiB of data space, or none
+  bool whole = false;  // they come from the blob, checked as a whole, not from its meta layer
 };
 
 struct MetaImage {

@@ -18,9 +18,9 @@ constexpr auto kIdlePoll = std::chrono::milliseconds(50);
 }  // namespace
 
 // Verifies a slot and serves it, or enters its row if it was served already.
-// False: its content was wrong, or gone.
+// False: its content was wrong, which *bad counts, or gone.
 bool MissService::CheckSlot(Cache* cache, const Space& space, const Cache::Unchecked& what,
-                            AlignedBuffer* buffer) {
+                            AlignedBuffer* buffer, Counters::Count* bad) {
   uint32_t slot = what.slot;
   if (!what.present) {
     auto claimed = cache->Claim(what.space, what.chunk_no);
@@ -55,10 +55,10 @@ bool MissService::CheckSlot(Cache* cache, const Space& space, const Cache::Unche
     auto where = cache->Find(what.space, what.chunk_no);
     if (!where || where->slot != slot) return true;
   }
-  counters_.rotten++;
+  ++*bad;
   Log(LogLevel::kError, "%s: chunk %u in slot %u: %s; it is fetched again when it is read",
       DigestString(blob.blob_digest).c_str(), what.chunk_no, slot,
-      read.ok() ? "its content changed" : read.error().message.c_str());
+      read.ok() ? "its content is not what its digest says" : read.error().message.c_str());
   if (what.present)
     cache->EvictChunk(what.space, what.chunk_no);
   else
@@ -89,7 +89,7 @@ bool MissService::CheckSome(Cache* cache, uint32_t* cursor) {
   auto slots = cache->ToCheck(kBatch, numbers, cursor);
   for (const Cache::Unchecked& what : slots) {
     if (!buffer.ok() || stopping()) return false;
-    (void)CheckSlot(cache, known.at(what.space), what, &buffer);
+    (void)CheckSlot(cache, known.at(what.space), what, &buffer, &counters_.rotten);
   }
   return !slots.empty();
 }
@@ -108,7 +108,7 @@ bool MissService::ScrubCache(Cache* cache) {
       if (it == spaces_.end() || !it->second.meta) continue;
       space = it->second;
     }
-    (void)CheckSlot(cache, space, *what, &buffer);
+    (void)CheckSlot(cache, space, *what, &buffer, &counters_.rotten);
     counters_.scrubbed++;
   }
   return true;

@@ -24,6 +24,7 @@ struct MissService::JobContext {
   uint32_t image = 0;
   uint32_t blob_no = 0;
   const BlobInfo* blob = nullptr;
+  std::string refused;  // why nothing of the space is served, or empty
   std::unique_ptr<AlignedBuffer> chunk;
   std::vector<Sha256Digest> pieces;  // of the chunk in hand
   uint64_t next_offset = 0;          // where the next piece must begin
@@ -67,7 +68,7 @@ void MissService::RunLane(int number) {
   while (!stop_) {
     if (!lane) {
       lock.unlock();
-      auto made = lanes_->NewLane();
+      auto made = lanes_->NewLane(LaneKind::kPlain);
       lock.lock();
       if (!made.ok()) {
         Log(LogLevel::kError, "lane %d: %s", number, made.error().message.c_str());
@@ -102,6 +103,7 @@ Status MissService::Prepare(const JobQueue::Run& run, JobContext* job) {
   job->image = space->second.image;
   job->blob_no = space->second.blob;
   job->blob = &job->meta->blobs[job->blob_no];
+  job->refused = space->second.refused;
   job->chunk = std::make_unique<AlignedBuffer>(job->chunk_bytes());
   return job->chunk->ok() ? OkStatus() : Status(ErrnoError("memory", ENOMEM));
 }
@@ -122,6 +124,7 @@ void MissService::Abandon(const JobQueue::Run& run) {
 void MissService::RunJob(Lane* lane, const JobQueue::Run& run) {
   JobContext job;
   if (!Prepare(run, &job).ok()) return Abandon(run);
+  if (!job.refused.empty()) return FinishRun(&job, MismatchError(job.refused));
   Status status = OkStatus();
   for (uint32_t tries = 0; NeedsFetch(&job); tries++) {  // each time: misses come meanwhile
     status = TryRun(lane, &job, tries);
@@ -164,7 +167,9 @@ void MissService::FinishRun(JobContext* job, const Status& status) {
     }
   }
   if (failed.empty()) return;
-  Log(LogLevel::kError, "%s: giving up %zu chunks: %s", job->Name().c_str(), failed.size(),
+  // Why all of a space is refused was told once.
+  Log(job->refused.empty() ? LogLevel::kError : LogLevel::kDebug, "%s: giving up %zu chunks: %s",
+      job->Name().c_str(), failed.size(),
       status.ok() ? "not in the span" : status.error().message.c_str());
   FailChunks(job->run.first.cache, job->space(), failed, EIO);
 }
@@ -289,7 +294,7 @@ bool MissService::ServeCached(JobContext* job) {
       space.meta = job->meta;
       space.blob = job->blob_no;
       (void)CheckSlot(job->cache.get(), space, {where->slot, job->space(), chunk_no, false},
-                      job->chunk.get());
+                      job->chunk.get(), &counters_.rotten);
       any = true;
     } else if (where->use == SlotUse::kVerifying) {
       job->cache->WaitForClaim(job->space(), chunk_no);

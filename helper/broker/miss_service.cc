@@ -38,6 +38,7 @@ Status MissService::Start(KernelLink* link, bool takeover) {
   threads_.emplace_back([this] { Manage(); });
   threads_.emplace_back([this] { Commit(); });
   threads_.emplace_back([this] { Check(); });
+  if (options_.whole != WholePolicy::kOff) threads_.emplace_back([this] { CheckWhole(); });
   if (options_.download.enable) threads_.emplace_back([this] { Download(); });
   for (int i = 0; i < options_.nr_lanes; i++) threads_.emplace_back([this, i] { RunLane(i); });
   return OkStatus();
@@ -259,6 +260,7 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
       opened = MismatchError("the meta image is not the kernel's");
     if (opened.ok()) {
       meta->json = Bytes();
+      ApplyRecorded(info.cache, &*meta);
       image.meta = std::make_shared<const MetaImage>(std::move(*meta));
       Log(LogLevel::kInfo, "image %u (%s): %zu blobs", info.image, Hex(info.image_id).c_str(),
           image.meta->blobs.size());
@@ -450,9 +452,7 @@ std::vector<MissService::SpaceStat> MissService::Spaces() {
   std::lock_guard lock(mutex_);
   std::vector<SpaceStat> out;
   for (auto& [key, space] : spaces_) {
-    SpaceStat s{space.info, space.meta && !space.info_of_blob().digests.empty(),
-                space.meta != nullptr, {}};
-    if (space.meta) s.blob = space.info_of_blob().blob_digest;
+    SpaceStat s = StatOfLocked(space);
     auto cache = caches_.find(key.first);
     s.info.nr_present = cache == caches_.end() ? 0 : cache->second->CountPresent(key.second);
     out.push_back(s);

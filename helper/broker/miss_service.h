@@ -4,12 +4,15 @@
 // Threads: the link's receiver queues events and acknowledges misses; the
 // manager reads meta images and learns caches, images and spaces; each lane
 // thread picks jobs; the keeper commits database rows; the checker verifies
-// what the database restored; the downloader wants what is missing. mutex_ guards all that is in
-// memory and is never held over I/O or a call that waits for the kernel; it comes before a Cache's.
+// what the database restored; the downloader wants what is missing; another one reads
+// blobs as a whole whose chunks have no digests. mutex_ guards all that is in
+// memory and is never held over I/O or a call that waits for the kernel; it comes
+// before a Cache's.
 //
 // Invariants:
 // 1. Only bytes that match their digests are written to a slot (a space
-//    without digests is private by its id; it is counted as unverified).
+//    without digests is private by its id; it is counted as unverified until
+//    its blob was checked as a whole: whole_check.cc).
 // 2. FILL comes after the slot's write has ended.
 // 3. Every miss ends in FILL or FAIL within miss_deadline_ms and the lanes'
 //    own deadlines; a miss of a space that stays unknown, too.
@@ -46,6 +49,7 @@ struct MissServiceOptions {
   bool keep_cache = true;  // false: emptied when its last image goes, and at boot
   CacheLimits limits;
   DownloadConfig download;
+  WholePolicy whole = WholePolicy::kFail;
 };
 
 class MissService : public KernelEvents {
@@ -86,11 +90,13 @@ class MissService : public KernelEvents {
     bool pinned = false;
     uint64_t chunks = 0, present = 0;  // of its data spaces
   };
+  enum class Verified { kNo, kByChunk, kWhole };
   struct SpaceStat {
     SpaceInfo info;
-    bool verified = false;
     bool used = false;  // by an image that is attached
     Sha256Digest blob{};  // if used
+    Verified verified = Verified::kNo;
+    std::string why;  // not
   };
   std::vector<Cache::Stat> Caches();
   std::vector<ImageStat> Images();
@@ -119,6 +125,11 @@ class MissService : public KernelEvents {
     SpaceInfo info;
     uint32_t image = 0, blob = 0;
     std::shared_ptr<const MetaImage> meta;  // null: no attached image has it
+    // whole_check.cc:
+    std::string why;              // it is not verified yet
+    std::string refused;          // why nothing of it is served, or empty
+    bool whole_ended = false;     // with a mismatch
+    Clock::time_point whole_at;   // not before
     const BlobInfo& info_of_blob() const { return meta->blobs[blob]; }
   };
   struct Orphan {
@@ -148,6 +159,18 @@ class MissService : public KernelEvents {
   void Download();
   bool DownloadSome(uint32_t image);
   bool stopping();
+  // whole blobs: whole_check.cc
+  void CheckWhole();
+  std::optional<SpaceKey> NextWholeLocked();
+  void CheckWholeBlob(const std::shared_ptr<Cache>& cache, const Space& space);
+  Result<std::vector<Sha256Digest>> ReadWhole(const Space& space, uint32_t attempt);
+  Status Pace(Clock::time_point begin, uint64_t bytes);
+  void SetWhy(const Space& space, const std::string& why);
+  void AdoptWhole(const std::shared_ptr<Cache>& cache, const Space& space,
+                  const std::vector<Sha256Digest>& digests);
+  void ReplaceMeta(const Space& space, const std::function<void(BlobInfo*)>& change);
+  void ApplyRecorded(uint32_t cache_no, MetaImage* meta);
+  SpaceStat StatOfLocked(const Space& space);
 
   // lanes: miss_jobs.cc
   void RunLane(int number);
@@ -172,7 +195,7 @@ class MissService : public KernelEvents {
   bool CheckSome(Cache* cache, uint32_t* cursor);
   bool WaitForIdle();
   bool CheckSlot(Cache* cache, const Space& space, const Cache::Unchecked& what,
-                 AlignedBuffer* buffer);
+                 AlignedBuffer* buffer, Counters::Count* bad);
   bool ScrubCache(Cache* cache);
 
   const MissServiceOptions options_;

@@ -280,7 +280,7 @@ enum class Trick { kNone, kFlipByte, kDie, kDenied, kShort, kWrongOrder };
 class FakeLanes : public LaneFactory {
  public:
   explicit FakeLanes(const Bytes* data) : data_(data) {}
-  Result<std::unique_ptr<Lane>> NewLane() override {
+  Result<std::unique_ptr<Lane>> NewLane(LaneKind) override {
     return std::unique_ptr<Lane>(new FakeLane(this));
   }
   Status OpenImage(uint32_t, ByteSpan) override { return OkStatus(); }
@@ -288,6 +288,7 @@ class FakeLanes : public LaneFactory {
   void Interrupt() override {}
 
   std::atomic<int> jobs{0};
+  std::atomic<bool> whole_lies{false};  // what hashing lanes read is not the blob
   void Play(std::vector<Trick> tricks) {
     std::lock_guard lock(mutex_);
     tricks_.assign(tricks.begin(), tricks.end());
@@ -320,6 +321,9 @@ class FakeLanes : public LaneFactory {
     }
 
     uint64_t bytes_fetched() const override { return fetched_; }
+    Sha256Digest input_digest() const override {
+      return f_->whole_lies ? Sha256Digest{1} : Sha256::Of(*f_->data_);
+    }
 
    private:
     FakeLanes* f_;
@@ -360,6 +364,7 @@ class MissServiceTest : public ::testing::Test {
   void Make(size_t data_bytes, uint32_t nr_slots, bool with_digests = true) {
     data_ = RandomBytes(data_bytes, 1);
     blob_.data_space_id[0] = 9;
+    blob_.blob_digest = Sha256::Of(data_);
     blob_.data_bytes = blob_.blob_bytes = data_bytes;
     for (uint64_t at = 0; at < data_bytes; at += 300000) blob_.spans.push_back({at, at});
     for (size_t at = 0; with_digests && at < data_bytes; at += kChunk)
@@ -387,6 +392,7 @@ class MissServiceTest : public ::testing::Test {
     o.commit_ms = 20;
     o.db_path = dir_ + "/db";
     o.download = download_;
+    o.whole = whole_;
     MissService::Devices devices;
     devices.open_cache = [this](uint32_t) { return CacheDevice::Open(dir_ + "/cache"); };
     devices.read_meta = [this](uint32_t) {
@@ -423,6 +429,7 @@ class MissServiceTest : public ::testing::Test {
 
   std::string dir_;
   DownloadConfig download_;
+  WholePolicy whole_ = WholePolicy::kOff;
   std::vector<Trick> tricks_;  // of the first lanes
   Bytes data_;
   BlobInfo blob_;
@@ -445,7 +452,7 @@ TEST_F(MissServiceTest, AMissFillsItsWholeSpan) {
   EXPECT_LE(lanes_->jobs, 4);
   EXPECT_EQ(kernel_->acked, service_->counters().misses);
   EXPECT_EQ(service_->counters().unverified, 0u);
-  EXPECT_TRUE(service_->Spaces().at(0).verified);
+  EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kByChunk);
 }
 
 TEST_F(MissServiceTest, WrongBytesAreFetchedAgainAndNeverServed) {
@@ -486,7 +493,66 @@ TEST_F(MissServiceTest, WithoutDigestsBytesAreCountedAsUnverified) {
   Make(200000, 64, false);
   EXPECT_TRUE(ReadsRight(2));
   EXPECT_GT(service_->counters().unverified, 0u);
-  EXPECT_FALSE(service_->Spaces().at(0).verified);
+  EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kNo);
+  EXPECT_EQ(service_->Spaces().at(0).why, "its meta layer has no chunk digests; wholeBlob is off");
+}
+
+TEST_F(MissServiceTest, AWholeBlobFindsWhatRangesHadPlanted) {
+  Make(1000001, 64, false);
+  lanes_->Play({Trick::kFlipByte});  // chunk 4: the last one of its span
+  Bytes planted;
+  ASSERT_EQ(kernel_->Read(0, &planted), 0);
+  while (service_->nr_jobs()) std::this_thread::yield();
+  ASSERT_EQ(kernel_->nr_present(), 5u);
+  Stop();
+  whole_ = WholePolicy::kFail;
+  download_.delay_s = download_.delay_extra_s = 0;
+  Start();
+  while (service_->Spaces().empty() ||
+         service_->Spaces().at(0).verified != MissService::Verified::kWhole ||
+         service_->counters().planted == 0)
+    std::this_thread::yield();
+  EXPECT_EQ(service_->counters().planted, 1u);
+  while (kernel_->nr_present() != 4) std::this_thread::yield();
+  lanes_->Play({Trick::kFlipByte});
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+  EXPECT_GE(service_->counters().mismatches, 1u) << "lies are found at once from now on";
+  EXPECT_EQ(service_->counters().unverified, 0u);
+  // What was recorded holds without another look at the blob.
+  Stop();
+  whole_ = WholePolicy::kOff;
+  kernel_->Forget();
+  Start();
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+  EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kWhole);
+}
+
+TEST_F(MissServiceTest, ABlobThatIsNotWhatItsDigestSaysIsRefusedOrReported) {
+  for (WholePolicy policy : {WholePolicy::kReport, WholePolicy::kFail}) {
+    Stop();
+    whole_ = policy;
+    download_.delay_s = download_.delay_extra_s = 0;
+    if (!lanes_) {
+      Make(300000, 64, false);
+      Stop();
+    }
+    lanes_->whole_lies = true;
+    Start();
+    auto told = [&] {
+      auto spaces = service_->Spaces();
+      return !spaces.empty() && spaces[0].why.find("as a whole does not match") != std::string::npos;
+    };
+    while (!told()) std::this_thread::yield();
+    EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kNo);
+    EXPECT_EQ(service_->counters().mismatches, 3u);
+    if (policy == WholePolicy::kReport) {
+      EXPECT_TRUE(ReadsRight(1));
+    } else {
+      while (kernel_->nr_present()) std::this_thread::yield();
+      EXPECT_EQ(ErrnoOf(1), EIO);
+      EXPECT_EQ(service_->counters().fails, 1u);
+    }
+  }
 }
 
 TEST_F(MissServiceTest, AMissBeforeItsImageIsServedLaterOrFailsInTime) {

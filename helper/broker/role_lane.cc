@@ -38,24 +38,38 @@ struct RoleLane::State {
   bool stale_space = false;
 };
 
-RoleLane::RoleLane(FetchPorts* ports, std::string decoder_program, int interrupt_fd)
+RoleLane::RoleLane(FetchPorts* ports, std::string decoder_program, int interrupt_fd, LaneKind kind)
     : ports_(ports),
       decoder_program_(std::move(decoder_program)),
       interrupt_fd_(interrupt_fd),
+      kind_(kind),
       piece_(kPieceBytes) {}
 
 RoleLane::~RoleLane() = default;
 
 void RoleLane::Reset() {
   decoder_ = nullptr;  // it maps the port's ring
+  hashing_port_ = nullptr;
   port_ = nullptr;
   spaces_.clear();
+}
+
+Status RoleLane::OpenPort() {
+  FASTOCI_TRY(auto port, ports_->AddLane());
+  if (kind_ == LaneKind::kPlain) {
+    port_ = std::move(port);
+    return OkStatus();
+  }
+  FASTOCI_TRY(auto hashing, HashingPort::Open(std::move(port)));
+  hashing_port_ = hashing.get();
+  port_ = std::move(hashing);
+  return OkStatus();
 }
 
 Status RoleLane::Begin(const LaneJob& job, bool reopen_space) {
   if (!port_) {
     decoder_ = nullptr;
-    FASTOCI_TRY(port_, ports_->AddLane());
+    FASTOCI_CHECK_OK(OpenPort());
   }
   if (!decoder_) {
     spaces_.clear();
@@ -113,7 +127,7 @@ Status RoleLane::Run(const LaneJob& job, const PieceSink& sink) {
 Status RoleLane::Pump(State* s, const LaneJob& job, const PieceSink& sink) {
   const auto deadline = Clock::now() + std::chrono::milliseconds(job.deadline_ms) +
                         std::chrono::milliseconds(kStallMs);
-  while (!s->decode_ended) {
+  while (!s->decode_ended || (kind_ == LaneKind::kHashing && !s->fetch_ended)) {
     const auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (left <= 0) return Error{ErrorKind::kUnavailable, ETIMEDOUT, "lane: the job stalls"};
@@ -138,8 +152,16 @@ Status RoleLane::Pump(State* s, const LaneJob& job, const PieceSink& sink) {
         return Gone("decoder", m.error());
     }
   }
-  return s->decode_ok ? OkStatus()
-                      : Status(Error{ErrorKind::kInternal, EIO, "decoder: ended without a result"});
+  if (!s->decode_ok)
+    return Error{ErrorKind::kInternal, EIO, "decoder: ended without a result"};
+  if (hashing_port_) input_digest_ = hashing_port_->Finish();
+  return OkStatus();
+}
+
+// The decoder is done: what still comes of the input is only hashed.
+Status RoleLane::PassRest(State* s) {
+  s->consumed = s->fetched;
+  return s->fetch_ended ? OkStatus() : port_->Consumed(job_, s->consumed);
 }
 
 Status RoleLane::OnFetch(State* s, const FetchMessage& m) {
@@ -153,7 +175,7 @@ Status RoleLane::OnFetch(State* s, const FetchMessage& m) {
       bytes_fetched_ += m.total - s->fetched;
       s->fetched = m.total;
       s->fetch_ended = m.op == FetchOp::kDone;
-      if (s->decode_ended) return OkStatus();
+      if (s->decode_ended) return PassRest(s);
       return decoder_->Input(s->fetched, s->fetch_ended);
     case FetchOp::kFailed: {
       s->fetch_ended = true;
@@ -182,7 +204,7 @@ Status RoleLane::OnDecode(State* s, const DecodeMessage& m, const PieceSink& sin
       return port_->Consumed(job_, s->consumed);
     case DecodeOp::kDone:
       s->decode_ended = s->decode_ok = true;
-      return OkStatus();
+      return kind_ == LaneKind::kHashing ? PassRest(s) : OkStatus();
     case DecodeOp::kFailed:
       s->decode_ended = true;
       s->stale_space = m.err == ESTALE;
@@ -233,8 +255,8 @@ Result<std::unique_ptr<RoleLanes>> RoleLanes::Make(FetchPorts* ports, std::strin
   return lanes;
 }
 
-Result<std::unique_ptr<Lane>> RoleLanes::NewLane() {
-  return std::unique_ptr<Lane>(new RoleLane(ports_, decoder_program_, interrupt_.get()));
+Result<std::unique_ptr<Lane>> RoleLanes::NewLane(LaneKind kind) {
+  return std::unique_ptr<Lane>(new RoleLane(ports_, decoder_program_, interrupt_.get(), kind));
 }
 
 void RoleLanes::Interrupt() {

@@ -168,7 +168,7 @@ class RoleLaneTest : public testing::Test {
     auto lanes = RoleLanes::Make(&ports_, decoder);
     ASSERT_TRUE(lanes.ok());
     lanes_ = std::move(*lanes);
-    lane_ = std::move(*lanes_->NewLane());
+    lane_ = std::move(*lanes_->NewLane(LaneKind::kPlain));
     data_ = MakeData(5000000);
   }
   void UseRaw() {
@@ -248,6 +248,33 @@ TEST_F(RoleLaneTest, ARunOfSpansIsOneRequest) {
     EXPECT_LE(lane_->bytes_fetched(), info_.blob_bytes - info_.spans[first].blob_offset);
   }
   EXPECT_EQ(ports_.lanes, 1);
+}
+
+TEST_F(RoleLaneTest, AHashingLaneTellsTheDigestOfAllItsInput) {
+  for (bool gzip : {false, true}) {
+    gzip ? UseGzip() : UseRaw();
+    lane_ = std::move(*lanes_->NewLane(LaneKind::kHashing));
+    LaneJob job;
+    job.image = 1, job.info = &info_, job.deadline_ms = 3000;
+    job.range = {.input_end = info_.blob_bytes, .out_end = info_.data_bytes};
+    for (int i = 0; i < 2; i++) {
+      Bytes out;
+      Status s = lane_->Run(job, [&](uint64_t, ByteSpan piece) {
+        out.insert(out.end(), piece.begin(), piece.end());
+        return OkStatus();
+      });
+      ASSERT_TRUE(s.ok()) << s.error().message;
+      EXPECT_EQ(out, data_);
+      EXPECT_EQ(lane_->input_digest(), Sha256::Of(ports_.blob));
+      EXPECT_EQ(lane_->bytes_fetched(), ports_.blob.size());
+    }
+    Bytes& blob = ports_.blob;  // behind what the decoder needs, or within: the digest knows
+    blob.back() ^= 1;
+    if (lane_->Run(job, [](uint64_t, ByteSpan) { return OkStatus(); }).ok()) {
+      EXPECT_NE(lane_->input_digest(), info_.blob_digest);
+      EXPECT_EQ(lane_->input_digest(), Sha256::Of(blob));
+    }
+  }
 }
 
 TEST_F(RoleLaneTest, AFetchThatFailsIsTheJobsErrorAndTheLaneLives) {

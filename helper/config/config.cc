@@ -154,7 +154,7 @@ class CountingIterator {
 // What a file says, beyond what Config holds.
 struct Raw {
   std::optional<uint64_t> gzip_gb, registry_gb;
-  std::string gzip_dir, registry_dir, credentials_mode = "file";
+  std::string gzip_dir, registry_dir, credentials_mode = "file", whole = "fail";
 };
 
 struct Key {
@@ -199,6 +199,7 @@ const std::map<std::string, Key>& Keys() {
       {"chunkKB", {K::kNumber, 64, 4096, false, SET(c->chunk_kb = v)}},
       {"minFreeGB", {K::kNumber, 0, kMaxGb, false, SET(c->min_free_gb = v)}},
       {"maxDiskPercent", {K::kNumber, 1, 100, false, SET(c->max_disk_percent = v)}},
+      {"wholeBlob", {K::kString, 0, 0, false, SET(r->whole = v)}},
       {"scrubAtStart", {K::kBool, 0, 0, false, SET(c->scrub_at_start = v)}},
   };
   return keys;
@@ -220,6 +221,18 @@ std::string Complaint(const Key& key, const Value& value) {
   if (!value.json.is_number_unsigned()) return range;
   const uint64_t n = value.json.get<uint64_t>();
   return n < key.min || n > key.max ? range : "";
+}
+
+bool ParseWhole(const std::string& text, WholePolicy* out) {
+  if (text == "fail")
+    *out = WholePolicy::kFail;
+  else if (text == "report")
+    *out = WholePolicy::kReport;
+  else if (text == "off")
+    *out = WholePolicy::kOff;
+  else
+    return false;
+  return true;
 }
 
 // Where both programs could be, our files are in a directory of our own.
@@ -270,6 +283,9 @@ Result<Config> ParseConfig(const std::string& text, const std::string& name,
                     "\"credentialConfig.mode\" must be \"file\"");
   if ((config.chunk_kb & (config.chunk_kb - 1)) != 0)
     return complain(flat.values.at("chunkKB").offset, "\"chunkKB\" must be a power of two");
+  if (!ParseWhole(raw.whole, &config.whole))
+    return complain(flat.values.at("wholeBlob").offset,
+                    "\"wholeBlob\" must be \"fail\", \"report\" or \"off\"");
   Settle(raw, &config);
   return config;
 }

@@ -27,6 +27,10 @@ struct DownloadConfig {
   uint64_t block_bytes = 262144;
 };
 
+// What becomes of a blob whose chunks have no digests and that, read as a whole,
+// is not what its own digest says. kOff: it is not read as a whole.
+enum class WholePolicy { kFail, kReport, kOff };
+
 struct Config {
   std::string source;  // the file, or empty: defaults only
   bool keep_cache = true;  // gzipCacheConfig.enable
@@ -39,6 +43,7 @@ struct Config {
   bool scrub_at_start = false;
   std::string credentials;  // a file
   DownloadConfig download;
+  WholePolicy whole = WholePolicy::kFail;
 };
 
 enum class ConfigDialect { kOurs, kOverlaybd };

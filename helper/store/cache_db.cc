@@ -4,12 +4,13 @@
 #include <sqlite3.h>
 
 #include <algorithm>
+#include <cstring>
 
 namespace fastoci {
 namespace {
 
 constexpr int kBusyTimeoutMs = 5000;
-constexpr int kSchemaVersion = 2;
+constexpr int kSchemaVersion = 3;
 constexpr char kRowColumns[] =
     "SELECT slot, slots.space_id, chunk, digest, data_bytes FROM slots"
     " JOIN spaces ON spaces.cache = slots.cache AND spaces.space_id = slots.space_id";
@@ -31,6 +32,9 @@ class Statement {
   void Bind(int i, const std::array<uint8_t, N>& blob) {
     Keep(sqlite3_bind_blob(stmt_, i, blob.data(), static_cast<int>(N), SQLITE_TRANSIENT));
   }
+  void BindBytes(int i, std::span<const uint8_t> bytes) {
+    Keep(sqlite3_bind_blob64(stmt_, i, bytes.data(), bytes.size(), SQLITE_TRANSIENT));
+  }
   void Bind(int i, uint64_t v) { Keep(sqlite3_bind_int64(stmt_, i, static_cast<int64_t>(v))); }
   int Step() { return rc_ == SQLITE_OK ? sqlite3_step(stmt_) : rc_; }
   // Runs to the end and makes ready for the next set of values.
@@ -45,6 +49,14 @@ class Statement {
     if (sqlite3_column_bytes(stmt_, i) != static_cast<int>(N)) return false;
     std::copy_n(static_cast<const uint8_t*>(sqlite3_column_blob(stmt_, i)), N, out->begin());
     return true;
+  }
+  // Empty if the column does not hold whole digests.
+  std::vector<Sha256Digest> Digests(int i) {
+    const auto bytes = static_cast<size_t>(sqlite3_column_bytes(stmt_, i));
+    if (bytes % sizeof(Sha256Digest) != 0) return {};
+    std::vector<Sha256Digest> out(bytes / sizeof(Sha256Digest));
+    if (bytes > 0) std::memcpy(out.data(), sqlite3_column_blob(stmt_, i), bytes);
+    return out;
   }
   int64_t Int(int i) { return sqlite3_column_int64(stmt_, i); }
 
@@ -96,8 +108,8 @@ Status CacheDb::Prepare(const std::string& path) {
     if (s.Step() != SQLITE_ROW) return DbError(db_, "version");
     version = s.Int(0);
   }
-  if (version == 1)  // of before the first release; it lacks sizes
-    FASTOCI_CHECK_OK(Exec("DROP TABLE IF EXISTS slots"));
+  if (version == 1 || version == 2)  // of before the first release
+    FASTOCI_CHECK_OK(Exec("DROP TABLE IF EXISTS slots; DROP TABLE IF EXISTS spaces"));
   else if (version != 0 && version != kSchemaVersion)
     return InvalidError("cache database: " + path + ": unknown version " + std::to_string(version));
   for (const char* sql :
@@ -105,11 +117,11 @@ Status CacheDb::Prepare(const std::string& path) {
         " space_id BLOB NOT NULL, chunk INTEGER NOT NULL, digest BLOB NOT NULL,"
         " PRIMARY KEY(cache, slot), UNIQUE(cache, space_id, chunk)) WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS spaces(cache BLOB NOT NULL, space_id BLOB NOT NULL,"
-        " data_bytes INTEGER NOT NULL DEFAULT 0, trust INTEGER NOT NULL DEFAULT 0,"
+        " data_bytes INTEGER NOT NULL DEFAULT 0, digests BLOB NOT NULL DEFAULT x'',"
         " PRIMARY KEY(cache, space_id)) WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS pins(cache BLOB NOT NULL, image_id BLOB NOT NULL,"
         " space_id BLOB NOT NULL, PRIMARY KEY(cache, image_id, space_id)) WITHOUT ROWID",
-        "PRAGMA user_version=2"})
+        "PRAGMA user_version=3"})
     FASTOCI_CHECK_OK(Exec(sql));
   return OkStatus();
 }
@@ -280,25 +292,27 @@ Result<std::vector<std::pair<Sha256Digest, Sha256Digest>>> CacheDb::Pins() const
   }
 }
 
-Status CacheDb::SetTrust(const Sha256Digest& space_id, SpaceTrust trust) {
+Status CacheDb::RecordDigests(const Sha256Digest& space_id,
+                              std::span<const Sha256Digest> digests) {
   std::lock_guard db_lock(db_mutex_);
   Statement s(db_,
-              "INSERT INTO spaces(cache, space_id, trust) VALUES(?,?,?)"
-              " ON CONFLICT DO UPDATE SET trust=excluded.trust");
+              "INSERT INTO spaces(cache, space_id, digests) VALUES(?,?,?)"
+              " ON CONFLICT DO UPDATE SET digests=excluded.digests");
   s.Bind(1, uuid_);
   s.Bind(2, space_id);
-  s.Bind(3, static_cast<uint64_t>(trust));
-  return s.Run("trust");
+  s.BindBytes(3, {reinterpret_cast<const uint8_t*>(digests.data()), digests.size_bytes()});
+  return s.Run("digests");
 }
 
-Result<SpaceTrust> CacheDb::Trust(const Sha256Digest& space_id) const {
+Result<std::vector<Sha256Digest>> CacheDb::Digests(const Sha256Digest& space_id) const {
   std::lock_guard db_lock(db_mutex_);
-  Statement s(db_, "SELECT trust FROM spaces WHERE cache=? AND space_id=?");
+  Statement s(db_, "SELECT digests FROM spaces WHERE cache=? AND space_id=?");
   s.Bind(1, uuid_);
   s.Bind(2, space_id);
   int rc = s.Step();
-  if (rc != SQLITE_DONE && rc != SQLITE_ROW) return DbError(db_, "trust");
-  return rc == SQLITE_ROW && s.Int(0) == 1 ? SpaceTrust::kWhole : SpaceTrust::kUnverified;
+  if (rc != SQLITE_DONE && rc != SQLITE_ROW) return DbError(db_, "digests");
+  if (rc == SQLITE_DONE) return std::vector<Sha256Digest>();
+  return s.Digests(0);
 }
 
 }  // namespace fastoci

@@ -38,12 +38,6 @@ struct SlotRow {
   uint64_t data_bytes = 0;  // of the data space
 };
 
-// How far a data space without chunk digests can be trusted.
-enum class SpaceTrust : uint8_t {
-  kUnverified = 0,
-  kWhole = 1,  // its blob's digest was checked, and all chunks against the blob
-};
-
 class CacheDb {
  public:
   // uuid: of the cache; rows of another cache in the file are left alone.
@@ -73,8 +67,10 @@ class CacheDb {
   Status Unpin(const Sha256Digest& image_id);
   Result<std::vector<std::pair<Sha256Digest, Sha256Digest>>> Pins() const;  // (image, space)
 
-  Status SetTrust(const Sha256Digest& space_id, SpaceTrust trust);
-  Result<SpaceTrust> Trust(const Sha256Digest& space_id) const;
+  // The digests of a data space whose meta layer has none, of each 64 KiB, once
+  // its blob was checked as a whole; none if it was not.
+  Status RecordDigests(const Sha256Digest& space_id, std::span<const Sha256Digest> digests);
+  Result<std::vector<Sha256Digest>> Digests(const Sha256Digest& space_id) const;
 
  private:
   struct Change {

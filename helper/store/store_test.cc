@@ -157,16 +157,16 @@ TEST_F(DbTest, KeepsCommittedRows) {
   EXPECT_FALSE(*db->Find(4));
 }
 
-TEST_F(DbTest, KeepsPinsAndTrust) {
+TEST_F(DbTest, KeepsPinsAndDigests) {
   const Sha256Digest image{1}, other{2};
-  const std::vector<Sha256Digest> spaces = {{7}, {8}};
+  const std::vector<Sha256Digest> spaces = {{7}, {8}}, digests = {{1, 2}, {3}, {4}};
   {
     auto db = Open();
     ASSERT_TRUE(db->Pin(image, spaces).ok());
     ASSERT_TRUE(db->Pin(image, spaces).ok()) << "again is no error";
     ASSERT_TRUE(db->Pin(other, {{spaces[0]}}).ok());
-    ASSERT_TRUE(db->SetTrust({7}, SpaceTrust::kWhole).ok());
-    db->Add(Row(7, 0, 1));  // its size does not touch the trust
+    ASSERT_TRUE(db->RecordDigests({7}, digests).ok());
+    db->Add(Row(7, 0, 1));  // its size does not touch the digests
     ASSERT_TRUE(db->Commit(Flushed).ok());
   }
   auto db = Open();
@@ -174,8 +174,8 @@ TEST_F(DbTest, KeepsPinsAndTrust) {
   ASSERT_TRUE(db->Unpin(image).ok());
   ASSERT_EQ(db->Pins()->size(), 1u);
   EXPECT_EQ(db->Pins()->at(0).first, other);
-  EXPECT_EQ(*db->Trust({7}), SpaceTrust::kWhole);
-  EXPECT_EQ(*db->Trust({9}), SpaceTrust::kUnverified);
+  EXPECT_EQ(*db->Digests({7}), digests);
+  EXPECT_TRUE(db->Digests({9})->empty());
   EXPECT_TRUE(Open(2)->Pins()->empty()) << "of another cache";
 }
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """faultproxy.py PORT UPSTREAM_PORT MODEFILE: a registry that lies, in front of a true one on loopback.
 
-MODEFILE says "MODE COUNT": the next COUNT (-1: all) range requests for blobs are answered so; then truly. Modes: 404, 401,
+MODEFILE says "MODE COUNT [DIGEST]": the next COUNT (-1: all) range requests for blobs (this blob) are answered so; then truly. Modes: 404, 401,
 403, 429, 500, 503 (statuses), short (the body ends early, the connection is kept), flip (one bit of the body), full (200 and the
 whole blob), range (another range than asked for), close (the connection ends in mid-body), hang (no answer).
 """
@@ -13,17 +13,17 @@ port, upstream, mode_file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 lock = threading.Lock()
 
 
-def take_mode():
+def take_mode(path):
     """The fault for this request, or ''; counts it."""
     with lock:
         with open(mode_file) as f:
-            mode, count = f.read().split()
+            mode, count, *only = f.read().split()
         count = int(count)
-        if count == 0:
+        if count == 0 or not all(digest in path for digest in only):
             return ""
         if count > 0:
             with open(mode_file, "w") as f:
-                f.write(f"{mode} {count - 1}")
+                f.write(" ".join([mode, str(count - 1)] + only))
         return mode
 
 
@@ -53,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers = {k: ", ".join(self.headers.get_all(k)) for k in self.headers.keys()
                    if k.lower() not in ("host", "connection")}
         is_range = self.command == "GET" and "/blobs/" in self.path and "Range" in self.headers
-        mode = take_mode() if is_range else ""
+        mode = take_mode(self.path) if is_range else ""
         if mode == "hang":
             time.sleep(HANG_S)
             self.close_connection = True

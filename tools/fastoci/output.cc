@@ -263,16 +263,17 @@ void PrintStatus(const ImageReport& r) {
 
 // How the layers in use are verified; each that is not, with the reason.
 void PrintTrust(const nlohmann::json& spaces) {
-  size_t by_chunk = 0;
+  size_t by_chunk = 0, whole = 0;
   for (const auto& s : spaces) {
     if (!s.value("used", false)) continue;
-    if (s.value("verified", "") == "by chunk") {
-      by_chunk++;
-      continue;
-    }
+    const std::string verified = s.value("verified", "");
+    if (verified == "by chunk") by_chunk++;
+    if (verified == "as a whole") whole++;
+    if (verified != "unverified") continue;
     Row("layer", s.value("blob", "") + ": unverified: " + s.value("why", ""));
   }
   if (by_chunk > 0) Row("layers", U(by_chunk) + " verified by chunk");
+  if (whole > 0) Row("layers", U(whole) + " verified as a whole");
 }
 
 void PrintHelper(const nlohmann::json& stat) {
