@@ -111,7 +111,7 @@ FUZZ_FLAGS := $(filter-out -O%,$(CXXFLAGS)) -O1 -fsanitize=fuzzer-no-link,addres
 FUZZERS := $(patsubst helper/fuzz/%_fuzz.cc,%,$(wildcard helper/fuzz/*_fuzz.cc))
 FUZZ_SRCS := $(call lib_srcs,codec) $(call lib_srcs,base) helper/attach/manifest.cc helper/broker/meta_image.cc \
 	helper/broker/span_plan.cc helper/kernel/dm_control.cc \
-	$(addprefix helper/image/,assemble.cc assembled.cc meta_layer.cc)
+	$(addprefix helper/image/,assemble.cc assembled.cc meta_layer.cc) helper/testing/deflate_oracle.cc
 fuzz_objs = $(patsubst %.cc,$(OUT)/fuzz/obj/%.o,$(1))
 $(OUT)/fuzz/obj/%.o: %.cc
 	@mkdir -p $(@D)

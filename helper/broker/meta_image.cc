@@ -95,7 +95,7 @@ Result<BlobInfo> ReadBlob(ByteReader* r, ByteSpan helper) {
   if (b.data_bytes == 0 || b.data_bytes > FASTOCI_MAX_DATA_BYTES || b.blob_bytes == 0 ||
       b.blob_bytes > FASTOCI_MAX_DATA_BYTES)
     return InvalidError("meta image: bad size of a blob");
-  if (b.codec > FASTOCI_CODEC_ZFILE)
+  if (b.codec > FASTOCI_CODEC_ZSTD)
     return InvalidError("meta image: unknown codec " + std::to_string(b.codec));
   if (flags != 0) return InvalidError("meta image: unknown blob flags");
   FASTOCI_CHECK_OK(ReadSpans(helper, spans_offset, nr_spans, &b));

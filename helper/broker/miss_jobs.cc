@@ -11,6 +11,7 @@ namespace fastoci {
 namespace {
 
 constexpr uint32_t kMaxTries = 3;   // of one run, and of one requeued job
+constexpr uint64_t kDeadlineBytes = 64 << 20;  // that fetch_deadline_ms is meant for
 constexpr int kMaxSlotTries = 4;    // slots that refuse one chunk
 constexpr auto kLaneRetry = std::chrono::seconds(1);
 
@@ -182,7 +183,10 @@ Status MissService::TryRun(Lane* lane, JobContext* job, uint32_t attempt) {
   l.range = PlanRun(*job->blob, job->begin, job->end - job->begin, job->cache->info().chunk_shift,
                     attempt > 0);  // the input may have been cut too short for the tail
   l.miss_class = static_cast<uint8_t>(std::max(static_cast<int>(job->run.urgency) - 2, 0));
-  l.deadline_ms = options_.fetch_deadline_ms;
+  // A span may be a whole blob, such as one of a single zstd frame.
+  l.deadline_ms = static_cast<uint32_t>(
+      options_.fetch_deadline_ms *
+      (1 + std::min<uint64_t>((l.range.input_end - l.range.input_begin) / kDeadlineBytes, 1000)));
   l.attempt = attempt;
   if (l.range.out_begin == l.range.out_end) return OkStatus();
   job->next_offset = l.range.out_begin;

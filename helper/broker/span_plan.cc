@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "codec/zstd_index.h"
 #include "fastoci_meta.h"
 
 namespace fastoci {
@@ -40,7 +41,8 @@ JobRange PlanRun(const BlobInfo& blob, uint32_t span, uint32_t nr_spans, uint32_
   uint64_t end = behind == blob.spans.end() ? blob.blob_bytes
                                             : std::min(behind->blob_offset + 1, blob.blob_bytes);
   if (!whole_tail && !last && job.out_end > span_end)
-    end = std::min(end, blob.spans[next].blob_offset + (job.out_end - span_end) + kTailSlackBytes);
+    end = std::min(end, blob.spans[next].blob_offset + (job.out_end - span_end) + kTailSlackBytes +
+                            (blob.codec == FASTOCI_CODEC_ZSTD ? kZstdBlockBytes : 0));
   job.input_end = end;
   return job;
 }

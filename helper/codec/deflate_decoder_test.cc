@@ -8,81 +8,10 @@
 
 #include <random>
 
+#include "testing/deflate_oracle.h"
+
 namespace fastoci {
 namespace {
-
-constexpr size_t kHistory = 32768;
-
-struct Decoded {
-  bool ok = false;
-  Bytes data;
-  std::vector<std::pair<size_t, unsigned>> block_ends;  // bytes of input, bits of the last one left
-  std::vector<size_t> data_at;                          // at each of them
-  bool operator==(const Decoded&) const = default;
-};
-
-Decoded WithZlib(const Bytes& stream) {
-  Decoded d;
-  z_stream z{};
-  inflateInit2(&z, -MAX_WBITS);
-  z.next_in = const_cast<Bytef*>(stream.data());
-  z.avail_in = static_cast<uInt>(stream.size());
-  Bytes buffer(1 << 20);
-  int rc = Z_OK;
-  while (rc == Z_OK) {
-    z.next_out = buffer.data();
-    z.avail_out = static_cast<uInt>(buffer.size());
-    size_t in_before = z.avail_in;
-    rc = inflate(&z, Z_BLOCK);
-    size_t n = buffer.size() - z.avail_out;
-    d.data.insert(d.data.end(), buffer.begin(), buffer.begin() + static_cast<ptrdiff_t>(n));
-    if (rc == Z_OK && (z.data_type & 128) != 0 && (z.data_type & 64) == 0) {
-      d.block_ends.emplace_back(stream.size() - z.avail_in, z.data_type & 7);
-      d.data_at.push_back(d.data.size());
-    }
-    if (rc == Z_OK && n == 0 && in_before == z.avail_in) break;
-  }
-  d.ok = rc == Z_STREAM_END;
-  inflateEnd(&z);
-  return d;
-}
-
-// step: of the input, as far as the decoder gets on with it; room: for output.
-Decoded WithDecoder(const Bytes& stream, size_t step, size_t room) {
-  Decoded d;
-  DeflateDecoder decoder;
-  decoder.Restart();
-  Bytes buffer(kHistory + room + DeflateDecoder::kOutputMargin);
-  DeflateDecoder::Output out;
-  out.buffer = buffer;
-  out.fill = kHistory;
-  size_t at = 0, given = 0;
-  for (;;) {
-    out.first = out.fill - std::min(out.fill, d.data.size());
-    size_t fill = out.fill;
-    given = std::min(stream.size(), std::max(given, at + step));
-    ByteSpan in = ByteSpan(stream).subspan(at, given - at);
-    auto event = decoder.Decode(&in, given == stream.size(), &out);
-    if (!event.ok()) return d;
-    EXPECT_LE(out.fill, buffer.size());
-    at = given - in.size();
-    d.data.insert(d.data.end(), buffer.begin() + static_cast<ptrdiff_t>(fill),
-                  buffer.begin() + static_cast<ptrdiff_t>(out.fill));
-    switch (*event) {
-      case DeflateDecoder::Event::kNeedInput: given += step; break;
-      case DeflateDecoder::Event::kBlockEnd:
-        d.block_ends.emplace_back(at, decoder.bits());
-        d.data_at.push_back(d.data.size());
-        break;
-      case DeflateDecoder::Event::kOutputFull:
-        std::copy(buffer.begin() + static_cast<ptrdiff_t>(out.fill - kHistory),
-                  buffer.begin() + static_cast<ptrdiff_t>(out.fill), buffer.begin());
-        out.fill = kHistory;
-        break;
-      case DeflateDecoder::Event::kStreamEnd: d.ok = true; return d;
-    }
-  }
-}
 
 Bytes MakeStream(std::mt19937* rng, size_t bytes, int level, int strategy) {
   Bytes data;
@@ -116,10 +45,10 @@ TEST(DeflateDecoderTest, AgreesWithZlib) {
   for (int level : {0, 1, 6, 9}) {
     for (int strategy : {Z_DEFAULT_STRATEGY, Z_FIXED, Z_HUFFMAN_ONLY, Z_RLE}) {
       Bytes stream = MakeStream(&rng, 200000, level, strategy);
-      Decoded want = WithZlib(stream);
+      Deflated want = DeflatedByZlib(stream);
       ASSERT_TRUE(want.ok);
       for (auto [step, room] : {std::pair<size_t, size_t>{1 << 20, 1 << 20}, {1, 300}, {17, 40000}, {4096, 1}})
-        EXPECT_TRUE(WithDecoder(stream, step, room) == want)
+        EXPECT_TRUE(DeflatedByDecoder(stream, step, room) == want)
             << "level " << level << " strategy " << strategy << " step " << step;
     }
   }
@@ -135,7 +64,7 @@ TEST(DeflateDecoderTest, RefusesWhatZlibRefuses) {
       stream[at] = static_cast<uint8_t>(stream[at] ^ 1 << rng() % 8);
     }
     if (i % 7 == 0) stream.resize(rng() % stream.size());
-    Decoded want = WithZlib(stream), got = WithDecoder(stream, i % 2 ? 1 << 20 : 13, 5000);
+    Deflated want = DeflatedByZlib(stream), got = DeflatedByDecoder(stream, i % 2 ? 1 << 20 : 13, 5000);
     ASSERT_EQ(got.ok, want.ok) << i;
     refused += !want.ok;
     if (want.ok) {
@@ -178,7 +107,7 @@ TEST(DeflateDecoderTest, JudgesCodesAsZlibDoes) {
     Bytes stream((bits.size() + 7) / 8);
     for (size_t k = 0; k < bits.size(); k++)
       stream[k / 8] = static_cast<uint8_t>(stream[k / 8] | bits[k] << k % 8);
-    Decoded want = WithZlib(stream), got = WithDecoder(stream, 100, 3000);
+    Deflated want = DeflatedByZlib(stream), got = DeflatedByDecoder(stream, 100, 3000);
     ASSERT_EQ(got.ok, want.ok) << i;
     if (want.ok) {
       ASSERT_TRUE(got == want) << i;

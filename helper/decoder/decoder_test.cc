@@ -13,11 +13,13 @@
 #include <random>
 
 #include "codec/gzip_index.h"
+#include "codec/zstd_index.h"
 #include "decoder/client.h"
 #include "decoder/message.h"
 #include "decoder/space.h"
 #include "fastoci_meta.h"
 #include "fetcher/protocol.h"
+#include "testing/test_tar.h"
 
 namespace fastoci {
 namespace {
@@ -206,6 +208,37 @@ TEST_F(DecoderTest, GzipMembersAreOneStream) {
       EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, begin, data.size()))) << e.data_offset;
     }
   }
+}
+
+// A range over the ends of frames; blocks straddle pieces and input steps.
+TEST_F(DecoderTest, ZstdFramesAreOneStream) {
+  Bytes data = MakeData(900000);
+  std::string blob;
+  for (auto [begin, end] : {std::pair<int, int>{0, 400000}, {400000, 400000}, {400000, 400003}, {400003, 900000}})
+    blob += TestZstd(std::string(data.begin() + begin, data.begin() + end));
+  auto b = ZstdIndexBuilder::Create({.span_bytes = 1000}, [](ByteSpan) { return OkStatus(); });
+  ASSERT_TRUE(b->Update(AsBytes(blob)).ok());
+  Bytes file = *b->Finish();
+  auto index = ZstdIndex::Parse(file);
+  ASSERT_TRUE(index.ok());
+  ASSERT_EQ(index->entries().size(), 2U);  // the frame of 3 bytes is part of a span
+  Bytes in(blob.begin(), blob.end());
+  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_ZSTD, data.size(), blob.size(), file).ok());
+  uint32_t job = 1;
+  for (const auto& e : index->entries()) {
+    uint64_t begin = (e.data_offset + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
+    for (uint64_t end : {begin + 2 * kPieceBytes, data.size()}) {
+      for (size_t step : {100UL, 1UL << 20}) {
+        auto o = Run({job++, 1, e.data_offset, e.blob_offset, begin, end},
+                     Slice(in, e.blob_offset, in.size()), step, 3);
+        EXPECT_EQ(o.err, 0) << o.text;
+        EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, begin, end))) << e.data_offset;
+      }
+    }
+  }
+  EXPECT_EQ(Run({job++, 1, 65536, 0, 65536, 131072}, {}).err, EINVAL);
+  in[in.size() - 50] ^= 1;
+  EXPECT_EQ(Run({job++, 1, 0, 0, 0, data.size()}, in).err, EBADMSG);
 }
 
 TEST_F(DecoderTest, ZFileInATarWrapper) {

@@ -63,6 +63,19 @@ class GzipDataStream : public DataStream {
   uint64_t skip_ = 0;  // of the input, up to the next member's data
 };
 
+// From a frame on, over the ends of frames.
+class ZstdDataStream : public DataStream {
+ public:
+  explicit ZstdDataStream(ZstdStream stream) : stream_(std::move(stream)) {}
+  Result<Progress> Decode(ByteSpan in, std::span<uint8_t> out) override {
+    FASTOCI_TRY(ZstdStream::Progress p, stream_.Decode(in, out));
+    return Progress{p.consumed, p.produced, false};
+  }
+
+ private:
+  ZstdStream stream_;
+};
+
 // Collects a block's stored bytes, decodes it, gives it out.
 class ZFileStream : public DataStream {
  public:
@@ -152,6 +165,14 @@ Result<std::shared_ptr<Space>> Space::Open(const DecodeMessage& message, const U
         return InvalidError("ZFile: larger than the blob");
       break;
     }
+    case FASTOCI_CODEC_ZSTD: {
+      FASTOCI_TRY(Mapping file, Mapping::Open(index.get(), false, 1, kMaxZstdIndexBytes));
+      FASTOCI_TRY(space->zstd_, ZstdIndex::Parse(file.data()));
+      if (space->zstd_->data_bytes() != message.data_bytes ||
+          space->zstd_->blob_bytes() != message.blob_bytes)
+        return InvalidError("zstd index: sizes differ from the data space's");
+      break;
+    }
     default:
       return Error{ErrorKind::kUnsupported, EOPNOTSUPP,
                    "codec " + std::to_string(message.codec) + " is not supported"};
@@ -166,6 +187,13 @@ Result<Space::Start> Space::StartAt(uint64_t data_offset) const {
     size_t block = data_offset / zfile_->block_bytes();
     return Start{std::make_unique<ZFileStream>(&*zfile_, block),
                  zfile_->payload_offset() + zfile_->block_offset(block)};
+  }
+  if (zstd_) {
+    size_t entry;
+    if (!zstd_->Find(data_offset, &entry)) return InvalidError("no frame begins there");
+    FASTOCI_TRY(ZstdStream stream, ZstdStream::Open());
+    return Start{std::make_unique<ZstdDataStream>(std::move(stream)),
+                 zstd_->entries()[entry].blob_offset};
   }
   if (!gzip_) return Start{std::make_unique<RawStream>(), data_offset};
   size_t i = gzip_->FindEntry(data_offset);

@@ -19,6 +19,7 @@
 #include "base/unique_fd.h"
 #include "codec/gzip_index.h"
 #include "codec/zfile.h"
+#include "codec/zstd_index.h"
 #include "decoder/protocol.h"
 
 namespace fastoci {
@@ -70,6 +71,7 @@ class Space {
   Mapping mapping_;
   std::optional<GzipIndex> gzip_;  // views mapping_
   std::optional<ZFileIndex> zfile_;
+  std::optional<ZstdIndex> zstd_;
 };
 
 // A space that failed to open is kept too: its error answers each Decode.

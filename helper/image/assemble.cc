@@ -14,6 +14,7 @@
 #include "codec/overlaybd_layer.h"
 #include "codec/read_at.h"
 #include "codec/zfile.h"
+#include "codec/zstd_index.h"
 #include "image/meta_layer.h"
 
 namespace fastoci {
@@ -64,6 +65,7 @@ class Assembler {
   Status AddTurboBlob(const AssembleLayer& layer, const MetaLayerFiles& files);
   void FinishBlob(const Sha256Digest& last_part, fastoci_meta_blob* blob);
   Status AddGzipIndex(const AssembleLayer& layer, const Bytes& gzip_meta, fastoci_meta_blob* blob);
+  Status AddZstdIndex(const AssembleLayer& layer, const Bytes& zstd_index, fastoci_meta_blob* blob);
   uint64_t AddToHelper(ByteSpan data);
   void AddExtent(uint64_t sector, uint64_t payload, bool contiguous);
   Status MakeExtents();
@@ -119,6 +121,26 @@ Status Assembler::AddGzipIndex(const AssembleLayer& layer, const Bytes& gzip_met
   return OkStatus();
 }
 
+Status Assembler::AddZstdIndex(const AssembleLayer& layer, const Bytes& zstd_index,
+                               fastoci_meta_blob* blob) {
+  if (zstd_index.empty()) return InvalidError("no fastoci.zstd for a zstd layer");
+  FASTOCI_TRY(ZstdIndex index, ZstdIndex::Parse(zstd_index));
+  if (index.blob_bytes() != layer.target_bytes)
+    return MismatchError("fastoci.zstd is for a blob of " + std::to_string(index.blob_bytes()) +
+                         " bytes, the layer has " + std::to_string(layer.target_bytes));
+  blob->data_bytes = index.data_bytes();
+  ByteWriter spans;
+  for (const ZstdIndexEntry& e : index.entries()) {
+    spans.U64(e.data_offset);
+    spans.U64(e.blob_offset);
+  }
+  blob->nr_spans = static_cast<uint32_t>(index.entries().size());
+  blob->spans_offset = AddToHelper(spans.bytes());
+  blob->index_offset = AddToHelper(zstd_index);
+  blob->index_bytes = zstd_index.size();
+  return OkStatus();
+}
+
 // last_part: what stands in the id for the chunk digests.
 void Assembler::FinishBlob(const Sha256Digest& last_part, fastoci_meta_blob* blob) {
   ByteWriter id;
@@ -140,6 +162,8 @@ Status Assembler::AddTurboBlob(const AssembleLayer& layer, const MetaLayerFiles&
   blob.data_bytes = layer.target_bytes;
   if (layer.codec == FASTOCI_CODEC_GZIP) {
     FASTOCI_CHECK_OK(AddGzipIndex(layer, files.gzip_meta, &blob));
+  } else if (layer.codec == FASTOCI_CODEC_ZSTD) {
+    FASTOCI_CHECK_OK(AddZstdIndex(layer, files.zstd_index, &blob));
   } else if (layer.codec != FASTOCI_CODEC_RAW) {
     return Error{ErrorKind::kUnsupported, EINVAL, "unknown codec"};
   }
@@ -228,7 +252,8 @@ Status Assembler::AddTurboLayer(uint32_t number, const AssembleLayer& layer,
   if (fs_meta.empty())
     return InvalidError(std::string("meta layer without ") +
                         (*erofs_ ? "erofs.fs.meta" : "ext4.fs.meta"));
-  input_bytes_ += fs_meta.size() + files.gzip_meta.size() + files.chunk_digests.size();
+  input_bytes_ += fs_meta.size() + files.gzip_meta.size() + files.zstd_index.size() +
+                  files.chunk_digests.size();
   FASTOCI_CHECK_OK(CheckOutput(input_bytes_));
   FASTOCI_CHECK_OK(AddTurboBlob(layer, files));
   FASTOCI_TRY(auto fs, OpenFsMeta(std::move(fs_meta)));
@@ -390,6 +415,10 @@ Result<fastoci_codec> CodecOfMediaType(const std::string& type) {
                           "application/vnd.oci.image.layer.nondistributable.v1.tar",
                           "application/vnd.docker.image.rootfs.diff.tar"})
     if (type == tar) return FASTOCI_CODEC_RAW;
+  for (const char* zstd : {"application/vnd.oci.image.layer.v1.tar+zstd",
+                           "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+                           "application/vnd.docker.image.rootfs.diff.tar.zstd"})
+    if (type == zstd) return FASTOCI_CODEC_ZSTD;
   return Error{ErrorKind::kUnsupported, EINVAL, "layers of type '" + type + "' are not supported"};
 }
 

@@ -33,7 +33,7 @@ struct AssembleLayer {
   // The blob: the original layer, or the native layer itself.
   Sha256Digest target_digest{};
   uint64_t target_bytes = 0;  // its size, as the registry tells it
-  // turboOCI: RAW or GZIP, by its media type: CodecOfMediaType(). Native: ZFILE,
+  // turboOCI: RAW, GZIP or ZSTD, by its media type: CodecOfMediaType(). Native: ZFILE,
   // whether it is one or not.
   fastoci_codec codec = FASTOCI_CODEC_GZIP;
   // Instead of fd: where a native layer of target_bytes is read from.
@@ -62,8 +62,8 @@ struct AssembleOptions {
 // caller syncs and renames it.
 Status Assemble(const AssembleInput& input, const AssembleOptions& options, int out_fd);
 
-// tar -> RAW, tar+gzip and tar.gzip -> GZIP (OCI and docker types); kUnsupported
-// for anything else.
+// tar -> RAW, tar+gzip and tar.gzip -> GZIP, tar+zstd and tar.zstd -> ZSTD (OCI
+// and docker types); kUnsupported for anything else.
 Result<fastoci_codec> CodecOfMediaType(const std::string& media_type);
 
 }  // namespace fastoci

@@ -347,7 +347,8 @@ TEST(MetaLayer, KnowsMediaTypes) {
   EXPECT_EQ(*CodecOfMediaType("application/vnd.oci.image.layer.v1.tar"), FASTOCI_CODEC_RAW);
   EXPECT_EQ(*CodecOfMediaType("application/vnd.oci.image.layer.v1.tar+gzip"), FASTOCI_CODEC_GZIP);
   EXPECT_EQ(*CodecOfMediaType("application/vnd.docker.image.rootfs.diff.tar.gzip"), FASTOCI_CODEC_GZIP);
-  EXPECT_FALSE(CodecOfMediaType("application/vnd.oci.image.layer.v1.tar+zstd").ok());
+  EXPECT_EQ(*CodecOfMediaType("application/vnd.oci.image.layer.v1.tar+zstd"), FASTOCI_CODEC_ZSTD);
+  EXPECT_FALSE(CodecOfMediaType("application/vnd.oci.image.layer.v1.tar+bzip2").ok());
 }
 
 }  // namespace

@@ -132,7 +132,7 @@ Result<AssembledBlob> ReadBlob(ByteReader* r, ByteSpan helper) {
     return Bad("size of a blob");
   if (flags != 0) return Bad("unknown flags of a blob");
   bool raw = b.codec == FASTOCI_CODEC_RAW;
-  if (b.codec > FASTOCI_CODEC_ZFILE) return Bad("unknown codec");
+  if (b.codec > FASTOCI_CODEC_ZSTD) return Bad("unknown codec");
   if (raw ? nr_spans != 0 || b.data_bytes != b.blob_bytes : nr_spans == 0)
     return Bad("number of spans does not fit the codec");
   uint64_t pieces = ((b.data_bytes - 1) >> FASTOCI_DIGEST_SHIFT) + 1;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "codec/gzip_index.h"
+#include "codec/zstd_index.h"
 
 namespace fastoci {
 namespace {
@@ -158,6 +159,32 @@ Status CheckEntries(const ReadAtFile& blob, const GzipIndex& index,
   return OkStatus();
 }
 
+Status InflateAll(const ReadAtFile& blob, const Sink& sink) {
+  MemberInflater inflater;
+  FASTOCI_CHECK_OK(
+      ReadAll(blob, [&](ByteSpan part) { return inflater.Update(part, sink); }));
+  return inflater.ended() ? OkStatus() : InvalidError("the gzip stream ends early");
+}
+
+// Frames are independent: entries are right if a frame begins at each.
+Status CheckFrames(const ReadAtFile& blob, ByteSpan stored, const Sink& sink) {
+  FASTOCI_TRY(ZstdIndex index, ZstdIndex::Parse(stored));
+  FASTOCI_TRY(ZstdIndexBuilder builder, ZstdIndexBuilder::Create({.span_bytes = 0}, sink));
+  FASTOCI_CHECK_OK(ReadAll(blob, [&builder](ByteSpan part) { return builder.Update(part); }));
+  FASTOCI_TRY(Bytes all, builder.Finish());
+  FASTOCI_TRY(ZstdIndex frames, ZstdIndex::Parse(all));
+  if (index.data_bytes() != frames.data_bytes())
+    return MismatchError("the index says " + std::to_string(index.data_bytes()) +
+                         " bytes of data, the blob has " + std::to_string(frames.data_bytes()));
+  for (const ZstdIndexEntry& e : index.entries()) {
+    size_t at;
+    if (!frames.Find(e.data_offset, &at) || frames.entries()[at] != e)
+      return MismatchError("no frame of the data byte " + std::to_string(e.data_offset) +
+                           " begins at byte " + std::to_string(e.blob_offset) + " of the blob");
+  }
+  return OkStatus();
+}
+
 }  // namespace
 
 Status CheckBlobDigest(const ReadAtFile& blob, const Sha256Digest& digest) {
@@ -171,31 +198,33 @@ Status CheckBlobDigest(const ReadAtFile& blob, const Sha256Digest& digest) {
   return MismatchError("the blob has digest " + DigestString(got));
 }
 
-Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest, ByteSpan gzip_index,
-                    ByteSpan chunk_digests) {
+Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest,
+                    const MetaLayerFiles& meta) {
   FASTOCI_CHECK_OK(CheckBlobDigest(blob, digest));
   std::vector<Sha256Digest> chunks;
   ChunkHasher hasher(0, [&](uint64_t no, const Sha256Digest& got) {
     chunks.push_back(got);
-    if (chunk_digests.empty()) return OkStatus();
-    ByteSpan want = chunk_digests.subspan(
-        std::min<uint64_t>(no * FASTOCI_DIGEST_BYTES, chunk_digests.size()));
-    if (want.size() >= got.size() && std::equal(got.begin(), got.end(), want.begin())) return OkStatus();
+    if (meta.chunk_digests.empty()) return OkStatus();
+    ByteSpan want = ByteSpan(meta.chunk_digests)
+                        .subspan(std::min<uint64_t>(no * FASTOCI_DIGEST_BYTES,
+                                                    meta.chunk_digests.size()));
+    if (want.size() >= got.size() && std::equal(got.begin(), got.end(), want.begin()))
+      return OkStatus();
     return Status(MismatchError("chunk " + std::to_string(no) + " (data byte " +
                                 std::to_string(no * kChunkBytes) +
                                 ") is not what its digest in fastoci.chunks says"));
   });
-  if (gzip_index.empty()) {
-    FASTOCI_CHECK_OK(ReadAll(blob, [&hasher](ByteSpan part) { return hasher.Add(part); }));
-    return hasher.Finish();
+  Sink sink = [&hasher](ByteSpan data) { return hasher.Add(data); };
+  if (!meta.gzip_meta.empty()) {
+    FASTOCI_CHECK_OK(InflateAll(blob, sink));
+  } else if (!meta.zstd_index.empty()) {
+    FASTOCI_CHECK_OK(CheckFrames(blob, meta.zstd_index, sink));
+  } else {
+    FASTOCI_CHECK_OK(ReadAll(blob, sink));
   }
-  MemberInflater inflater;
-  FASTOCI_CHECK_OK(ReadAll(blob, [&](ByteSpan part) {
-    return inflater.Update(part, [&hasher](ByteSpan data) { return hasher.Add(data); });
-  }));
-  if (!inflater.ended()) return InvalidError("the gzip stream ends early");
   FASTOCI_CHECK_OK(hasher.Finish());
-  FASTOCI_TRY(GzipIndex index, GzipIndex::Parse(gzip_index));
+  if (meta.gzip_meta.empty()) return OkStatus();
+  FASTOCI_TRY(GzipIndex index, GzipIndex::Parse(meta.gzip_meta));
   if (index.uncompressed_bytes() != hasher.offset())
     return MismatchError("the index says " + std::to_string(index.uncompressed_bytes()) +
                          " bytes of data, the blob has " + std::to_string(hasher.offset()));

@@ -12,13 +12,15 @@
 #include "base/result.h"
 #include "codec/read_at.h"
 #include "codec/zfile.h"
+#include "image/meta_layer.h"
 
 namespace fastoci {
 
-// tar or tar+gzip (of any number of members). gzip_index: empty for tar.
-// chunk_digests: empty if there are none. kMismatch says what differs and where.
-Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest, ByteSpan gzip_index,
-                    ByteSpan chunk_digests);
+// tar, tar+gzip (of any number of members) or tar+zstd: by which index the meta
+// layer has. Its chunk digests may be absent. kMismatch says what differs and
+// where.
+Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest,
+                    const MetaLayerFiles& meta);
 
 // All blocks of a ZFile decode, with their checksums.
 Status CheckZFileBlob(const ReadAtFile& blob, const Sha256Digest& digest, const ZFileIndex& index,

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "codec/gzip_index.h"
+#include "codec/zstd_index.h"
 #include "testing/test_tar.h"
 
 namespace fastoci {
@@ -29,7 +30,13 @@ class ContentCheckTest : public testing::Test {
     }
   }
   Status Check() {
-    return CheckTarBlob(MemoryFile(AsBytes(blob_)), Sha256::Of(AsBytes(blob_)), index_, digests_);
+    return CheckTarBlob(MemoryFile(AsBytes(blob_)), Sha256::Of(AsBytes(blob_)), Meta());
+  }
+  MetaLayerFiles Meta() const {
+    MetaLayerFiles meta;
+    meta.gzip_meta = index_;
+    meta.chunk_digests = digests_;
+    return meta;
   }
   void ExpectDiffers(const std::string& text) {
     Status s = Check();
@@ -45,7 +52,7 @@ TEST_F(ContentCheckTest, TakesWhatIsRightWithAndWithoutDigests) {
   EXPECT_TRUE(s.ok()) << s.error().message;
   digests_.clear();
   EXPECT_TRUE(Check().ok());
-  EXPECT_TRUE(CheckTarBlob(MemoryFile(AsBytes(tar_)), Sha256::Of(AsBytes(tar_)), {}, {}).ok());
+  EXPECT_TRUE(CheckTarBlob(MemoryFile(AsBytes(tar_)), Sha256::Of(AsBytes(tar_)), {}).ok());
 }
 
 TEST_F(ContentCheckTest, NamesTheChunkThatDiffers) {
@@ -57,11 +64,29 @@ TEST_F(ContentCheckTest, NamesTheChunkThatDiffers) {
 }
 
 TEST_F(ContentCheckTest, RefusesAnotherBlobAndAnotherIndex) {
-  EXPECT_FALSE(CheckTarBlob(MemoryFile(AsBytes(blob_)), {}, index_, digests_).ok());
+  EXPECT_FALSE(CheckTarBlob(MemoryFile(AsBytes(blob_)), {}, Meta()).ok());
   blob_ = TestGzip(tar_);  // the same data
   EXPECT_FALSE(Check().ok());
   blob_.resize(blob_.size() - 20);
   ExpectDiffers("ends early");
+}
+
+TEST_F(ContentCheckTest, KnowsTheFramesOfZstd) {
+  blob_ = TestZstd(tar_.substr(0, 70000)) + TestZstd("") + TestZstd(tar_.substr(70000));
+  auto builder = ZstdIndexBuilder::Create({.span_bytes = 1}, [](ByteSpan) { return OkStatus(); });
+  ASSERT_TRUE(builder->Update(AsBytes(blob_)).ok());
+  MetaLayerFiles meta;
+  meta.zstd_index = *builder->Finish();
+  meta.chunk_digests = digests_;
+  auto check = [&] {
+    return CheckTarBlob(MemoryFile(AsBytes(blob_)), Sha256::Of(AsBytes(blob_)), meta);
+  };
+  Status s = check();
+  EXPECT_TRUE(s.ok()) << s.error().message;
+  blob_ = TestZstd(tar_.substr(0, 70001)) + TestZstd(tar_.substr(70001));  // the same data
+  s = check();
+  ASSERT_FALSE(s.ok());
+  EXPECT_NE(s.error().message.find("data byte 70000"), std::string::npos) << s.error().message;
 }
 
 }  // namespace

@@ -116,9 +116,9 @@ Status ImageConverter::StoreMeta(size_t number, const LayerResult& result) {
     Status s = store_->PutBlob(out.made.digest, packed.data);
     if (!s.ok()) return s.error().Wrap("store the meta layer");
   }
-  if (result.nr_members > 1)
-    Warn("layer " + std::to_string(number + 1) + " has " + std::to_string(result.nr_members) +
-         " gzip members, which gzip.meta cannot describe: overlaybd will not read it");
+  if (!result.beyond_turbo.empty())
+    Warn("layer " + std::to_string(number + 1) + " " + result.beyond_turbo +
+         ": overlaybd will not read it");
   std::lock_guard lock(mutex_);
   observer_->OnLayerDone(number, ImageFormat::kTurboOci, out, result.nr_entries);
   return OkStatus();

@@ -242,7 +242,7 @@ TEST(LayerConverter, RefusesAnotherBlob) {
                                   0, &order);
   ASSERT_TRUE((*c)->Update(AsBytes(tar)).ok());
   EXPECT_EQ((*c)->Finish().error().kind, ErrorKind::kMismatch);
-  EXPECT_FALSE(LayerConverter::Create({digest, 1, "application/vnd.oci.image.layer.v1.tar+zstd", ""}, {},
+  EXPECT_FALSE(LayerConverter::Create({digest, 1, "application/vnd.oci.image.layer.v1.tar+bzip2", ""}, {},
                                       0, &order).ok());
 }
 

@@ -10,6 +10,7 @@
 #include "codec/lsmt.h"
 #include "codec/overlaybd_layer.h"
 #include "codec/zfile.h"
+#include "codec/zstd_index.h"
 #include "image/content_check.h"
 #include "image/meta_layer.h"
 
@@ -63,6 +64,7 @@ Status InspectTurbo(const AssembleLayer& layer, const ReadAtFile& file, uint64_t
   part("ext4.fs.meta", files.ext4_fs_meta.size());
   part("erofs.fs.meta", files.erofs_fs_meta.size());
   part(many ? "fastoci.gzip" : "gzip.meta", files.gzip_meta.size());
+  part("fastoci.zstd", files.zstd_index.size());
   part("fastoci.json", files.description.size());
   part("fastoci.chunks", files.chunk_digests.size());
   (*out)["parts"] = parts;
@@ -71,6 +73,11 @@ Status InspectTurbo(const AssembleLayer& layer, const ReadAtFile& file, uint64_t
     FASTOCI_TRY(GzipIndex index, GzipIndex::Parse(files.gzip_meta));
     data_bytes = index.uncompressed_bytes();
     (*out)["gzip_members"] = many ? "several" : "one";
+    (*out)["spans"] = index.entries().size();
+  }
+  if (!files.zstd_index.empty()) {
+    FASTOCI_TRY(ZstdIndex index, ZstdIndex::Parse(files.zstd_index));
+    data_bytes = index.data_bytes();
     (*out)["spans"] = index.entries().size();
   }
   (*out)["data_bytes"] = data_bytes;
@@ -85,10 +92,12 @@ Status InspectTurbo(const AssembleLayer& layer, const ReadAtFile& file, uint64_t
   if (!content) return OkStatus();
   if (layer.codec == FASTOCI_CODEC_GZIP && files.gzip_meta.empty())
     return InvalidError("no gzip.meta for a gzip layer");
+  if (layer.codec == FASTOCI_CODEC_ZSTD && files.zstd_index.empty())
+    return InvalidError("no fastoci.zstd for a zstd layer");
   off_t end = lseek(layer.blob_fd, 0, SEEK_END);
   if (end < 0) return ErrnoError("blob");
   FdFile blob(layer.blob_fd, static_cast<uint64_t>(end));
-  FASTOCI_CHECK_OK(CheckTarBlob(blob, layer.target_digest, files.gzip_meta, files.chunk_digests));
+  FASTOCI_CHECK_OK(CheckTarBlob(blob, layer.target_digest, files));
   (*out)["content"] = kSame;
   return OkStatus();
 }

@@ -19,11 +19,13 @@ Result<std::unique_ptr<LayerConverter>> LayerConverter::Create(const LayerSource
                                                                size_t number, LayerOrder* order) {
   FASTOCI_TRY(fastoci_codec codec, CodecOfMediaType(source.media_type));
   std::unique_ptr<LayerConverter> c(new LayerConverter(source, output, number, order));
+  auto push = [raw = c.get()](ByteSpan data) { return raw->stage_.Push(data); };
   if (codec == FASTOCI_CODEC_GZIP) {
-    LayerConverter* raw = c.get();
-    FASTOCI_TRY(GzipIndexBuilder gzip,
-                GzipIndexBuilder::Create({}, [raw](ByteSpan data) { return raw->stage_.Push(data); }));
+    FASTOCI_TRY(GzipIndexBuilder gzip, GzipIndexBuilder::Create({}, push));
     c->gzip_ = std::make_unique<GzipIndexBuilder>(std::move(gzip));
+  } else if (codec == FASTOCI_CODEC_ZSTD) {
+    FASTOCI_TRY(ZstdIndexBuilder zstd, ZstdIndexBuilder::Create({}, push));
+    c->zstd_ = std::make_unique<ZstdIndexBuilder>(std::move(zstd));
   }
   if (!output.overlaybd_dir.empty()) {
     LsmtFileOptions options = output.overlaybd;
@@ -38,7 +40,8 @@ Status LayerConverter::Update(ByteSpan blob) {
   blob_hash_.Update(blob);
   blob_bytes_ += blob.size();
   if (blob_bytes_ > source_.bytes) return MismatchError("the blob is longer than promised");
-  return gzip_ ? gzip_->Update(blob) : stage_.Push(blob);
+  if (gzip_) return gzip_->Update(blob);
+  return zstd_ ? zstd_->Update(blob) : stage_.Push(blob);
 }
 
 Status LayerConverter::OnTar(ByteSpan data) {
@@ -67,11 +70,9 @@ Status LayerConverter::OnEntryEnd(bool zero_padding) {
   return OkStatus();
 }
 
-Result<PackedMetaLayer> LayerConverter::PackMeta(const LsmtContent& content, Bytes gzip_meta) {
-  MetaLayerFiles files;
+Result<PackedMetaLayer> LayerConverter::PackMeta(const LsmtContent& content, MetaLayerFiles files) {
   FASTOCI_TRY(Bytes fs_meta, MakeFsMeta(content, output_.fs_bytes));
   (output_.fs_type == FsType::kErofs ? files.erofs_fs_meta : files.ext4_fs_meta) = std::move(fs_meta);
-  files.gzip_meta = std::move(gzip_meta);
   files.description =
       DescriptionJson({source_.digest, source_.bytes, source_.media_type, data_bytes_});
   files.chunk_digests = chunks_.Finish();
@@ -83,9 +84,16 @@ Result<LayerResult> LayerConverter::Finish() {
   if (digest != source_.digest || blob_bytes_ != source_.bytes)
     return MismatchError("the blob has digest " + digest + " and " + std::to_string(blob_bytes_) +
                          " bytes, not what the manifest says");
-  Bytes gzip_meta;
+  LayerResult result;
+  MetaLayerFiles files;
   if (gzip_) {
-    FASTOCI_TRY(gzip_meta, gzip_->Finish());
+    FASTOCI_TRY(files.gzip_meta, gzip_->Finish());
+    if (gzip_->nr_members() > 1)
+      result.beyond_turbo = "has " + std::to_string(gzip_->nr_members()) +
+                            " gzip members, which gzip.meta cannot describe";
+  } else if (zstd_) {
+    FASTOCI_TRY(files.zstd_index, zstd_->Finish());
+    result.beyond_turbo = "is compressed with zstd, which turboOCI does not know";
   }
   FASTOCI_CHECK_OK(stage_.Finish());
   FASTOCI_CHECK_OK(tar_.Finish());
@@ -95,14 +103,12 @@ Result<LayerResult> LayerConverter::Finish() {
       return MismatchError("the layer unpacks to " + diff_id + ", not to its diff id");
   }
   FASTOCI_TRY(LsmtContent content, order_->Finish(number_, &entries_));
-  LayerResult result;
   result.nr_entries = tar_.nr_entries();
-  result.nr_members = gzip_ ? gzip_->nr_members() : 0;
   if (overlaybd_) {
     FASTOCI_TRY(result.overlaybd, overlaybd_->Finish(content));
   }
   if (output_.turbo) {
-    FASTOCI_TRY(result.meta, PackMeta(content, std::move(gzip_meta)));
+    FASTOCI_TRY(result.meta, PackMeta(content, std::move(files)));
   }
   return result;
 }

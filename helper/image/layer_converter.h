@@ -4,7 +4,7 @@
 // blob, on two threads:
 //
 //   caller:  blob --> sha256
-//               \--> GzipIndexBuilder --> tar stream
+//               \--> GzipIndexBuilder or ZstdIndexBuilder --> tar stream
 //   stage:   tar stream --> sha256, chunk digests
 //                  \--> TarReader --> entries --> LayerOrder (FsBuilder)
 //                            \--> OverlaybdWriter
@@ -22,6 +22,7 @@
 #include "base/result.h"
 #include "codec/gzip_index.h"
 #include "codec/tar_reader.h"
+#include "codec/zstd_index.h"
 #include "image/chunk_digester.h"
 #include "image/data_stage.h"
 #include "image/layer_order.h"
@@ -49,7 +50,7 @@ struct LayerResult {
   std::optional<PackedMetaLayer> meta;
   std::optional<PackedOverlaybdLayer> overlaybd;
   uint64_t nr_entries = 0;
-  uint64_t nr_members = 0;  // of gzip; 0: not compressed
+  std::string beyond_turbo;  // why overlaybd cannot read the meta layer; mostly ""
 };
 
 class LayerConverter : private TarSink {
@@ -69,13 +70,15 @@ class LayerConverter : private TarSink {
   Status OnEntry(const TarEntry& entry) override;
   Status OnData(uint64_t offset, ByteSpan data) override;
   Status OnEntryEnd(bool zero_padding) override;
-  Result<PackedMetaLayer> PackMeta(const LsmtContent& content, Bytes gzip_meta);
+  Result<PackedMetaLayer> PackMeta(const LsmtContent& content, MetaLayerFiles files);
 
   LayerSource source_;
   LayerOutput output_;
   size_t number_;
   LayerOrder* order_;
-  std::unique_ptr<GzipIndexBuilder> gzip_;  // null: not compressed
+  // At most one of them: how the blob is compressed.
+  std::unique_ptr<GzipIndexBuilder> gzip_;
+  std::unique_ptr<ZstdIndexBuilder> zstd_;
   Sha256 blob_hash_;
   uint64_t blob_bytes_ = 0;
   // Of the stage's thread, until it has finished:

@@ -16,6 +16,7 @@ namespace {
 constexpr char kExt4Name[] = "ext4.fs.meta", kErofsName[] = "erofs.fs.meta",
                kMarkerName[] = ".turbo.ociv1", kGzipName[] = "gzip.meta",
                kMembersName[] = "fastoci.gzip", kDescriptionName[] = "fastoci.json", kChunksName[] = "fastoci.chunks";
+constexpr char kZstdName[] = "fastoci.zstd";
 constexpr size_t kMaxDescriptionBytes = 64 << 10;
 constexpr int kDeflateLevel = 6;  // part of the convertor's format version
 constexpr int kGzipWindowBits = 15 + 16;
@@ -81,6 +82,7 @@ class Collector : public TarSink {
     if (entry.path == kExt4Name) to_ = &files.ext4_fs_meta;
     if (entry.path == kErofsName) to_ = &files.erofs_fs_meta;
     if (entry.path == kGzipName || entry.path == kMembersName) to_ = &files.gzip_meta;
+    if (entry.path == kZstdName) to_ = &files.zstd_index;
     if (entry.path == kChunksName) to_ = &files.chunk_digests;
     if (entry.path == kDescriptionName) {
       if (entry.size > kMaxDescriptionBytes) return InvalidError("fastoci.json is too large");
@@ -147,6 +149,7 @@ Result<PackedMetaLayer> PackMetaLayer(const MetaLayerFiles& files) {
   tar.AddMember(kMarkerName, {});
   if (!files.gzip_meta.empty())
     tar.AddMember(IsMembersIndex(files.gzip_meta) ? kMembersName : kGzipName, files.gzip_meta);
+  if (!files.zstd_index.empty()) tar.AddMember(kZstdName, files.zstd_index);
   if (!files.description.empty()) tar.AddMember(kDescriptionName, AsBytes(files.description));
   if (!files.chunk_digests.empty()) tar.AddMember(kChunksName, files.chunk_digests);
   return tar.Finish();

@@ -2,8 +2,8 @@
 // Meta layers: the tar.gz that the registry holds for one layer of the original
 // image. Members: ext4.fs.meta or erofs.fs.meta, .turbo.ociv1 (empty), gzip.meta
 // (gzip layers only), then ours: fastoci.json and fastoci.chunks. Instead of
-// gzip.meta, a blob of several gzip members has our fastoci.gzip. Readers of the
-// format take the names they know.
+// gzip.meta, a blob of several gzip members has our fastoci.gzip, one of zstd our
+// fastoci.zstd. Readers of the format take the names they know.
 #ifndef FASTOCI_IMAGE_META_LAYER_H_
 #define FASTOCI_IMAGE_META_LAYER_H_
 
@@ -36,6 +36,7 @@ Result<MetaLayerDescription> ParseDescription(const std::string& json);
 struct MetaLayerFiles {
   Bytes ext4_fs_meta, erofs_fs_meta;  // as stored: bare LSMT or in a ZFile; empty: absent
   Bytes gzip_meta;                    // gzip.meta or fastoci.gzip; empty: absent
+  Bytes zstd_index;                   // fastoci.zstd; empty: absent
   std::string description;            // fastoci.json; empty: absent
   Bytes chunk_digests;                // fastoci.chunks; empty: absent
 };

@@ -2,6 +2,7 @@
 #include "testing/test_tar.h"
 
 #include <zlib.h>
+#include <zstd.h>
 
 #include <cstdio>
 #include <cstring>
@@ -97,6 +98,15 @@ std::string TestGzip(const std::string& data) {
   deflate(&z, Z_FINISH);
   out.resize(z.total_out);
   deflateEnd(&z);
+  return out;
+}
+
+std::string TestZstd(const std::string& data) {
+  std::string out(ZSTD_compressBound(data.size()), '\0');
+  ZSTD_CCtx* c = ZSTD_createCCtx();
+  ZSTD_CCtx_setParameter(c, ZSTD_c_checksumFlag, 1);
+  out.resize(ZSTD_compress2(c, out.data(), out.size(), data.data(), data.size()));
+  ZSTD_freeCCtx(c);
   return out;
 }
 

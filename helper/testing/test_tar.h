@@ -43,6 +43,8 @@ class TestTar {
 };
 
 std::string TestGzip(const std::string& data);
+// One frame, with a checksum.
+std::string TestZstd(const std::string& data);
 
 }  // namespace fastoci
 

@@ -129,6 +129,7 @@ enum fastoci_codec {
 	FASTOCI_CODEC_RAW = 0,		/* tar: data space == blob */
 	FASTOCI_CODEC_GZIP = 1,		/* tar+gzip: data space == tar stream */
 	FASTOCI_CODEC_ZFILE = 2,	/* overlaybd: data space == LSMT file */
+	FASTOCI_CODEC_ZSTD = 3,		/* tar+zstd: data space == tar stream */
 };
 
 /**

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""mkimage.py LAYOUT TAG LAYER...: adds an image of these layers (tar or tar.gz, bottom first) to an OCI layout."""
-import gzip, hashlib, json, os, sys
+"""mkimage.py LAYOUT TAG LAYER...: adds an image of these layers (tar, tar.gz, tar.zst; bottom first) to an OCI layout."""
+import gzip, hashlib, json, os, subprocess, sys
 
 
 def put(layout, data):
@@ -18,10 +18,13 @@ def main():
     for path in paths:
         with open(path, "rb") as f:
             blob = f.read()
-        zipped = blob[:2] == b"\x1f\x8b"
-        tar = gzip.decompress(blob) if zipped else blob
+        tar, suffix = blob, ""
+        if blob[:2] == b"\x1f\x8b":
+            tar, suffix = gzip.decompress(blob), "+gzip"
+        elif blob[:4] == b"\x28\xb5\x2f\xfd":
+            tar, suffix = subprocess.run(["zstd", "-dqc", path], stdout=subprocess.PIPE, check=True).stdout, "+zstd"
         diff_ids.append("sha256:" + hashlib.sha256(tar).hexdigest())
-        layers.append({"mediaType": "application/vnd.oci.image.layer.v1.tar" + ("+gzip" if zipped else ""),
+        layers.append({"mediaType": "application/vnd.oci.image.layer.v1.tar" + suffix,
                        "digest": put(layout, blob), "size": len(blob)})
     config = json.dumps({"architecture": "amd64", "os": "linux", "config": {},
                          "rootfs": {"type": "layers", "diff_ids": diff_ids}}).encode()

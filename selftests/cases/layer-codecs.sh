@@ -1,0 +1,61 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Layers in each form of compression that occurs (lib/recompress.py) convert and attach: the tree is the layers' tree, the
+# content is the blobs'. A zstd layer of many frames is fetched by frames, one of a single frame as a whole.
+# timeout: 300
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+requires docker-registry skopeo zstd e2fsck "$BIN/fastoci" "$BIN/fastoci-helperd" "$BIN/convertor"
+
+layers=$SELFTESTS/fixtures/layers mnt=$WORK/mnt
+list() { "$PYTHON" "$SELFTESTS/lib/treelist.py" "$1" lost+found; }
+same_tree() { list "$mnt" > "$WORK/got" && diff "$WORK/wanted" "$WORK/got"; }
+image() { # NAME FORM...: of layers 1, 2 and 3 in these forms
+	local n=0 form made=()
+	for form in "${@:2}"; do
+		n=$((n + 1))
+		must "$PYTHON" "$SELFTESTS/lib/recompress.py" "$layers/layer$n.tar.gz" "$DISK/$1.$n" "$form"
+		made+=("$DISK/$1.$n")
+	done
+	must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" "$1" "${made[@]}"
+	push_image "$DISK/layout:$1" "codecs:$1"
+	convert codecs "$1" "$1-fast"
+}
+fetched() { counter bytes_fetched; }
+attached() { fastoci -q attach "$REGISTRY/codecs:$1-fast" --mount "$mnt"; }
+
+load_module
+start_registry
+start_helper
+mkdir -p "$DISK/tree"
+must "$PYTHON" "$SELFTESTS/lib/applylayers.py" "$DISK/tree" "$layers"/layer{1,2,3}.tar.gz
+list "$DISK/tree" > "$WORK/wanted"
+
+image gzip members odd members
+matches 'the convertor warns of what overlaybd cannot read' "$(cat "$WORK/convertor.log")" 'layer 1 has [0-9]+ gzip members'
+image zstd frames zstd frames
+matches 'of zstd, too' "$(cat "$WORK/convertor.log")" 'layer 2 is compressed with zstd.*overlaybd will not read it'
+
+check 'zstd: attach and mount' attached zstd
+before=$(fetched)
+check 'zstd: a small file' eval 'cat "$mnt/etc/motd" || find "$mnt/etc" -type f -size -8k | head -n 1 | xargs cat'
+part=$(($(fetched) - before))
+all=$(cat "$DISK"/zstd.? | wc -c)
+note "$part of $all bytes were fetched for that"
+check 'zstd: fetched by frames' [ "$part" -lt $((all / 3)) ]
+check 'zstd: the tree is the layers'"'"' tree' same_tree
+check 'zstd: zeros behind the ends of files' "$PYTHON" "$SELFTESTS/lib/eofzeros.py" "$mnt"
+check 'zstd: detach' fastoci -q detach "$mnt"
+check 'gzip: attach and mount' attached gzip
+check 'gzip: the tree is the layers'"'"' tree' same_tree
+check 'gzip: detach' fastoci -q detach "$mnt"
+for name in zstd gzip; do
+	check "$name: the whole content is that of the blobs" fastoci -q check "$REGISTRY/codecs:$name-fast"
+done
+matches 'inspect names the index' "$(fastoci inspect "$REGISTRY/codecs:zstd-fast")" 'fastoci[.]zstd'
+is 'nothing failed' "$(counter fails) $(counter mismatches)" '0 0'
+
+stop_helper
+must losetup -D # the cache is the next helper's
+check 'nothing is left' nothing_left
+finish
