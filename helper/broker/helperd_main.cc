@@ -20,6 +20,8 @@
 #include "base/unique_fd.h"
 #include "broker/control.h"
 #include "broker/devices.h"
+#include "broker/exporter.h"
+#include "broker/metrics.h"
 #include "broker/miss_service.h"
 #include "broker/notify.h"
 #include "broker/role_lane.h"
@@ -54,6 +56,7 @@ struct Options {
   CacheLimits limits;
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
+  MetricsConfig metrics;
   bool takeover = false;
   bool foreground = false;  // accepted for scripts: it always is
   bool verbose = false;
@@ -149,17 +152,22 @@ void AskToHandOver(const std::string& control) {
 }
 
 // Until a signal, or until another helper took over or asked to.
-void Loop(ControlServer* control, int signal_fd, int end_fd) {
+void Loop(ControlServer* control, Exporter* exporter, int signal_fd, int end_fd) {
   const int watchdog_ms = WatchdogIntervalMs();
   for (;;) {
     std::vector<pollfd> fds = {{signal_fd, POLLIN, 0}, {end_fd, POLLIN, 0}};
     control->AddPollFds(&fds);
+    const size_t first_of_exporter = fds.size();
+    exporter->AddPollFds(&fds);
     int n = ::poll(fds.data(), fds.size(), watchdog_ms > 0 ? watchdog_ms : kIdleMs);
     if (watchdog_ms > 0) NotifySystemd("WATCHDOG=1");
     if (n < 0 && errno != EINTR) return;
     if (n <= 0) continue;
     if (fds[0].revents || fds[1].revents) return;
-    for (size_t i = 2; i < fds.size(); i++) control->Handle(fds[i]);
+    for (size_t i = 2; i < fds.size(); i++) {
+      if (i < first_of_exporter) control->Handle(fds[i]);
+      else exporter->Handle(fds[i]);
+    }
   }
 }
 
@@ -188,6 +196,7 @@ Result<Options> Configure(Options o) {
   o.limits.max_disk_percent = static_cast<uint32_t>(c.max_disk_percent);
   o.download = c.download;
   o.whole = c.whole;
+  o.metrics = c.metrics;
   return o;
 }
 
@@ -262,7 +271,14 @@ Status Run(const Options& o) {
     Log(LogLevel::kInfo, "ready, cache on %s", cache_path.c_str());
     NotifySystemd("READY=1");
     if (o.scrub) service.Scrub();
-    Loop(control.get(), signal_fd.get(), end.get());
+    Exporter exporter([&] {
+      const std::string stat = HandleControl(&service, cache_path, R"({"op": "stat"})");
+      return RenderMetrics(nlohmann::json::parse(stat, nullptr, false));
+    });
+    // Whether or not metrics can be served, misses are.
+    if (Status s = exporter.Configure(o.metrics); !s.ok())
+      Log(LogLevel::kError, "%s", s.error().message.c_str());
+    Loop(control.get(), &exporter, signal_fd.get(), end.get());
     NotifySystemd("STOPPING=1");
     Log(LogLevel::kInfo, "stopping");
   }

@@ -195,6 +195,11 @@ const std::map<std::string, Key>& Keys() {
       {"download.maxMBps", {K::kNumber, 1, 100000, false, SET(c->download.max_mbps = v)}},
       {"download.tryCnt", {K::kNumber, 1, 1000, false, SET(c->download.tries = v)}},
       {"download.blockSize", {K::kNumber, 65536, 1 << 28, false, SET(c->download.block_bytes = v)}},
+      {"exporterConfig", {K::kSection}},
+      {"exporterConfig.enable", {K::kBool, 0, 0, false, SET(c->metrics.enable = v)}},
+      {"exporterConfig.port", {K::kNumber, 1, 65535, false, SET(c->metrics.port = v)}},
+      {"exporterConfig.uriPrefix", {K::kString, 0, 0, false, SET(c->metrics.path = v)}},
+      {"exporterConfig.updateInterval", {K::kIgnored}},
       {"cacheDevice", {K::kString, 0, 0, false, SET(c->cache_device = v)}},
       {"chunkKB", {K::kNumber, 64, 4096, false, SET(c->chunk_kb = v)}},
       {"minFreeGB", {K::kNumber, 0, kMaxGb, false, SET(c->min_free_gb = v)}},
@@ -286,6 +291,9 @@ Result<Config> ParseConfig(const std::string& text, const std::string& name,
   if (!ParseWhole(raw.whole, &config.whole))
     return complain(flat.values.at("wholeBlob").offset,
                     "\"wholeBlob\" must be \"fail\", \"report\" or \"off\"");
+  if (config.metrics.path.empty() || config.metrics.path[0] != '/')
+    return complain(flat.values.at("exporterConfig.uriPrefix").offset,
+                    "\"exporterConfig.uriPrefix\" must begin with \"/\"");
   Settle(raw, &config);
   return config;
 }

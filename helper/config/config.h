@@ -31,6 +31,12 @@ struct DownloadConfig {
 // is not what its own digest says. kOff: it is not read as a whole.
 enum class WholePolicy { kFail, kReport, kOff };
 
+struct MetricsConfig {
+  bool enable = false;
+  uint64_t port = 9863;  // on 127.0.0.1
+  std::string path = "/metrics";
+};
+
 struct Config {
   std::string source;  // the file, or empty: defaults only
   bool keep_cache = true;  // gzipCacheConfig.enable
@@ -44,6 +50,7 @@ struct Config {
   std::string credentials;  // a file
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
+  MetricsConfig metrics;  // exporterConfig
 };
 
 enum class ConfigDialect { kOurs, kOverlaybd };

@@ -52,6 +52,9 @@ TEST(Config, ComplaintsNameThePlace) {
   EXPECT_EQ(ErrorOf("{\"chunkKB\": 64, \"chunkKB\": 64}"),
             "c.json:1:17: \"chunkKB\" is there twice");
   EXPECT_EQ(ErrorOf("{\"credentialConfig\": {\"mode\": \"http\"}}").substr(0, 12), "c.json:1:23:");
+  EXPECT_EQ(ErrorOf("{\"exporterConfig\": {\n\"uriPrefix\": \"m\"}}"),
+            "c.json:2:1: \"exporterConfig.uriPrefix\" must begin with \"/\"");
+  EXPECT_EQ(ErrorOf("{\"exporterConfig\": {\"port\": 65536}}").substr(0, 12), "c.json:1:21:");
   EXPECT_EQ(ErrorOf("{\"registryCacheSizeGB\": 4}").substr(0, 11), "c.json:1:2:");
 }
 
@@ -71,7 +74,7 @@ TEST(Config, OverlaybdsFileIsAcceptedAsItIs) {
     "credentialConfig": {"mode": "file", "path": "/opt/overlaybd/cred.json"}, "ioEngine": 0,
     "download": {"enable": true, "delay": 600, "delayExtra": 30, "maxMBps": 100},
     "p2pConfig": {"enable": false, "address": "http://localhost:9731/accelerator"},
-    "exporterConfig": {"enable": false, "uriPrefix": "/metrics", "port": 9863},
+    "exporterConfig": {"enable": true, "uriPrefix": "/m", "port": 9864, "updateInterval": 60000000},
     "hosts": [{"a": [1, {"b": 2}]}], "enableAudit": true, "registryFsVersion": "v2"})",
                        "overlaybd.json", ConfigDialect::kOverlaybd);
   ASSERT_TRUE(c.ok()) << c.error().message;
@@ -79,6 +82,9 @@ TEST(Config, OverlaybdsFileIsAcceptedAsItIs) {
   EXPECT_EQ(c->cache_dir, "/opt/overlaybd/gzip_cache/fastoci");
   EXPECT_EQ(c->credentials, "/opt/overlaybd/cred.json");
   EXPECT_EQ(c->download.delay_s, 600u);
+  EXPECT_TRUE(c->metrics.enable);
+  EXPECT_EQ(c->metrics.path, "/m");
+  EXPECT_EQ(c->metrics.port, 9864u);
   auto legacy = ParseConfig(
       R"({"registryCacheDir": "/c", "registryCacheSizeGB": 6, "credentialFilePath": "/cred"})",
       "overlaybd.json", ConfigDialect::kOverlaybd);

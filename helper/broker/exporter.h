@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Serves the metrics by HTTP: overlaybd's "exporterConfig". One more user of the
+// broker's poll loop, beside the control socket.
+//
+// It listens on 127.0.0.1 only, reads one request of at most kMaxRequestBytes and
+// looks at nothing of it but the first line, answers, and closes. If all
+// kMaxClients connections are taken, the oldest one goes, so that a client that
+// says nothing keeps nobody out. A port that is taken is tried again at each
+// turn of the loop: it may be the helper's before us.
+#ifndef FASTOCI_BROKER_EXPORTER_H_
+#define FASTOCI_BROKER_EXPORTER_H_
+
+#include <poll.h>
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "config/config.h"
+
+namespace fastoci {
+
+class Exporter {
+ public:
+  using Render = std::function<std::string()>;  // must not block
+  static constexpr size_t kMaxRequestBytes = 4096;
+  static constexpr size_t kMaxClients = 16;
+
+  explicit Exporter(Render render) : render_(std::move(render)) {}
+  // Ends what was served and begins anew, if it is enabled. An error says why
+  // the port cannot be had now. Port 0 takes any that is free.
+  Status Configure(const MetricsConfig& config);
+  uint16_t port() const { return port_; }  // 0: none is served
+
+  // For a poll loop, as ControlServer has them.
+  void AddPollFds(std::vector<pollfd>* fds);
+  void Handle(const pollfd& fd);
+
+ private:
+  struct Client {
+    UniqueFd fd;
+    std::string in, out;
+  };
+  Status Open();
+  void Accept();
+  bool Serve(Client* client);  // false: close it
+  std::string Reply(const std::string& request) const;
+
+  const Render render_;
+  MetricsConfig config_;
+  UniqueFd socket_;
+  uint16_t port_ = 0;
+  std::list<Client> clients_;  // oldest first
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_BROKER_EXPORTER_H_

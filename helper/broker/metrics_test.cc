@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
+#include <sstream>
+
+namespace fastoci {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+nlohmann::json Stat() {
+  return nlohmann::json::parse(R"({
+    "ok": true, "version": "0.1.0", "jobs": 3,
+    "counters": {"misses": 12, "fills": 11, "bytes_fetched": 4096, "unheard_of": 1},
+    "caches": [{"device": "/dev/loop0", "nr_slots": 100, "present": 7, "chunk_bytes": 65536},
+               {"device": "/dev/a\"b\\c\nd", "nr_slots": 5, "present": 0, "chunk_bytes": 65536}],
+    "images": [{"image_id": "ab", "error": ""}, {"image_id": "cd", "error": "no meta image"}]})");
+}
+
+// All that stat can have, so that all metrics come out.
+std::string EveryMetric() {
+  nlohmann::json stat = Stat();
+  for (const char* key :
+       {"fails", "retries", "restored", "mismatches", "rotten", "planted", "scrubbed", "evictions",
+        "retired", "pieces_unverified", "bytes_background", "bytes_decoded"})
+    stat["counters"][key] = 1U;
+  for (const char* key : {"restorable", "durable", "evicting"}) stat["caches"][0][key] = 1U;
+  for (const char* key : {"chunks", "present"}) stat["images"][0][key] = 1U;
+  return RenderMetrics(stat);
+}
+
+TEST(RenderMetrics, TellsCountersCachesAndImages) {
+  const std::string text = RenderMetrics(Stat());
+  EXPECT_THAT(text, HasSubstr("# TYPE fastoci_misses_total counter\nfastoci_misses_total 12\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_fetched_bytes_total 4096\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_build_info{version=\"0.1.0\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_jobs 3\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_cache_present_slots{device=\"/dev/loop0\"} 7\n"));
+  EXPECT_THAT(text, HasSubstr("{device=\"/dev/a\\\"b\\\\c\\nd\"} 5\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_image_unserved{image_id=\"ab\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_image_unserved{image_id=\"cd\"} 1\n"));
+  EXPECT_THAT(text, Not(HasSubstr("unheard_of")));
+  EXPECT_THAT(text, Not(HasSubstr("fastoci_evictions_total")));  // stat does not have it
+}
+
+TEST(RenderMetrics, EachMetricHasOneHeadBeforeItsSamples) {
+  std::istringstream lines(RenderMetrics(Stat()));
+  std::set<std::string> seen;
+  std::string line, current;
+  while (std::getline(lines, line)) {
+    std::istringstream words(line);
+    std::string hash, what, name;
+    if (line[0] == '#') {
+      words >> hash >> what >> name;
+      if (what == "HELP") {
+        EXPECT_TRUE(seen.insert(name).second) << name << " twice";
+      }
+      current = name;
+    } else {
+      EXPECT_EQ(line.substr(0, line.find_first_of("{ ")), current);
+    }
+  }
+  EXPECT_GE(seen.size(), 8U);
+}
+
+TEST(RenderMetrics, TakesAStatWithNothingInIt) {
+  EXPECT_THAT(RenderMetrics(nlohmann::json::object()), HasSubstr("fastoci_build_info"));
+  const auto odd = nlohmann::json::parse(R"({"counters": 5, "caches": "x", "images": [1]})");
+  EXPECT_THAT(RenderMetrics(odd), HasSubstr("fastoci_build_info"));
+}
+
+// What `promtool check metrics` asks of names and texts.
+TEST(RenderMetrics, NamesFollowPrometheusConventions) {
+  std::istringstream lines(EveryMetric());
+  const std::regex legal("fastoci(_[a-z]+)+"), unit("_(seconds|bytes|ratio)(_total)?$");
+  const std::regex other_unit("_(ms|us|kb|mb|kib|mib|minutes|percent)(_|$)");
+  std::string line, type;
+  size_t metrics = 0;
+  while (std::getline(lines, line)) {
+    std::istringstream words(line);
+    std::string hash, what, name;
+    words >> hash >> what >> name >> type;
+    if (hash != "#") continue;
+    if (what == "HELP") {
+      EXPECT_TRUE(line.ends_with(".")) << line;
+      continue;
+    }
+    metrics++;
+    EXPECT_TRUE(std::regex_match(name, legal)) << name;
+    EXPECT_FALSE(std::regex_search(name, other_unit)) << name << ": not a base unit";
+    EXPECT_EQ(name.ends_with("_total"), type == "counter") << name << " is a " << type;
+    EXPECT_EQ(name.find("_" + type), std::string::npos) << name << " names its type";
+    EXPECT_EQ(name.find("bytes") != std::string::npos, std::regex_search(name, unit)) << name;
+  }
+  EXPECT_GT(metrics, 20U);
+}
+
+TEST(Monitoring, AlertsAndDashboardNameMetricsThatExist) {
+  const std::string metrics = EveryMetric();
+  for (const char* name : {"alerts.yml", "grafana-dashboard.json"}) {
+    const std::string path = std::string("docs/monitoring/") + name;
+    std::ifstream file(path);
+    ASSERT_TRUE(file) << path << ": run from the top of the tree";
+    std::stringstream text;
+    text << file.rdbuf();
+    const std::string all = text.str();
+    const std::regex metric("fastoci_[a-z_]+");
+    size_t found = 0;
+    for (std::sregex_iterator it(all.begin(), all.end(), metric), end; it != end; ++it, found++)
+      EXPECT_THAT(metrics, HasSubstr("# TYPE " + it->str() + " ")) << path;
+    EXPECT_GT(found, 5U);
+  }
+}
+
+}  // namespace
+}  // namespace fastoci
