@@ -54,7 +54,9 @@ class ImageConverter {
  private:
   Status ConvertLayers(const std::vector<std::string>& diff_ids);
   Status ConvertLayer(size_t number, LayerOrder* order);
-  Result<LayerResult> ScanLayer(size_t number, LayerOrder* order);
+  Result<LayerResult> BuildLayer(size_t number, LayerOrder* order);
+  Result<LayerResult> ScanLayer(size_t number, const LayerSource& source,
+                                const LayerOutput& output, LayerOrder* order);
   Status StoreMeta(size_t number, const LayerResult& result);
   Status StoreOverlaybd(size_t number, const LayerResult& result);
   Result<ConvertedImage> MakeManifest(ImageFormat format, const std::string& config,
@@ -73,6 +75,7 @@ class ImageConverter {
   const ConvertOptions& options_;
   ConvertObserver* observer_;
   std::mutex mutex_;  // for the observer and dump
+  std::optional<ScanStore> scans_;
   OriginalImage image_;
   std::vector<std::string> diff_ids_, chain_ids_;
   // Each layer's are written by one thread.
@@ -80,7 +83,7 @@ class ImageConverter {
   std::vector<Bytes> overlaybd_digests_;
 };
 
-Result<LayerResult> ImageConverter::ScanLayer(size_t number, LayerOrder* order) {
+Result<LayerResult> ImageConverter::BuildLayer(size_t number, LayerOrder* order) {
   const Descriptor& layer = image_.layers[number];
   LayerOutput output;
   output.fs_type = options_.fs_type;
@@ -92,9 +95,30 @@ Result<LayerResult> ImageConverter::ScanLayer(size_t number, LayerOrder* order) 
     if (number > 0) output.overlaybd.parent_uuid = ChainUuid(chain_ids_[number - 1]);
   }
   LayerSource source{layer.digest, layer.bytes, layer.media_type, diff_ids_[number]};
+  if (!scans_) return ScanLayer(number, source, output, order);
+  auto known = scans_->Find(source);
+  if (!known.ok()) Warn("what is known of layers cannot be read: " + known.error().message);
+  if (known.ok() && *known && !options_.overlaybd_tag) {
+    {
+      std::lock_guard lock(mutex_);
+      observer_->OnKnownLayer(number);
+    }
+    return LayerConverter::Replay(source, output, number, order, std::move(**known));
+  }
+  output.scan = known.ok() && !*known;
+  FASTOCI_TRY(LayerResult result, ScanLayer(number, source, output, order));
+  if (result.scan) {
+    Status kept = scans_->Put(source, *result.scan);
+    if (!kept.ok()) Warn("what is known of layers cannot be kept: " + kept.error().message);
+  }
+  return result;
+}
+
+Result<LayerResult> ImageConverter::ScanLayer(size_t number, const LayerSource& source,
+                                              const LayerOutput& output, LayerOrder* order) {
   FASTOCI_TRY(auto converter, LayerConverter::Create(source, output, number, order));
   uint64_t done = 0;
-  FASTOCI_CHECK_OK(store_->GetBlob(layer.digest, layer.bytes, [&](ByteSpan data) {
+  FASTOCI_CHECK_OK(store_->GetBlob(source.digest, source.bytes, [&](ByteSpan data) {
     done += data.size();
     {
       std::lock_guard lock(mutex_);
@@ -144,7 +168,7 @@ Status ImageConverter::StoreOverlaybd(size_t number, const LayerResult& result) 
 }
 
 Status ImageConverter::ConvertLayer(size_t number, LayerOrder* order) {
-  FASTOCI_TRY(LayerResult result, ScanLayer(number, order));
+  FASTOCI_TRY(LayerResult result, BuildLayer(number, order));
   if (result.meta) FASTOCI_CHECK_OK(StoreMeta(number, result));
   return result.overlaybd ? StoreOverlaybd(number, result) : OkStatus();
 }
@@ -237,6 +261,9 @@ Result<std::vector<ConvertedImage>> ImageConverter::Run(const Manifest& manifest
   if (diff_ids.size() != image_.layers.size())
     return MismatchError("manifest and config disagree about the number of layers");
   observer_->OnImage(image_);
+  if (!options_.scan_dir.empty()) {
+    FASTOCI_TRY(scans_, ScanStore::Open(options_.scan_dir));
+  }
   FASTOCI_CHECK_OK(ConvertLayers(diff_ids));
   std::vector<ConvertedImage> made;
   if (options_.turbo_tag) {

@@ -31,6 +31,9 @@ struct ConvertOptions {
   bool referrer = false;  // implies oci
   bool store = true;      // false: convert, keep nothing
   unsigned concurrency = 4;
+  // What is learned of each layer is kept there and used again (ScanStore); "": it
+  // is not. A native overlaybd layer needs its blob in any case.
+  std::string scan_dir;
   std::string scratch_dir = "/var/tmp";  // overlaybd layers, until they are stored
   // Called with each meta layer, the config and the manifest, by file name; from
   // one thread at a time.
@@ -43,6 +46,8 @@ class ConvertObserver {
   virtual ~ConvertObserver() = default;
   virtual void OnImage(const OriginalImage& image) = 0;
   virtual void OnLayer(size_t number, uint64_t blob_bytes_done) = 0;
+  // In the place of OnLayer(): it was scanned before, and is not read again.
+  virtual void OnKnownLayer(size_t number) = 0;
   virtual void OnLayerDone(size_t number, ImageFormat format, const ConvertedLayer& layer,
                            uint64_t nr_entries) = 0;
   virtual void OnWarning(const std::string& text) = 0;

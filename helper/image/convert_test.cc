@@ -2,6 +2,9 @@
 #include "image/convert.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include <nlohmann/json.hpp>
 
@@ -18,9 +21,10 @@ class Quiet : public ConvertObserver {
  public:
   void OnImage(const OriginalImage&) override {}
   void OnLayer(size_t, uint64_t) override {}
+  void OnKnownLayer(size_t) override { known++; }
   void OnLayerDone(size_t, ImageFormat, const ConvertedLayer&, uint64_t) override { done++; }
   void OnWarning(const std::string& text) override { warnings.push_back(text); }
-  int done = 0;
+  int done = 0, known = 0;
   std::vector<std::string> warnings;
 };
 
@@ -182,6 +186,33 @@ TEST_F(ConvertTest, MakesBothFormatsWhateverTheConcurrency) {
   Json artifact = Json::parse(store_->GetManifest(referrers["manifests"][0]["digest"])->body);
   EXPECT_EQ(artifact["artifactType"], kDigestsArtifact);
   EXPECT_EQ(artifact["layers"][1]["annotations"]["org.fastoci.layer"], m["layers"][1]["digest"]);
+}
+
+// With a directory for scans no blob is read a second time, for the same result.
+TEST_F(ConvertTest, ReadsNoLayerTwiceWithAScanDirectory) {
+  Push();
+  auto plain = Convert();
+  ASSERT_TRUE(plain.ok()) << plain.error().message;
+  options_.scan_dir = testing::TempDir() + "scans-" + std::to_string(getpid());
+  auto first = Convert();
+  ASSERT_TRUE(first.ok()) << first.error().message;
+  EXPECT_EQ(quiet_.known, 0);
+  auto reads = [&] {
+    int n = 0;
+    for (const std::string& digest : targets_) n += registry_.CountRequests("GET", digest);
+    return n;
+  };
+  const int before = reads();
+  auto second = Convert();
+  ASSERT_TRUE(second.ok()) << second.error().message;
+  EXPECT_EQ(quiet_.known, 2);
+  EXPECT_EQ(reads(), before);
+  EXPECT_EQ(first->manifest.digest, plain->manifest.digest);
+  EXPECT_EQ(second->manifest.digest, plain->manifest.digest);
+  options_.overlaybd_tag = "native";  // wants the data
+  ASSERT_TRUE(Convert().ok());
+  EXPECT_GT(reads(), before);
+  std::filesystem::remove_all(options_.scan_dir);
 }
 
 TEST_F(ConvertTest, KeepsTheOriginalAndAttestations) {

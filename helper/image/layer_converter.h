@@ -9,7 +9,8 @@
 //                  \--> TarReader --> entries --> LayerOrder (FsBuilder)
 //                            \--> OverlaybdWriter
 //
-// A layer is scanned whether or not it is its turn to be built.
+// A layer is scanned whether or not it is its turn to be built. What a scan
+// learned can be kept, and stand for the blob another time: Replay().
 #ifndef FASTOCI_IMAGE_LAYER_CONVERTER_H_
 #define FASTOCI_IMAGE_LAYER_CONVERTER_H_
 
@@ -28,20 +29,16 @@
 #include "image/layer_order.h"
 #include "image/meta_layer.h"
 #include "image/overlaybd_writer.h"
+#include "image/scan_store.h"
+#include "image/skeleton.h"
 
 namespace fastoci {
-
-struct LayerSource {
-  std::string digest;  // of the blob; checked
-  uint64_t bytes = 0;  // checked
-  std::string media_type;
-  std::string diff_id;  // of the tar, from the image's config; checked, if given
-};
 
 struct LayerOutput {
   FsType fs_type = FsType::kExt4;
   uint64_t fs_bytes = kDefaultFsBytes;
   bool turbo = true;
+  bool scan = false;  // LayerResult::scan is wanted
   std::string overlaybd_dir;  // where native layers get their space; "": none is made
   LsmtFileOptions overlaybd;  // but for virtual_bytes
 };
@@ -51,6 +48,7 @@ struct LayerResult {
   std::optional<PackedOverlaybdLayer> overlaybd;
   uint64_t nr_entries = 0;
   std::string beyond_turbo;  // why overlaybd cannot read the meta layer; mostly ""
+  std::optional<LayerScan> scan;
 };
 
 class LayerConverter : private TarSink {
@@ -62,11 +60,18 @@ class LayerConverter : private TarSink {
   Status Update(ByteSpan blob);
   // Waits for the layer's turn.
   Result<LayerResult> Finish();
+  // The same without the blob: output asks for no overlaybd layer, which needs its
+  // data.
+  static Result<LayerResult> Replay(const LayerSource& source, const LayerOutput& output,
+                                    size_t number, LayerOrder* order, LayerScan scan);
 
  private:
   LayerConverter(const LayerSource& source, const LayerOutput& output, size_t number,
                  LayerOrder* order);
   Status OnTar(ByteSpan data);
+  Status OnScannedTar(ByteSpan data);
+  Result<LayerScan> FinishScan(const MetaLayerFiles& files, const std::string& beyond_turbo);
+  Result<LayerResult> Build(MetaLayerFiles files, std::string beyond_turbo);
   Status OnEntry(const TarEntry& entry) override;
   Status OnData(uint64_t offset, ByteSpan data) override;
   Status OnEntryEnd(bool zero_padding) override;
@@ -89,6 +94,7 @@ class LayerConverter : private TarSink {
   LayerEntry current_;               // whose data is coming
   std::vector<LayerEntry> entries_;  // complete, and not given to order_
   std::unique_ptr<OverlaybdWriter> overlaybd_;
+  std::optional<SkeletonWriter> skeleton_;  // of a scan that is kept
   DataStage stage_;  // the last member: its thread uses the others
 };
 

@@ -24,6 +24,7 @@ struct Flags {
   std::string repository, input_tag, input_digest, overlaybd_tag, fastoci_tag, turbo_tag;
   std::string user, directory = "tmp_conv", fs_type = "ext4", platform;
   std::string root_ca, cert_dir, client_cert;
+  std::string store, db_string, db_type;
   bool plain = false, verbose = false, oci = false, referrer = false, insecure = false;
   bool reserve = false, no_upload = false, dump_manifest = false;
   bool mkfs = true, native = false;
@@ -63,6 +64,11 @@ class Printer : public ConvertObserver {
                  kBarWidth, std::string(static_cast<size_t>(filled), '#').c_str(),
                  Size(done).c_str(), Size(total).c_str());
     bar_ = true;
+  }
+  void OnKnownLayer(size_t number) override {
+    Clear();
+    std::fprintf(stderr, "layer %zu/%zu %s: known, not read again\n", number + 1, layers_.size(),
+                 layers_[number].digest.substr(7, 12).c_str());
   }
   void OnLayerDone(size_t number, ImageFormat format, const ConvertedLayer& layer,
                    uint64_t nr_entries) override {
@@ -123,6 +129,10 @@ void Define(CLI::App* app, Flags* f) {
   app->add_flag("--mkfs,!--no-mkfs", f->mkfs, "make the file system (default)");
   app->add_option("--concurrency-limit", f->concurrency, "layers at a time (default: 4)")
       ->check(CLI::Range(1, 64));
+  app->add_option("--store", f->store,
+                  "directory that keeps what was learned of layers: known ones are not read again");
+  app->add_option("--db-str", f->db_string, "overlaybd's database; here: --store")->group("");
+  app->add_option("--db-type", f->db_type)->group("");
   app->add_flag("--verbose", f->verbose, "say more");
 }
 
@@ -179,6 +189,9 @@ Result<ConvertOptions> Options(const Flags& f) {
   if (!turbo.empty() && turbo == f.overlaybd_tag) return Usage("two formats need two tags");
   if (!f.mkfs)
     return Usage("--mkfs=false builds on a base layer that only the overlaybd project has");
+  if (!f.db_string.empty() || !f.db_type.empty())
+    return Usage("layers that were converted before need no database: --store DIRECTORY keeps them");
+  options.scan_dir = f.store;
   options.arch = f.platform.substr(f.platform.rfind('/') + 1);
   options.fs_type = f.fs_type == "erofs" ? FsType::kErofs : FsType::kExt4;
   options.fs_bytes = f.vsize << 30;
