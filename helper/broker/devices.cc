@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "fastoci_meta.h"
-#include "store/loop_device.h"
+#include "kernel/loop.h"
 
 namespace fastoci {
 

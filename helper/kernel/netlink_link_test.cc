@@ -21,7 +21,7 @@
 #include "base/log.h"
 #include "fastoci_netlink.h"
 #include "store/cache_device.h"
-#include "store/loop_device.h"
+#include "kernel/loop.h"
 
 namespace fastoci {
 namespace {
