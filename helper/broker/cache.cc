@@ -28,7 +28,8 @@ Cache::Cache(KernelLink* link, const CacheInfo& info, Counters* counters)
       batch_(std::clamp(info.nr_slots / 16, 1U, kMaxBatch)),
       table_(info.nr_slots),
       policy_(info.nr_slots),
-      has_row_(info.nr_slots) {}
+      has_row_(info.nr_slots),
+      read_(info.nr_slots) {}
 
 uint64_t Cache::KeyOf(uint32_t space, uint32_t chunk_no) {
   uint64_t x = (static_cast<uint64_t>(space) << 32 | chunk_no) * 0x9e3779b97f4a7c15ULL;
@@ -62,6 +63,20 @@ std::optional<Cache::Unchecked> Cache::PresentIn(uint32_t slot) {
   std::lock_guard lock(mutex_);
   if (table_.use(slot) != SlotUse::kPresent) return std::nullopt;
   return Unchecked{slot, table_.space(slot), table_.chunk_no(slot), true};
+}
+
+Status Cache::WriteSlot(uint32_t slot, std::span<const uint8_t> data) {
+  std::shared_lock writing(writing_);
+  {
+    std::lock_guard lock(mutex_);
+    if (stop_) return Error{ErrorKind::kUnavailable, ECANCELED, "the cache is gone"};
+  }
+  return device_->WriteSlot(slot, data);
+}
+
+void Cache::End() {
+  Interrupt();
+  std::unique_lock writing(writing_);
 }
 
 void Cache::GiveBack(uint32_t slot) {
@@ -268,8 +283,19 @@ void Cache::Sweep() {
     if (!i.accessed || i.slot >= info_.nr_slots) return;
     std::lock_guard lock(mutex_);
     policy_.Accessed(i.slot);
+    read_[i.slot] = true;
   });
   if (!s.ok()) Log(LogLevel::kWarning, "cache %u: %s", info_.cache, s.error().message.c_str());
+}
+
+std::vector<uint32_t> Cache::TakeRead() {
+  Sweep();
+  std::vector<uint32_t> slots;
+  std::lock_guard lock(mutex_);
+  for (uint32_t slot = 0; slot < info_.nr_slots; slot++)
+    if (read_[slot]) slots.push_back(slot);
+  read_.assign(read_.size(), false);
+  return slots;
 }
 
 bool Cache::Evict(size_t n) {

@@ -3,7 +3,8 @@
 // slot table and eviction.
 //
 // Locks, in this order: reclaim_mutex_ (one evicts at a time), order_, mutex_
-// (all that is in memory; never held over I/O or a call of the kernel). FILL
+// (all that is in memory; never held over I/O or a call of the kernel). writing_ is
+// held alone, shared over each write of a slot. FILL
 // runs under order_ shared, EVICT with its change of the table under order_
 // exclusive: so, outside of them, the table and the kernel agree on what is
 // present.
@@ -58,6 +59,8 @@ class Cache {
   // Retire(). ENOSPC in Error::err: none became free, for one of the reasons
   // that the message names.
   Result<uint32_t> TakeSlot();
+  // data: as for CacheDevice::WriteSlot(). ECANCELED once End() was called.
+  Status WriteSlot(uint32_t slot, std::span<const uint8_t> data);
   void GiveBack(uint32_t slot);
   // The device refuses it: not used again by this helper.
   void Retire(uint32_t slot, const std::string& why);
@@ -84,6 +87,8 @@ class Cache {
     bool present;
   };
   std::vector<Unchecked> ToCheck(size_t max, const std::set<uint32_t>& spaces, uint32_t* cursor);
+  // Slots that were read since the last call, by the kernel's access bits.
+  std::vector<uint32_t> TakeRead();
   // The chunk that is served from a slot, if there is one.
   std::optional<Unchecked> PresentIn(uint32_t slot);
   // The chunk of a slot that is present was verified: its row is queued.
@@ -101,6 +106,9 @@ class Cache {
   void Resync();
   // Ends waiting in TakeSlot(), for good.
   void Interrupt();
+  // The kernel's cache is gone, and its slots with it: when this returns, none is
+  // written any more, so that a successor on the same device may be opened.
+  void End();
   void Commit();
   // Forgets all rows and gives the space back; only when no image uses it.
   void Discard();
@@ -142,6 +150,7 @@ class Cache {
 
   std::mutex reclaim_mutex_;
   std::shared_mutex order_;
+  std::shared_mutex writing_;
   std::mutex mutex_;
   std::condition_variable changed_;  // a slot came, a claim ended, or stop_
   bool stop_ = false;
@@ -150,6 +159,7 @@ class Cache {
   EvictionPolicy policy_;
   std::set<uint32_t> pinned_;
   std::vector<bool> has_row_;  // by slot; of present ones
+  std::vector<bool> read_;     // by slot: for TakeRead()
   uint32_t evicted_since_sweep_ = 0;
   Clock::time_point only_used_until_;
   std::string device_trouble_, db_trouble_;

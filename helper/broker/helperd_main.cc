@@ -57,6 +57,7 @@ struct Options {
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
   MetricsConfig metrics;
+  bool verify_on_read = false;
   bool takeover = false;
   bool foreground = false;  // accepted for scripts: it always is
   bool verbose = false;
@@ -197,6 +198,7 @@ Result<Options> Configure(Options o) {
   o.download = c.download;
   o.whole = c.whole;
   o.metrics = c.metrics;
+  o.verify_on_read = c.verify_on_read;
   return o;
 }
 
@@ -241,6 +243,7 @@ Status Run(const Options& o) {
   if (o.cache_device.empty()) options.limits.dir = o.cache_dir;
   options.download = o.download;
   options.whole = o.whole;
+  options.verify_on_read = o.verify_on_read;
   MissService service(options, lanes.get(),
                       {.open_cache = [&](uint32_t dev) { return nodes.OpenCache(dev); },
                        .read_meta = [&](uint32_t dev) { return nodes.ReadMeta(dev); }});

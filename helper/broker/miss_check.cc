@@ -2,8 +2,10 @@
 // The checker's part of MissService: what lies in slots is compared with its
 // digests. Chunks that an earlier run left are verified before they are served,
 // those that somebody waits for by the lanes, the rest here; a scrub reads all
-// that is served. It yields to jobs.
+// that is served, verify_on_read what was read since its last look. It yields to
+// jobs.
 #include <algorithm>
+#include <numeric>
 
 #include "base/log.h"
 #include "broker/chunk_check.h"
@@ -14,6 +16,7 @@ namespace {
 
 constexpr size_t kBatch = 16;  // slots between two looks at who waits
 constexpr auto kIdlePoll = std::chrono::milliseconds(50);
+constexpr auto kReadPoll = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -94,11 +97,12 @@ bool MissService::CheckSome(Cache* cache, uint32_t* cursor) {
   return !slots.empty();
 }
 
-bool MissService::ScrubCache(Cache* cache) {
+// Reads again what these slots serve. False: stop.
+bool MissService::ScrubSlots(Cache* cache, const std::vector<uint32_t>& slots) {
   AlignedBuffer buffer(cache->chunk_bytes());
   if (!buffer.ok()) return false;
-  for (uint32_t slot = 0; slot < cache->info().nr_slots; slot++) {
-    if (slot % kBatch == 0 && !WaitForIdle()) return false;
+  for (uint32_t slot : slots) {
+    if (!WaitForIdle()) return false;
     auto what = cache->PresentIn(slot);
     if (!what) continue;
     Space space;
@@ -117,14 +121,25 @@ bool MissService::ScrubCache(Cache* cache) {
 void MissService::Check() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    manage_.wait(lock, [&] { return stop_ || check_ || scrub_; });
+    auto wanted = [&] { return stop_ || check_ || scrub_; };
+    if (options_.verify_on_read)
+      manage_.wait_for(lock, kReadPoll, wanted);
+    else
+      manage_.wait(lock, wanted);
     const bool scrub = std::exchange(scrub_, false);
     check_ = false;
     lock.unlock();
     for (auto& cache : AllCaches()) {
       uint32_t cursor = 0;
       while (WaitForIdle() && CheckSome(cache.get(), &cursor)) continue;
-      if (scrub) (void)ScrubCache(cache.get());
+      std::vector<uint32_t> slots;
+      if (scrub) {
+        slots.resize(cache->info().nr_slots);
+        std::iota(slots.begin(), slots.end(), 0);
+      } else if (options_.verify_on_read) {
+        slots = cache->TakeRead();
+      }
+      (void)ScrubSlots(cache.get(), slots);
     }
     lock.lock();
   }

@@ -250,8 +250,9 @@ Status MissService::WriteChunk(JobContext* job, uint32_t chunk_no, size_t bytes)
 Result<uint32_t> MissService::WriteSlot(JobContext* job) {
   for (int tries = 1;; tries++) {
     FASTOCI_TRY(uint32_t slot, job->cache->TakeSlot());
-    Status written = job->cache->device()->WriteSlot(slot, job->slot());
+    Status written = job->cache->WriteSlot(slot, job->slot());
     if (written.ok()) return slot;
+    if (written.error().err == ECANCELED) return written.error();
     job->cache->Retire(slot, written.error().message);
     if (tries == kMaxSlotTries) return written.error();
   }

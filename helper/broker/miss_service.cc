@@ -212,7 +212,7 @@ void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
     }
   }
   for (auto& cache : gone) {
-    cache->Interrupt();
+    cache->End();
     cache->Commit();
     if (!options_.keep_cache) cache->Discard();
   }

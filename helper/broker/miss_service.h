@@ -50,6 +50,7 @@ struct MissServiceOptions {
   CacheLimits limits;
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
+  bool verify_on_read = false;  // what was read from the cache is compared soon after
 };
 
 class MissService : public KernelEvents {
@@ -196,7 +197,7 @@ class MissService : public KernelEvents {
   bool WaitForIdle();
   bool CheckSlot(Cache* cache, const Space& space, const Cache::Unchecked& what,
                  AlignedBuffer* buffer, Counters::Count* bad);
-  bool ScrubCache(Cache* cache);
+  bool ScrubSlots(Cache* cache, const std::vector<uint32_t>& slots);
 
   const MissServiceOptions options_;
   LaneFactory* const lanes_;

@@ -497,6 +497,32 @@ TEST_F(MissServiceTest, WithoutDigestsBytesAreCountedAsUnverified) {
   EXPECT_EQ(service_->Spaces().at(0).why, "its meta layer has no chunk digests; wholeBlob is off");
 }
 
+TEST_F(MissServiceTest, ACacheThatEndedIsWrittenNoMore) {
+  Make(200000, 64);
+  Stop();
+  CacheInfo info = kernel_->GetCaches()->at(0);
+  for (int round = 0; round < 50; round++) {
+    Counters counters;
+    auto cache = Cache::Open(kernel_.get(), info, std::move(*CacheDevice::Open(dir_ + "/cache")),
+                             nullptr, &counters);
+    ASSERT_TRUE(cache.ok());
+    AlignedBuffer theirs(kChunk), ours(kChunk), got(kChunk);
+    std::fill_n(theirs.data(), kChunk, 'a');
+    std::fill_n(ours.data(), kChunk, 'b');
+    std::atomic<int> writes{0};
+    std::thread writer([&] {
+      while ((*cache)->WriteSlot(7, theirs.span()).ok()) writes++;
+    });
+    while (writes < 3) std::this_thread::yield();
+    (*cache)->End();
+    ASSERT_TRUE(device_->WriteSlot(7, ours.span()).ok());  // the successor's
+    writer.join();
+    ASSERT_TRUE(device_->ReadSlot(7, got.span()).ok());
+    EXPECT_EQ(got.data()[kChunk / 2], 'b') << round;
+    EXPECT_EQ((*cache)->WriteSlot(7, theirs.span()).error().err, ECANCELED);
+  }
+}
+
 TEST_F(MissServiceTest, AWholeBlobFindsWhatRangesHadPlanted) {
   Make(1000001, 64, false);
   lanes_->Play({Trick::kFlipByte});  // chunk 4: the last one of its span
@@ -540,7 +566,8 @@ TEST_F(MissServiceTest, ABlobThatIsNotWhatItsDigestSaysIsRefusedOrReported) {
     Start();
     auto told = [&] {
       auto spaces = service_->Spaces();
-      return !spaces.empty() && spaces[0].why.find("as a whole does not match") != std::string::npos;
+      return !spaces.empty() &&
+             spaces[0].why.find("as a whole does not match") != std::string::npos;
     };
     while (!told()) std::this_thread::yield();
     EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kNo);

@@ -127,7 +127,8 @@ void MissService::CheckWholeBlob(const std::shared_ptr<Cache>& cache, const Spac
   const bool refuse = options_.whole == WholePolicy::kFail;
   const std::string text = name + " as a whole does not match its digest: " + why;
   Log(LogLevel::kError, "%s%s", text.c_str(),
-      refuse ? ": nothing of it is served any more" : ": served all the same (wholeBlob is report)");
+      refuse ? ": nothing of it is served any more"
+             : ": served all the same (wholeBlob is report)");
   {
     std::lock_guard lock(mutex_);
     auto it = spaces_.find({space.info.cache, space.info.space});

@@ -47,6 +47,7 @@ struct Config {
   uint64_t min_free_gb = 0;
   uint64_t max_disk_percent = 100;
   bool scrub_at_start = false;
+  bool verify_on_read = false;
   std::string credentials;  // a file
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
