@@ -55,6 +55,19 @@ check 'a scrub is asked for' "$BIN/fastoci" scrub
 check 'and finds the rot' wait_for 20 rotten
 mv "$DISK/away" "$DISK/blob"
 check 'the chunk comes from the source again' same
+check 'with all chunks counted' test "$(counter scrubbed)" -ge "$(helper_stat 'images[0].present')"
+# The same with verifyOnRead: no scrub is asked for.
+stop_helper
+sed 's/^{/{"verifyOnRead": true,/; s/^\t{/{"verifyOnRead": true,/' "$WORK/config.json" > "$WORK/verify.json"
+"$BIN/fastoci-helperd" --config "$WORK/verify.json" >> "$WORK/helper.log" 2>&1 & helper_pid=$!
+check 'verifyOnRead: the helper starts' wait_for 30 helper_ready
+is 'and has found nothing' "$(counter rotten)" 0
+printf 'R' | dd of="$cache" bs=1 seek=$((65536 * 5 + 99)) conv=notrunc,fsync status=none
+blockdev --flushbufs "$cache"
+drop_caches
+cat /dev/mapper/t > /dev/null
+check 'what was read is compared, and the rot found' wait_for 20 rotten
+check 'reads are right again' same
 dmsetup remove t
 check 'what no image uses is freed' "$BIN/fastoci" gc
 stop_helper
