@@ -11,6 +11,7 @@
 #include "broker/slot_table.h"
 #include "broker/span_plan.h"
 #include "base/unique_fd.h"
+#include "codec/zstd_index.h"
 #include "fastoci_meta.h"
 #include "fastoci_netlink.h"
 
@@ -60,6 +61,27 @@ TEST(SpanPlan, TheTailIsGuessedAndThenWhole) {
   EXPECT_EQ(guess.input_end, 300000u + 48576 + kTailSlackBytes);
   EXPECT_EQ(whole.input_end, 700001u);
   EXPECT_EQ(PlanRun(b, 2, 1, 16, false).input_end, 900000u);
+}
+
+// A block of zstd is decoded as a whole.
+TEST(SpanPlan, TheTailOfZstdHoldsABlock) {
+  BlobInfo b = Gzip({{0, 0}, {1000000, 300000}, {2000000, 700000}}, 3000000, 900000);
+  b.codec = FASTOCI_CODEC_ZSTD;
+  EXPECT_EQ(PlanRun(b, 0, 1, 16, false).input_end,
+            300000u + 48576 + kTailSlackBytes + kZstdBlockBytes);
+}
+
+// Layers with no more data than a span (1 MiB) come with the first miss.
+TEST(SpanPlan, ASmallLayerIsFetchedWhole) {
+  BlobInfo raw;
+  raw.data_bytes = raw.blob_bytes = kRawSpanBytes - 1;
+  raw.spans.push_back({0, 0});
+  for (const BlobInfo& b : {raw, Gzip({{0, 10}}, 1000000, 400000)}) {
+    const JobRange j = PlanRun(b, 0, 1, 16, false);
+    EXPECT_EQ(j.out_begin, 0u);
+    EXPECT_EQ(j.out_end, b.data_bytes);
+    EXPECT_EQ(j.input_end, b.blob_bytes);
+  }
 }
 
 TEST(SpanPlan, RawNeedsJustItsBytes) {

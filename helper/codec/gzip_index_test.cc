@@ -121,6 +121,38 @@ TEST(GzipIndexTest, EveryEntryDecodesToTheOriginal) {
   }
 }
 
+// All optional fields of a header, alone and together; stored blocks and others.
+TEST(GzipIndexTest, TakesEveryKindOfHeader) {
+  Bytes data = MakeData(300000, 17);
+  for (int flags = 0; flags < 32; flags += 2) {
+    for (int level : {0, 9}) {
+      Bytes gz = {0x1f, 0x8b, 8, static_cast<uint8_t>(flags), 1, 2, 3, 4, 0, 3};
+      auto put = [&gz](std::string_view text) { gz.insert(gz.end(), text.begin(), text.end() + 1); };
+      if (flags & 4) {  // extra field
+        gz.insert(gz.end(), {0x2c, 1});
+        gz.resize(gz.size() + 300, 0xaa);
+      }
+      if (flags & 8) put("layer.tar");
+      if (flags & 16) put("a comment");
+      if (flags & 2) {  // checksum of the header
+        uLong crc = crc32(0, gz.data(), static_cast<uInt>(gz.size()));
+        gz.insert(gz.end(), {static_cast<uint8_t>(crc), static_cast<uint8_t>(crc >> 8)});
+      }
+      const size_t header = gz.size();
+      Bytes bare = Gzip(data, {50000}, level);
+      gz.insert(gz.end(), bare.begin() + 10, bare.end());
+      Bytes got;
+      auto file = Build(gz, {.span_bytes = 60000}, 1000, &got);
+      ASSERT_TRUE(file.ok()) << flags << ": " << file.error().message;
+      EXPECT_EQ(got, data);
+      auto index = GzipIndex::Parse(*file);
+      ASSERT_TRUE(index.ok());
+      EXPECT_EQ(index->entries()[0].compressed_offset, header) << flags;
+      ExpectEveryEntryDecodes(*file, gz, data);
+    }
+  }
+}
+
 // Spans far shorter than a window, read across each end with one stream.
 TEST(GzipIndexTest, SparseWindowsServeSpansOfAnyLength) {
   std::mt19937 rng(7);
