@@ -146,6 +146,11 @@ fuzz-kmod: $(OUT)/fuzz/meta_fuzz
 ## make bench-convert   size and cost of meta layers, into build/bench/convert.json
 bench-convert: tools
 	selftests/bench-convert
+## make convert-releases   the convertor's digests with Debian 13's libraries (SUITES=trixie), from Debian's mirror
+SUITES ?= trixie
+.PHONY: convert-releases
+convert-releases: tools
+	selftests/convert-releases $(SUITES)
 clean:
 	rm -rf $(OUT) bin
 include packaging/install.mk
