@@ -222,6 +222,7 @@ void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
       Log(LogLevel::kError, "cache %u: %s", c.cache, cache.error().message.c_str());
       continue;
     }
+    (*cache)->SetMayGrow(options_.limits.MayGrow());
     auto pins = (*cache)->db() ? (*cache)->db()->Pins() : PinList();
     std::lock_guard lock(mutex_);
     caches_[c.cache] = std::move(*cache);

@@ -393,6 +393,8 @@ class MissServiceTest : public ::testing::Test {
     o.db_path = dir_ + "/db";
     o.download = download_;
     o.whole = whole_;
+    o.limits = limits_;
+    o.verify_on_read = verify_on_read_;
     MissService::Devices devices;
     devices.open_cache = [this](uint32_t) { return CacheDevice::Open(dir_ + "/cache"); };
     devices.read_meta = [this](uint32_t) {
@@ -430,6 +432,8 @@ class MissServiceTest : public ::testing::Test {
   std::string dir_;
   DownloadConfig download_;
   WholePolicy whole_ = WholePolicy::kOff;
+  CacheLimits limits_;
+  bool verify_on_read_ = false;
   std::vector<Trick> tricks_;  // of the first lanes
   Bytes data_;
   BlobInfo blob_;
@@ -495,6 +499,49 @@ TEST_F(MissServiceTest, WithoutDigestsBytesAreCountedAsUnverified) {
   EXPECT_GT(service_->counters().unverified, 0u);
   EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kNo);
   EXPECT_EQ(service_->Spaces().at(0).why, "its meta layer has no chunk digests; wholeBlob is off");
+}
+
+TEST_F(MissServiceTest, AtALimitTheCacheEvictsInsteadOfGrowing) {
+  for (bool percent : {false, true}) {
+    limits_ = CacheLimits();
+    limits_.dir = dir_;
+    if (percent)
+      limits_.max_disk_percent = 0;  // below what any file system has in use
+    else
+      limits_.min_free_bytes = 1ULL << 62;
+    Stop();
+    if (!kernel_) {
+      Make(4000000, 64);
+    } else {
+      kernel_->Forget();
+      Start();
+    }
+    for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+    EXPECT_GT(service_->counters().evictions, nr_chunks() / 2);
+    EXPECT_LT(kernel_->nr_present(), nr_chunks() / 2);
+    EXPECT_EQ(service_->counters().fails, 0u);
+    Stop();
+    ASSERT_EQ(std::system(("rm -f " + dir_ + "/db*").c_str()), 0);
+  }
+}
+
+TEST_F(MissServiceTest, WithVerifyOnReadWhatWasReadIsCompared) {
+  verify_on_read_ = true;
+  Make(200000, 64);
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+  AlignedBuffer junk(kChunk);
+  std::vector<uint32_t> slots;
+  (void)kernel_->GetSlots(kCache, false, [&](const SlotInfo& i) {
+    if (i.state == FASTOCI_SLOT_PRESENT && i.chunk_no == 1) slots.push_back(i.slot);
+  });
+  ASSERT_EQ(slots.size(), 1u);
+  ASSERT_TRUE(device_->WriteSlot(slots[0], junk.span()).ok());
+  Bytes got;
+  ASSERT_EQ(kernel_->Read(1, &got), 0);
+  while (service_->counters().rotten == 0) std::this_thread::yield();
+  while (kernel_->nr_present() == nr_chunks()) std::this_thread::yield();
+  EXPECT_TRUE(ReadsRight(1));
+  EXPECT_GE(service_->counters().scrubbed, 1u);
 }
 
 TEST_F(MissServiceTest, ACacheThatEndedIsWrittenNoMore) {
