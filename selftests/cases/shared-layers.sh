@@ -26,6 +26,9 @@ for image in a b; do
 done
 note "$("$PYTHON" "$SELFTESTS/lib/forge.py" "$layout" a forged)"
 for tag in plain-a plain-b a b forged; do push_image "$layout:$tag" "shared:$tag"; done
+rebuild() { fastoci check "$REGISTRY/shared:$1" --plain --rebuild "$REGISTRY/shared:plain-a"; }
+check 'a rebuild of the honest image gives the same' rebuild a
+matches 'a rebuild of the hostile one does not' "$(rebuild forged 2>&1)" 'comes of the original'
 start_helper --lanes 3
 
 check 'attach the hostile image first' attach forged

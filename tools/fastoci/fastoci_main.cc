@@ -12,6 +12,7 @@
 #include "config/config.h"
 #include "tools/fastoci/copy_command.h"
 #include "tools/fastoci/output.h"
+#include "tools/fastoci/rebuild_command.h"
 
 namespace fastoci {
 namespace {
@@ -35,6 +36,7 @@ struct Options {
   MountRequest mount;
   DetachRequest detach;
   CopyRequest copy;
+  std::string original;  // that an image is rebuilt of
   std::string what;   // an image's name, reference, device or mount point
   std::string dir;    // mount
   std::string output; // assemble
@@ -96,6 +98,11 @@ class Commands {
   }
 
   int Check() {
+    if (!o_.original.empty()) {
+      int code = RunRebuild(o_.attach.ref, o_.original, o_.attach.access, &progress_, o_.json);
+      progress_.End();
+      return code;
+    }
     auto reports = CheckImage(o_.attach.ref, o_.attach.access, &progress_);
     progress_.End();
     if (!reports.ok()) return PrintError(reports.error(), o_.json);
@@ -387,8 +394,14 @@ struct Parser {
     check = app.add_subcommand("check", "compare an image's metadata with its whole blobs");
     check->add_option("image", o->attach.ref, "FastOCI or overlaybd image: HOST/REPOSITORY:TAG")
         ->required();
+    check->add_option("--rebuild", o->original,
+                      "instead: convert this image again, keep nothing, and compare the results")
+        ->type_name("ORIGINAL");
     AddRegistryOptions(check, o);
-    check->footer("Example:\n  fastoci check 127.0.0.1:5000/demo:latest_fastoci");
+    check->footer("Examples:\n"
+                  "  fastoci check 127.0.0.1:5000/demo:latest_fastoci\n"
+                  "  fastoci check 127.0.0.1:5000/demo:latest_fastoci "
+                  "--rebuild 127.0.0.1:5000/demo:latest");
 
     mount = app.add_subcommand("mount", "check an attached image's file system and mount it");
     mount->add_option("image", o->what, "name or reference of an attached image")->required();
