@@ -204,6 +204,42 @@ check 'is known to status' exits 0 cli status hand
 check 'mount of it' exits 0 cli mount hand $tmp/mnt
 check 'detach of it' exits 0 cli detach hand
 
+# Policy, and what comes back after a reboot: the kernel forgets its devices, the state does not.
+check 'attach and mount for a reboot' exits 0 attach --mount $tmp/mnt
+check 'ps shows it' exits 0 cli ps
+check 'with helper and policy' said '^t .* none +hold$'
+check 'fail changes the policy' exits 0 cli fail t --after-ms 300
+is 'as status tells' "$(cli status t --json | json '["policy"]')" fail_after_ms:300
+check 'hold changes it back' exits 0 cli hold t
+cat $tmp/mnt/data > /dev/null 2>&1 &
+reader=$!
+check 'a reader waits again' wait_for 10 has_pending
+check 'doctor ends with 1' exits 1 cli doctor
+check 'names the missing helper' said 'problem +the helper does not answer'
+check 'and the waiting reads, with what to do' said 'fastoci fail t'
+check 'fail at once' exits 0 cli fail t
+check 'frees the reader' timeout 5 tail --pid=$reader -f /dev/null
+umount $tmp/mnt && must dmsetup remove fastoci-t
+check 'doctor sees that it is gone' exits 1 cli doctor
+check 'and says: restore' said 'fastoci restore'
+check 'restore' exits 0 cli restore
+check 'one image' said '^1 attached, 0 failed'
+check 'mounted as before' mountpoint -q $tmp/mnt
+is 'with its policy' "$(cli status t --json | json '["policy"]')" fail_after_ms:0
+check 'restore again changes nothing' exits 0 cli restore
+check 'and is content' said '^1 attached, 0 failed'
+umount $tmp/mnt && must dmsetup remove fastoci-t
+check 'its loop device goes' wait_for 5 no_loop_devices
+mv $tmp/good.img $tmp/good.kept && cp $tmp/good.kept $tmp/good.img
+printf X | dd of=$tmp/good.img bs=1 seek=5000 conv=notrunc 2> /dev/null
+check 'a meta image that changed is not restored' exits 1 cli restore
+check 'with the reason' said 'sha256 differs'
+mv $tmp/good.kept $tmp/good.img
+check 'put right, it is' exits 0 cli restore
+check 'detach ends it' exits 0 cli detach t
+check 'nothing to restore then' exits 0 cli restore
+check 'says so' said '^0 attached, 0 failed'
+
 # A killed attach leaks nothing: the loop device is cleared with its last user.
 for seconds in 0.1 0.3 0.5 0.8; do
 	timeout -s KILL $seconds "$BIN/fastoci" --state-dir $tmp/state attach --meta-image $tmp/good.img --name t \
