@@ -7,15 +7,18 @@
 #define FASTOCI_FUZZ_FUZZ_H_
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 
 #include "base/byte_reader.h"
 
 namespace fastoci {
 
-// Ends the run if a property does not hold.
-inline void Require(bool holds) {
-  if (!holds) std::abort();
+// Ends the run, and says where, if a property does not hold.
+inline void Require(bool holds, int line = __builtin_LINE()) {
+  if (holds) return;
+  std::fprintf(stderr, "line %d: a property does not hold\n", line);
+  std::abort();
 }
 
 inline void PutU32(std::span<uint8_t> at, uint32_t v) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // fastoci.zstd, and zstd blobs: what ZstdIndexBuilder takes is indexed in a form
-// that Parse() takes, however the blob is cut, and every entry decodes to the
-// same bytes.
+// that Parse() takes, the same one however the blob is cut, and every entry decodes
+// to the same bytes.
 #include <algorithm>
 
 #include "codec/zstd_index.h"
@@ -57,8 +57,10 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   (void)ZstdIndex::Parse(blob);
   Built b = Build(blob, 1 << 20);
   if (size < 2000) {
+    // Whether a corrupt frame is noticed may depend on the cut: libzstd decodes a frame that it has
+    // whole another way, with other checks. A layer's diff id tells then.
     Built cut = Build(blob, 7);
-    Require(cut.ok == b.ok && cut.file == b.file && (!b.ok || cut.data == b.data));
+    Require(!cut.ok || !b.ok || (cut.file == b.file && cut.data == b.data));
   }
   if (!b.ok) return 0;
   auto index = ZstdIndex::Parse(b.file);
