@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Native overlaybd layers in all their forms, alone, beside turboOCI layers in one image, and by overlaybd's config.v1.json:
 # they attach, are fetched on demand, and read as their layers say.
-# timeout: 300
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 # shellcheck source=selftests/lib/foreign.sh
