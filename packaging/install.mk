@@ -17,7 +17,7 @@ DAEMONS := fastoci-helperd fastoci-fetcherd fastoci-decoderd
 UNITS := helper/broker/fastoci-helperd.service tools/fastoci/fastoci-restore.service
 INSTALLED = $(BINDIR)/fastoci $(BINDIR)/convertor $(DAEMONS:%=$(LIBEXECDIR)/%) \
 	$(addprefix $(UNITDIR)/,$(notdir $(UNITS))) $(TMPFILESDIR)/fastoci.conf $(MODULESLOADDIR)/fastoci.conf \
-	$(MANDIR)/man1/fastoci.1 $(MANDIR)/man1/convertor.1 $(MANDIR)/man8/fastoci-helperd.8 \
+	$(addprefix $(MANDIR)/,man1/fastoci.1 man1/convertor.1 man5/fastoci-config.json.5 man8/fastoci-helperd.8) \
 	$(COMPLETIONDIR)/fastoci
 # What the module is built from; not its tests.
 DKMS_FILES := kmod/Kbuild $(wildcard kmod/*.c kmod/*.h) $(wildcard include/uapi/*.h)
@@ -29,6 +29,7 @@ install: helper tools
 	install -m 755 bin/fastoci bin/convertor $(DESTDIR)$(BINDIR)/
 	install -m 755 $(DAEMONS:%=bin/%) $(DESTDIR)$(LIBEXECDIR)/
 	install -m 644 tools/fastoci/fastoci.1 tools/convertor/convertor.1 $(DESTDIR)$(MANDIR)/man1/
+	install -m 644 helper/config/fastoci-config.json.5 $(DESTDIR)$(MANDIR)/man5/
 	install -m 644 helper/broker/fastoci-helperd.8 $(DESTDIR)$(MANDIR)/man8/
 	for unit in $(UNITS); do \
 		sed 's|/usr/bin/fastoci|$(BINDIR)/fastoci|' $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/} || exit 1; done
