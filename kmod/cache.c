@@ -19,7 +19,7 @@ static LIST_HEAD(caches);
 static u32 next_cache_no = 1;
 static atomic_t nr_caches = ATOMIC_INIT(0);
 static DECLARE_WAIT_QUEUE_HEAD(caches_gone);
-/* Frees caches, tells of evictions: not where missq.c works, which freeing waits for. */
+/* Frees caches, ends evictions: not where missq.c works, which freeing waits for. */
 static struct workqueue_struct *free_wq;
 
 /*
@@ -286,7 +286,7 @@ void fastoci_queue_evicted(struct work_struct *work)
 
 int fastoci_cache_init(void)
 {
-	free_wq = alloc_workqueue("fastoci-free", WQ_UNBOUND, 0);
+	free_wq = alloc_workqueue("fastoci-free", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	return free_wq ? 0 : -ENOMEM;
 }
 

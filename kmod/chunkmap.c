@@ -7,8 +7,8 @@
  *          FREE | RESERVED -> RESTORED -> PRESENT | FREE
  *
  * Readers of a map take no lock: they enter SRCU, load the slot, and leave in
- * end_io. An evicted slot is unpublished first and given back by an SRCU
- * callback, so nobody waits for a grace period.
+ * end_io. An evicted slot is unpublished first and given back by work that an
+ * SRCU callback queues, so nobody waits for a grace period.
  */
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
@@ -273,32 +273,39 @@ struct evict_batch {
 	struct fastoci_miss_key keys[];
 };
 
+/*
+ * No command comes between the slots' return and the event. Else a helper could
+ * be handed a slot, fill and evict it again, and then take the event of its
+ * former eviction for the end of this one, while the slot is still read.
+ */
 static void evicted(struct work_struct *work)
 {
 	struct evict_batch *b = container_of(work, struct evict_batch, work);
+	struct fastoci_cache *cache = b->cache;
+	bool reserve;
+	u32 i;
 
-	fastoci_send_evicted(b->cache, b->keys, b->slots, b->nr);
-	fastoci_cache_put(b->cache);
+	fastoci_commands_stop();
+	/* The end of that generation would sweep what is reserved for it after this. */
+	reserve = b->reserve && fastoci_generation_alive(b->reserve);
+	spin_lock(&cache->lock);
+	for (i = 0; i < b->nr; i++) {
+		if (reserve)
+			fastoci_slot_reserve(cache, b->slots[i], b->reserve);
+		else
+			fastoci_slot_free(cache, b->slots[i]);
+	}
+	spin_unlock(&cache->lock);
+	fastoci_send_evicted(cache, b->keys, b->slots, b->nr);
+	fastoci_commands_go_on();
+	fastoci_cache_put(cache);
 	kfree(b);
 }
 
 /* No reader that saw a slot of this batch is left. */
 static void grace_period_over(struct rcu_head *rcu)
 {
-	struct evict_batch *b = container_of(rcu, struct evict_batch, rcu);
-	struct fastoci_cache *cache = b->cache;
-	u32 i;
-
-	spin_lock(&cache->lock);
-	/* helper_lost() sweeps reserved slots after the generation ends: look under the lock. */
-	for (i = 0; i < b->nr; i++) {
-		if (b->reserve && fastoci_generation_alive(b->reserve))
-			fastoci_slot_reserve(cache, b->slots[i], b->reserve);
-		else
-			fastoci_slot_free(cache, b->slots[i]);
-	}
-	spin_unlock(&cache->lock);
-	fastoci_queue_evicted(&b->work);
+	fastoci_queue_evicted(&container_of(rcu, struct evict_batch, rcu)->work);
 }
 
 int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr,

@@ -5,8 +5,8 @@
  *
  * Lock order: caches_mutex > cache->lock, helper.lock (netlink.c) > cache->lock;
  * the two mutexes are never held together.
- * cache->lock is a plain spinlock: every user runs in process context or in an
- * SRCU callback (a kworker); end_io, which may be an interrupt, takes no lock.
+ * cache->lock is a plain spinlock: every user runs in process context; end_io,
+ * which may be an interrupt, and SRCU callbacks take no lock.
  */
 #ifndef FASTOCI_H
 #define FASTOCI_H
@@ -254,8 +254,11 @@ int fastoci_netlink_init(void);
 void fastoci_netlink_exit(void);
 bool fastoci_helper_present(void);
 u64 fastoci_helper_generation(void);	/* 0: no helper */
-/* Whether slots may still be reserved for that generation. Any context. */
+/* Whether slots may still be reserved for that generation; it ends under helper.lock. */
 bool fastoci_generation_alive(u64 generation);
+/* Between these two no command runs and no registration begins or ends. They take helper.lock. */
+void fastoci_commands_stop(void);
+void fastoci_commands_go_on(void);
 /* 0, or -ECONNREFUSED (no helper), -EAGAIN (its socket is full), -ENOMEM. May sleep. */
 int fastoci_send_misses(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr);
 void fastoci_send_evicted(struct fastoci_cache *cache, const struct fastoci_miss_key *keys,

@@ -49,6 +49,16 @@ bool fastoci_generation_alive(u64 generation)
 	return fastoci_helper_generation() == generation;
 }
 
+void fastoci_commands_stop(void)
+{
+	mutex_lock(&helper.lock);
+}
+
+void fastoci_commands_go_on(void)
+{
+	mutex_unlock(&helper.lock);
+}
+
 /* ---- events ---- */
 
 static struct sk_buff *new_event(u8 cmd, size_t bytes, void **hdr)

@@ -144,7 +144,7 @@ static void a_space_outlives_its_images_while_it_holds_a_slot(struct kunit *test
 	KUNIT_EXPECT_EQ(test, evict(test, 0, 0), 0);
 	KUNIT_EXPECT_NULL(test, xa_load(&f->cache->spaces_by_no, no));
 	f->space = NULL;
-	srcu_barrier(&f->cache->srcu);
+	wait_for_evicted(test, 1);
 }
 
 static void what_former_helpers_reserved_outlives_its_cache(struct kunit *test)
@@ -201,7 +201,7 @@ static void evict_unpublishes_at_once_and_frees_after_the_last_reader(struct kun
 	KUNIT_EXPECT_EQ(test, fill_as(test, 1, slot, TEST_GENERATION), -EPERM);
 	KUNIT_EXPECT_EQ(test, fake_helper.nr_evicted, 0);
 	fastoci_srcu_leave(&f->cache->srcu, idx);
-	srcu_barrier(&f->cache->srcu);
+	wait_for_evicted(test, 1);
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_FREE);
 }
 
@@ -215,7 +215,7 @@ static void a_chunk_can_be_filled_elsewhere_while_its_old_slot_is_read(struct ku
 	again = fill(test, 1);
 	KUNIT_EXPECT_NE(test, again, slot);
 	fastoci_srcu_leave(&f->cache->srcu, idx);
-	srcu_barrier(&f->cache->srcu);
+	wait_for_evicted(test, 1);
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, again), FASTOCI_SLOT_PRESENT);
 	KUNIT_EXPECT_EQ(test, f->space->map[1], again + 1);
 }
@@ -226,7 +226,7 @@ static void evict_with_reserve_gives_the_slot_to_its_sender(struct kunit *test)
 	u32 slot = fill(test, 1);
 
 	KUNIT_EXPECT_EQ(test, evict(test, 1, TEST_GENERATION), 0);
-	srcu_barrier(&f->cache->srcu);
+	wait_for_evicted(test, 1);
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_RESERVED);
 	KUNIT_EXPECT_EQ(test, fill_as(test, 2, slot, TEST_GENERATION), 0);
 }
@@ -243,7 +243,7 @@ static void a_sender_that_died_in_the_grace_period_gets_nothing(struct kunit *te
 	fastoci_cache_helper_lost(f->cache, &generation);
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_EVICTING);
 	fastoci_srcu_leave(&f->cache->srcu, idx);
-	srcu_barrier(&f->cache->srcu);
+	wait_for_evicted(test, 1);
 	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_FREE);
 	KUNIT_EXPECT_EQ(test, f->cache->nr_reserved, 0);
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/delay.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 
@@ -21,6 +22,14 @@ u64 fastoci_helper_generation(void)
 bool fastoci_generation_alive(u64 generation)
 {
 	return fastoci_helper_generation() == generation;
+}
+
+void fastoci_commands_stop(void)
+{
+}
+
+void fastoci_commands_go_on(void)
+{
 }
 
 int fastoci_send_misses(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr)
@@ -127,6 +136,15 @@ void fixture_exit(struct kunit *test)
 	if (f->space)
 		fastoci_space_put(f->cache, f->space);
 	fastoci_cache_put(f->cache);
+}
+
+void wait_for_evicted(struct kunit *test, u32 nr)
+{
+	int i;
+
+	for (i = 0; i < 100 && READ_ONCE(fake_helper.nr_evicted) < nr; i++)
+		msleep(20);
+	KUNIT_ASSERT_EQ(test, fake_helper.nr_evicted, nr);
 }
 
 u32 slot_state(struct fastoci_cache *cache, u32 slot)

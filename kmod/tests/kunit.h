@@ -32,7 +32,7 @@ void test_suite_exit(struct kunit_suite *suite);
 
 /* What each test of a CACHE_SUITE begins with, in test->priv. */
 struct fixture {
-	struct fastoci_cache *cache;	/* of TEST_SLOTS slots; a helper of TEST_GENERATION serves it */
+	struct fastoci_cache *cache;	/* of TEST_SLOTS slots; served by TEST_GENERATION */
 	struct fastoci_space *space;	/* a test may put it and set NULL */
 };
 
@@ -50,6 +50,9 @@ struct fastoci_cache *make_test_cache(struct kunit *test);
 
 /* A data space of TEST_CHUNKS chunks. */
 struct fastoci_space *make_test_space(struct kunit *test, struct fastoci_cache *cache, u8 id);
+
+/* Until @nr slots were given back. */
+void wait_for_evicted(struct kunit *test, u32 nr);
 
 /* The state of a slot, FASTOCI_SLOT_FREE too. */
 u32 slot_state(struct fastoci_cache *cache, u32 slot);

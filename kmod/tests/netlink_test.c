@@ -7,6 +7,8 @@
 #define fastoci_helper_present		real_helper_present
 #define fastoci_generation_alive	real_generation_alive
 #define fastoci_helper_generation	real_helper_generation
+#define fastoci_commands_stop		real_commands_stop
+#define fastoci_commands_go_on		real_commands_go_on
 #define fastoci_send_misses		real_send_misses
 #define fastoci_send_evicted		real_send_evicted
 #define fastoci_send_cache		real_send_cache
