@@ -70,7 +70,7 @@ kmod-%:
 	@mkdir -p $(OUT)/kmod/$*
 	@cp -ru kmod/. $(OUT)/kmod/$*/ && cp -u include/uapi/*.h $(OUT)/kmod/$*/
 	build=/lib/modules/$*/build; case $* in debug|kcsan) build=$$(selftests/mkkernel $*) ;; esac && \
-	$(MAKE) -C $$build M=$(CURDIR)/$(OUT)/kmod/$* W=1 modules
+	for dir in . tests/pause; do $(MAKE) -C $$build M=$(CURDIR)/$(OUT)/kmod/$*/$$dir W=1 modules || exit; done
 
 ## make check   unit tests, and the selftests on Debian's 6.1 and 6.12 kernels
 check:
@@ -128,8 +128,15 @@ fuzz-helper: fuzz-build
 ## make bench-quick   guest instructions per random 4 KiB read
 bench-quick:
 	selftests/bench-quick
+## make bench-scale   1,000 devices, 1,000,000 extents, 10,000 misses: seconds and kernel memory, in build/bench/scale.json
+.PHONY: bench-scale
+bench-scale:
+	selftests/bench-scale
 ## make lint   what style.md's tools say; lint-kmod is the kernel half
-lint: lint-kmod
+lint: lint-kmod lint-shell
+.PHONY: lint-shell
+lint-shell:
+	shellcheck -S warning -e SC2034,SC2120 -x -P SCRIPTDIR $$(grep -lIE '^#!/bin/bash' .ci/* selftests/* selftests/lib/* selftests/cases/* 2>/dev/null)
 lint-kmod:
 	selftests/lint-kmod
 ## make fuzz   each parser of untrusted bytes, the kernel's and the helper's, for FUZZ_SECONDS (60); needs clang

@@ -373,20 +373,20 @@ static void run_timer(struct work_struct *work)
 {
 	struct fastoci_cache *cache =
 		container_of(to_delayed_work(work), struct fastoci_cache, timer_work);
+	enum fastoci_helper_state helper;
 	struct fastoci_image *image;
 	struct fastoci_bio *pb, *tmp;
 	unsigned long at;
 
 	spin_lock(&cache->lock);
 	cache->timer_armed = false;
+	helper = fastoci_helper_state(cache);
 	ask_again(cache);
 	if (first_unsent(cache))
 		queue_work(wq, &cache->send_work);
-	list_for_each_entry_safe(pb, tmp, &cache->overflow, miss_node)
-		release_locked(cache, pb, BLK_STS_OK);
-	if (fastoci_helper_state(cache) == FASTOCI_HELPER_STALLED)
+	if (helper == FASTOCI_HELPER_STALLED)
 		fastoci_fail_readahead(cache);
-	else if (cache->unacked)
+	else if (helper == FASTOCI_HELPER_READY && cache->unacked) /* in the future, then */
 		fastoci_cache_arm_timer(cache, cache->unacked_since +
 					       msecs_to_jiffies(READ_ONCE(stall_ms)));
 	list_for_each_entry(image, &cache->images, node)
@@ -398,6 +398,9 @@ static void run_timer(struct work_struct *work)
 			else
 				fastoci_cache_arm_timer(cache, at);
 		}
+	/* Last, as who is on his way back to the overflow list is on no other: deadlines hold. */
+	list_for_each_entry_safe(pb, tmp, &cache->overflow, miss_node)
+		release_locked(cache, pb, BLK_STS_OK);
 	spin_unlock(&cache->lock);
 }
 

@@ -48,6 +48,22 @@ matches 'and changes nothing' "$(dmsetup table t)" '4 fail_after_ms 0 suspend_gr
 dmsetup message t 0 hold
 matches 'hold is back' "$(dm_status t)" ' none hold$'
 
+# A helper that dies with a message unacknowledged: deadlines hold, and the timer does not run on and on.
+must insmod "${MODULE%/*}/tests/pause/fastoci-pause.ko" delay_us=1
+echo 300 > /sys/module/dm_fastoci/parameters/stall_ms
+start_fake silent
+read_in_background
+stalled() { dm_status t | grep -q ' stalled '; }
+check 'a helper that acknowledges nothing is stalled' wait_for 20 stalled
+stop_fake
+echo run_timer > /sys/module/fastoci_pause/parameters/at
+dmsetup message t 0 fail_after_ms 2000
+check 'a deadline holds after it died' done_within 10000 "$reader"
+check 'its reader fails' [ "$ended" != 0 ]
+check 'the timer ran a few times' [ "$(cat /sys/module/fastoci_pause/parameters/entered)" -lt 30 ]
+rmmod fastoci_pause
+dmsetup message t 0 hold
+
 # Read-ahead waits for no helper that is not there: a buffered read fails or parks for its own page alone.
 dd if=/dev/mapper/t of=/dev/null bs=4096 skip=$((5 << 8)) 2>/dev/null & reader=$!
 wait_for 20 has_parked

@@ -5,24 +5,15 @@
 A row names what is bad, makes it so, and says which words the constructor must find for it. The words of two rows of
 one format are the same only where the kernel cannot tell the two apart. Prints KTAP.
 """
-import copy, fcntl, os, struct, subprocess, sys
+import copy, os, subprocess, sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import mkmeta
+import ktap, mkmeta
+from dmdevice import Device, write
+from ktap import check
 from metaimage import BLOB, CHUNK, META, REGIONS, Blob, CacheSb
 
 TYPE3 = 3 << 62
-DM_READONLY = 1
-count = failed = 0
-
-
-def check(name, good, note=""):
-    global count, failed
-    count += 1
-    failed += not good
-    if not good and note:
-        print("# " + note.replace("\n", "\n# "))
-    print("ok" if good else "not ok", count, name, flush=True)
 
 
 def sets(**fields):
@@ -184,56 +175,14 @@ CACHE_GOOD = [("compat", sets(compat=1)), ("ro_compat", sets(ro_compat=1)), ("a 
                slots_offset=1 << 20, nr_slots=2))]
 
 
-def write(device, data, at=0):
-    fd = os.open(device, os.O_WRONLY)
-    os.pwrite(fd, data, at)
-    os.fsync(fd)
-    os.close(fd)
+class Constructor(Device):
+    """Nothing of a table that was accepted stays."""
 
-
-class Log:
-    """The kernel log from now on."""
-
-    def __init__(self):
-        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-        os.lseek(self.fd, 0, os.SEEK_END)
-
-    def read(self):
-        text = ""
-        while True:
-            try:
-                text += os.read(self.fd, 8192).decode(errors="replace")
-            except BlockingIOError:
-                return text
-            except BrokenPipeError:
-                continue  # records were overwritten
-
-
-class Device:
-    """A device-mapper device whose constructor is run by TABLE_LOAD alone: no process, no resume."""
-    CREATE, REMOVE, LOAD, CLEAR = ((3 << 30 | 312 << 16 | 0xFD << 8) + nr for nr in (3, 4, 9, 10))
-
-    def __init__(self, name):
-        self.name, self.log = name, Log()
-        self.fd = os.open("/dev/mapper/control", os.O_RDWR)
-        self.ioctl(self.CREATE)
-
-    def ioctl(self, request, targets=0, data=b""):
-        head = struct.pack("<3IIIIiIIIQ128s129s7s", 4, 0, 0, 312 + len(data), 312, targets, 0, DM_READONLY, 0, 0, 0,
-                           self.name.encode(), b"", b"")
-        fcntl.ioctl(self.fd, request, bytearray(head + data))
-
-    def refusal(self, sectors, meta, cache):
-        """None if the constructor accepts, or what the kernel log says."""
-        self.log.read()
-        line = f"{meta} {cache}".encode() + b"\0"
-        line += bytes(-len(line) % 8)
-        try:
-            self.ioctl(self.LOAD, 1, struct.pack("<QQiI16s", 0, sectors, 0, 40 + len(line), b"fastoci") + line)
-        except OSError:
-            return self.log.read()
-        self.ioctl(self.CLEAR)
-        return None
+    def refusal(self, *args):
+        log = super().refusal(*args)
+        if log is None:
+            self.clear()
+        return log
 
 
 def refused(name, words, log):
@@ -287,7 +236,7 @@ def main():
     fd = os.open(cache, os.O_RDONLY)
     good_cache = CacheSb(os.lseek(fd, 0, os.SEEK_END) // CHUNK - 1)
     os.close(fd)
-    device = Device("t")
+    device = Constructor("t")
     write(meta, bytes(good))
     write(cache, bytes(good_cache))
     log = device.refusal(good.device_sectors, meta, cache)
@@ -322,8 +271,8 @@ def main():
     write(cache, bytes(good_cache))
     log = device.refusal(good.device_sectors, meta, cache)
     check("after all of that the image itself is accepted", log is None, str(log))
-    device.ioctl(device.REMOVE)
-    sys.exit(failed != 0)
+    device.remove()
+    ktap.end()
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@
 
 Each check is a KTAP line; the device must be fresh (no chunk present) and have the policy `hold`.
 """
-import errno, hashlib, mmap, os, select, signal, socket, subprocess, sys, threading, time
+import errno, hashlib, os, select, signal, socket, subprocess, sys, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap, mkmeta
-from fakehelper import *
+from driver import *
 from ktap import check
-
-BLOB = mkmeta.blob_data(mkmeta.BLOB_BYTES).ljust(40 * mkmeta.CHUNK, b"\0")
 
 
 def refused(name, err, call, *args, words=""):
@@ -21,48 +19,6 @@ def refused(name, err, call, *args, words=""):
         check(name, False)
     except OSError as e:
         check(name, e.errno == err and words in e.strerror, f"got {e}")
-
-
-def blob_places(meta):
-    """(device sector, sectors, data sector) of each blob extent."""
-    with open(meta, "rb") as f:
-        image = f.read()
-    sectors, = struct.unpack_from("<Q", image, 64)
-    nr = struct.unpack_from("<I", image, 84)[0]
-    keys = list(struct.unpack_from(f"<{nr}I", image, 8192)) + [sectors]
-    payloads = struct.unpack_from(f"<{nr}Q", image, 12288)
-    return [(k, keys[i + 1] - k, p & (1 << 48) - 1) for i, (k, p) in enumerate(zip(keys, payloads)) if p >> 62 == 2]
-
-
-class Reader(threading.Thread):
-    """Reads one sector directly, in a thread of its own; .result is bytes or an errno."""
-
-    def __init__(self, path, sector, flags=0):
-        super().__init__(daemon=True)
-        self.path, self.sector, self.flags, self.result = path, sector, flags, None
-        self.start()
-
-    def run(self):
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECT)
-        buf = mmap.mmap(-1, 4096)
-        try:
-            n = os.preadv(fd, [memoryview(buf)[:512]], self.sector * 512, self.flags)
-            self.result = buf[:n]
-        except OSError as e:
-            self.result = e.errno
-        finally:
-            os.close(fd)
-
-    def done(self, seconds=20):
-        self.join(seconds)
-        return self.result
-
-
-def misses_of(msg):
-    """The chunk numbers of an event, none if it is no MISS."""
-    if msg[0] != CMD["MISS"]:
-        return []
-    return [u32(dict(attrs(a))[CHUNK_NO]) for _, a in attrs(dict(attrs(msg[4:]))[CHUNKS])]
 
 
 def full_socket(device, places):
@@ -92,50 +48,34 @@ def full_socket(device, places):
     h.sock.close()
 
 
-def unanswered(device, place):
+def unanswered(device, cache_dev, place):
     """A helper that takes a miss and forgets it."""
-    at, no, want = place
-    h = Helper()
-    cache = u32(h.dump("GET_CACHES")[0][CACHE])
-    name = os.path.basename(device)
-
-    def asked():
-        while no not in misses_of(h.event()):
-            pass
-        h.do("ACK", cache, attr(COUNT, 1))
-
+    at, no, _ = place
+    h, name = Driver(cache_dev), os.path.basename(device)
     first = Reader(device, at)
-    asked()
+    h.asked(no)
     subprocess.run(["dmsetup", "message", name, "0", "fail_pending"], check=True)
     check("fail_pending ends the reader", first.done() == errno.EIO)
     second = Reader(device, at)
-    asked()
+    h.asked(no)
     check("whose miss went with it: the next reader's is sent", second.result is None)
     with open("/sys/module/dm_fastoci/parameters/ask_again_ms", "w") as f:
         f.write("300")
     subprocess.run(["dmsetup", "message", name, "0", "fail_after_ms", "60000"], check=True)  # runs the timer
-    asked()
-    asked()
+    h.asked(no)
+    h.asked(no)
     check("what is not answered is asked for again and again", second.result is None)
-    h.do("FAIL", cache, chunk(u32(h.dump("GET_SPACES")[0][A_SPACE]), no, attr(ERRNO, errno.ENODATA)))
+    h.do("FAIL", h.cache, chunk(h.space, no, attr(ERRNO, errno.ENODATA)))
     check("until it is", second.done() == errno.ENODATA)
     subprocess.run(["dmsetup", "message", name, "0", "hold"], check=True)
-    h.sock.close()
+    h.close()
 
 
 def main():
     device, meta, cache_dev = sys.argv[1:4]
     name = os.path.basename(device)
-    places, used = blob_places(meta), set()
-
-    def fresh():
-        """A device sector whose chunk was not used yet, its chunk number, its content."""
-        for at, n, data in places:
-            if data // 128 not in used and (data + n - 1) // 128 == data // 128:
-                used.add(data // 128)
-                return at, data // 128, BLOB[data * 512:data * 512 + 512]
-        raise SystemExit("no chunk left")
-
+    chunks = Chunks(meta)
+    fresh = chunks.fresh
     disk = os.open(cache_dev, os.O_RDWR | os.O_SYNC)
 
     def write(slot, chunk_no):
@@ -337,8 +277,8 @@ def main():
     cache = u32(d.dump("GET_CACHES")[0][CACHE])
     check("also where it ends while the cache is gone", len(lost) == 2 and not slots(d))
     d.sock.close()
-    full_socket(device, places)
-    unanswered(device, fresh())
+    full_socket(device, chunks.places)
+    unanswered(device, cache_dev, fresh())
     ktap.end()
 
 

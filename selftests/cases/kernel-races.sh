@@ -1,0 +1,16 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 400
+# The races that docs/locking.md argues about, each with its order forced: one side is held where it enters a function.
+# shellcheck source=selftests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+# shellcheck source=selftests/lib/kernel.sh
+. "$SELFTESTS/lib/kernel.sh"
+load_image
+must insmod "${MODULE%/*}/tests/pause/fastoci-pause.ko"
+must create
+ktap_of "$PYTHON" "$lib/races.py" t "$tmp/meta" /dev/ram1
+check 'the pause goes' rmmod fastoci_pause
+check 'removes the device' dmsetup remove t
+check 'nothing is left' nothing_left
+finish

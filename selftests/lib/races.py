@@ -1,0 +1,301 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""races.py DM_NAME META CACHE_DEV: the races that the design names, each in the order that hurts.
+
+One side is held by fastoci-pause.ko where it enters a function, the other side runs, and then the first goes on. The
+device is one of mkmeta.py's image with the policy `hold`. Prints KTAP.
+"""
+import errno, os, signal, sys, threading, time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import ktap
+from dmdevice import Device
+from driver import *
+from ktap import check
+
+PARAMETERS = "/sys/module/fastoci_pause/parameters/"
+
+
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+class Pause:
+    """Holds the first who enters one of these functions, from `with` until go()."""
+
+    def __init__(self, name, *functions):
+        self.name, self.functions, self.gone = name, ",".join(functions), False
+
+    @staticmethod
+    def read(name):
+        with open(PARAMETERS + name) as f:
+            return f.read().strip()
+
+    @staticmethod
+    def write(name, value):
+        with open(PARAMETERS + name, "w") as f:
+            f.write(value)
+
+    def entered(self, count):
+        return until(lambda: int(self.read("entered")) >= count)
+
+    def held(self):
+        if not until(lambda: self.read("held") == "Y"):
+            raise SystemExit(f"{self.name}: nobody entered {self.functions}")
+
+    def go(self):
+        self.gone = True
+        self.write("go", "1")
+
+    def __enter__(self):
+        self.write("at", self.functions + "\n")
+        return self
+
+    def __exit__(self, *error):
+        if not self.gone:
+            self.go()
+        forced = self.read("expired") == "N"
+        self.write("at", "\n")
+        if not any(error):
+            check(f"{self.name}: the order was forced", forced)
+
+
+class Races:
+    def __init__(self, name, meta, cache_dev):
+        self.dev, self.path = Device(name, create=False), f"/dev/mapper/{name}"
+        self.chunks, self.cache_dev = Chunks(meta), cache_dev
+        self.helper = Driver(cache_dev)
+
+    def parked(self):
+        return int(self.dev.status()[5])
+
+    def fresh(self):
+        return self.chunks.fresh()
+
+    def new_helper(self, **options):
+        self.helper = Driver(self.cache_dev, **options)
+
+    # ---- a bio that is about to park, against ... ----
+
+    def park_and_fill(self):
+        at, no, want = self.fresh()
+        with Pause("park, fill", "fastoci_park") as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.helper.serve(no)
+            p.go()
+            check("a chunk that is filled while a read parks is a hit", r.done() == want)
+        check("and no miss", not any(no in misses_of(e) for e in self.helper.events))
+
+    def park_and_evict(self):
+        at, no, want = self.fresh()
+        with Pause("park, fill and evict", "fastoci_park") as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.helper.serve(no)
+            self.helper.evict(no)
+            p.go()
+            self.helper.asked(no)
+            check("a chunk that comes and goes while a read parks is asked for", r.result is None)
+            self.helper.serve(no)
+            check("and served", r.done() == want)
+
+    def park_and_policy(self):
+        at, _, _ = self.fresh()
+        with Pause("park, policy", "fastoci_park") as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.dev.message("fail_after_ms 0")
+            p.go()
+            check("a policy that comes while a read parks ends it", r.done() == errno.EIO)
+        self.dev.message("hold")
+
+    def park_and_fail_pending(self):
+        """It ends what is parked, so a read that comes a moment later waits."""
+        at, no, want = self.fresh()
+        with Pause("park, fail_pending", "fastoci_park") as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.dev.message("fail_pending")
+            p.go()
+            self.helper.asked(no)
+            check("fail_pending ends no read that parks after it", r.result is None)
+            self.helper.serve(no)
+            check("which is served", r.done() == want)
+
+    def park_and_helper_loss(self):
+        at, _, _ = self.fresh()
+        fd = os.open(self.path, os.O_RDONLY)
+        with Pause("readahead parks, helper goes", "fastoci_park") as p:
+            t = threading.Thread(target=os.posix_fadvise, args=(fd, at * 512, 4096, os.POSIX_FADV_WILLNEED))
+            t.start()
+            p.held()
+            self.helper.close()
+            p.go()
+            t.join()
+        check("readahead does not park when the helper has gone", until(lambda: self.parked() == 0))
+        os.close(fd)
+        self.new_helper()
+
+    def park_and_suspend(self):
+        at, no, want = self.fresh()
+        with Pause("park, no-flush suspend", "fastoci_park", "fastoci_sweep_locked") as p:
+            r = Reader(self.path, at)
+            p.held()
+            t = threading.Thread(target=self.dev.suspend, args=(True,))
+            t.start()
+            check("presuspend sweeps first", p.entered(2))
+            p.go()
+            t.join(20)
+            check("a suspend that comes while a read parks ends", not t.is_alive() and r.result is None)
+        check("nothing is parked while suspended", self.parked() == 0)
+        self.dev.resume()
+        self.helper.asked(no)
+        self.helper.serve(no)
+        check("and the read goes on after it", r.done() == want)
+
+    # ---- a bio that is released, against ... ----
+
+    def release_and_evict(self):
+        at, no, want = self.fresh()
+        r = Reader(self.path, at)
+        self.helper.asked(no)
+        with Pause("released bio, evict", "fastoci_try_hit") as p:
+            self.helper.serve(no)
+            p.held()
+            self.helper.evict(no)
+            p.go()
+            self.helper.asked(no)
+            check("a chunk that goes while its read is released is asked for again", r.result is None)
+            self.helper.serve(no)
+            check("and served", r.done() == want)
+
+    def release_and_suspend(self):
+        at, no, want = self.fresh()
+        r = Reader(self.path, at)
+        self.helper.asked(no)
+        with Pause("released bio, no-flush suspend", "fastoci_try_hit", "fastoci_sweep_locked") as p:
+            self.helper.serve(no)
+            p.held()
+            t = threading.Thread(target=self.dev.suspend, args=(True,))
+            t.start()
+            p.entered(2)
+            p.go()
+            t.join(20)
+            check("a suspend waits for what is released", not t.is_alive())
+        self.dev.resume()
+        check("which is read", r.done() == want)
+
+    def timer_and_fill(self):
+        at, no, want = self.fresh()
+        with Pause("deadline, fill", "run_timer") as p:
+            self.dev.message("fail_after_ms 1000")  # runs it
+            p.held()
+            r = Reader(self.path, at)
+            self.helper.asked(no)
+            self.helper.serve(no)
+            check("a fill before the deadline serves", r.done() == want)
+            p.go()
+        self.dev.message("hold")
+
+    # ---- an eviction, against ... ----
+
+    def evict_and_reader(self):
+        at, no, want = self.fresh()
+        slot = self.helper.serve(no)
+        with Pause("a read ends, evict", "fastoci_end_io") as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.helper.evict(no)
+            check("a slot that is read is not given back", self.helper.slots()[slot][STATE][0] == EVICTING)
+            mine = self.helper.alloc(256)
+            check("nor handed out", slot not in mine)
+            self.helper.do("RETURN", self.helper.cache, attr(SLOTS, struct.pack(f"={len(mine)}I", *mine)))
+            p.go()
+            check("the read is right", r.done() == want)
+        self.helper.wait_for("EVICTED")
+        check("and then the slot is free", slot not in self.helper.slots())
+
+    def evict_and_alloc(self):
+        _, no, _ = self.fresh()
+        slot, got = self.helper.serve(no), []
+        with Pause("a slot is given back, ALLOC", "fastoci_send_evicted") as p:
+            self.helper.evict(no)
+            p.held()
+            t = threading.Thread(target=lambda: got.extend(self.helper.alloc(256)))
+            t.start()
+            t.join(0.5)
+            early = list(got)
+            p.go()
+            t.join()
+        told = any(m[0] == CMD["EVICTED"] for m in self.helper.events)
+        check("a slot is not handed out before its EVICTED was sent", not early and told and slot in got)
+        self.helper.do("RETURN", self.helper.cache, attr(SLOTS, struct.pack(f"={len(got)}I", *got)))
+
+    def reserve_and_death(self):
+        _, no, _ = self.fresh()
+        slot = self.helper.serve(no)
+        with Pause("grace period ends, helper dies", "grace_period_over") as p:
+            self.helper.evict(no, reserve=True)
+            p.held()
+            self.helper.close()
+            p.go()
+        self.new_helper()
+        check("a slot that was to be a dead helper's is free", until(lambda: slot not in self.helper.slots()))
+
+    def reserve_and_takeover(self):
+        _, no, _ = self.fresh()
+        old = self.helper
+        slot = old.serve(no)
+        with Pause("grace period ends, takeover", "grace_period_over") as p:
+            old.evict(no, reserve=True)
+            p.held()
+            self.new_helper(takeover=True)
+            p.go()
+        check("nor is it its successor's", until(lambda: slot not in self.helper.slots()))
+        old.close()
+
+    # ---- a message that is about to be sent, against ... ----
+
+    def send_and_death(self):
+        at, no, want = self.fresh()
+        with Pause("send, helper dies", "fastoci_send_misses") as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.helper.close()
+            p.go()
+        self.new_helper()
+        self.helper.asked(no)
+        self.helper.serve(no)
+        check("a miss that was on its way to a dead helper is sent to the next", r.done() == want)
+
+    def send_and_takeover(self):
+        at, no, want = self.fresh()
+        old = self.helper
+        with Pause("send, takeover", "fastoci_send_misses") as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.new_helper(takeover=True)
+            p.go()
+        self.helper.asked(no)
+        old.close()
+        self.helper.serve(no)
+        check("one that was on its way at a takeover reaches the new helper", r.done() == want)
+
+
+def main():
+    races = Races(*sys.argv[1:4])
+    for name, method in vars(Races).items():
+        if "_and_" in name:
+            method(races)
+    ktap.end()
+
+
+if __name__ == "__main__":
+    signal.alarm(240)
+    main()
