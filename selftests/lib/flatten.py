@@ -7,19 +7,7 @@ besides. LAYER: the blobs (tar or tar.gz) in the order of the blob table.
 """
 import gzip, hashlib, mmap, os, struct, sys
 
-TABLE = []
-for i in range(256):
-    c = i
-    for _ in range(8):
-        c = c >> 1 ^ 0x82F63B78 if c & 1 else c >> 1
-    TABLE.append(c)
-
-
-def crc32c(data):
-    c = 0xFFFFFFFF
-    for b in data:
-        c = c >> 8 ^ TABLE[(c ^ b) & 255]
-    return c ^ 0xFFFFFFFF
+from crc32c import crc32c
 
 
 def need(ok, what):

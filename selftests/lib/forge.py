@@ -8,19 +8,9 @@ too, is as it was: all digests of the copy match.
 """
 import gzip, hashlib, io, json, struct, sys, tarfile, zlib
 
+from crc32c import crc32c_raw
+
 CHUNK = 65536
-CASTAGNOLI = []
-for i in range(256):
-    for _ in range(8):
-        i = i >> 1 ^ 0x82F63B78 if i & 1 else i >> 1
-    CASTAGNOLI.append(i)
-
-
-def crc32c_raw(data):
-    c = 0
-    for b in data:
-        c = c >> 8 ^ CASTAGNOLI[(c ^ b) & 255]
-    return c
 
 
 class Layout:

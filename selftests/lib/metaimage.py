@@ -6,23 +6,12 @@ gets its right value there. Checksums are right unless they are set.
 """
 import hashlib, struct, uuid
 
+from crc32c import crc32c
+
 CHUNK = 65536
 ALIGN = 4096
 ZERO, META, BLOB = 0, 1 << 62, 2 << 62
 REGIONS = ("blobs", "keys", "payloads", "metadata", "helper", "json")
-TABLE = []
-for i in range(256):
-    c = i
-    for _ in range(8):
-        c = c >> 1 ^ 0x82F63B78 if c & 1 else c >> 1
-    TABLE.append(c)
-
-
-def crc32c(data):
-    c = 0xFFFFFFFF
-    for b in data:
-        c = c >> 8 ^ TABLE[(c ^ b) & 255]
-    return c ^ 0xFFFFFFFF
 
 
 def up(n):
