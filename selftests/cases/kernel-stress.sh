@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 900
-# All at once, with delays where it hurts: stress.py. STRESS_SECONDS=30, STRESS_SEED.
+# All at once, with delays where it hurts: stress.py. STRESS_SECONDS=20, STRESS_SEED.
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 # shellcheck source=selftests/lib/kernel.sh
@@ -19,7 +19,7 @@ must insmod "${MODULE%/*}/tests/pause/fastoci-pause.ko" delay_us=500
 places=fastoci_park,fastoci_try_hit,fastoci_end_io,fastoci_miss_complete,fastoci_send_misses,fastoci_cache_resend
 places+=,fastoci_cache_helper_lost,fastoci_chunks_evict,grace_period_over,fastoci_chunk_fill,release_bios,run_timer
 echo $places > /sys/module/fastoci_pause/parameters/at
-ktap_of "$PYTHON" "$lib/stress.py" "${STRESS_SECONDS:-30}" "$tmp/data" /dev/ram0 /dev/mapper/c t0 t1 t2
+ktap_of "$PYTHON" "$lib/stress.py" "${STRESS_SECONDS:-20}" "$tmp/data" /dev/ram0 /dev/mapper/c t0 t1 t2
 note "$(cat /sys/module/fastoci_pause/parameters/entered) entries were delayed"
 must rmmod fastoci_pause
 for name in t0 t1 t2; do check "removes $name" dmsetup remove $name; done
