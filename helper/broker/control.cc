@@ -126,8 +126,8 @@ std::string OpOf(const nlohmann::json& request) {
 
 }  // namespace
 
-bool IsDrain(const std::string& line) {
-  return OpOf(nlohmann::json::parse(line, nullptr, false)) == "drain";
+std::string ControlOp(const std::string& line) {
+  return OpOf(nlohmann::json::parse(line, nullptr, false));
 }
 
 std::string HandleControl(MissService* service, const std::string& cache_device,

@@ -53,8 +53,9 @@ class ControlServer {
 };
 
 class MissService;
-// A request to end in favour of another helper: the program's, not the service's.
-bool IsDrain(const std::string& line);
+// The request's "op", or empty. "drain" and "reload" are the program's, not the
+// service's.
+std::string ControlOp(const std::string& line);
 // ping, stat, cache, gc, scrub, pin, unpin; see fastoci-helperd(8).
 // cache_device: where attach puts new devices.
 std::string HandleControl(MissService* service, const std::string& cache_device,

@@ -105,6 +105,12 @@ TEST_F(ControlTest, TakesTheSocketOfADeadHelperOnly) {
   EXPECT_TRUE(ControlServer::Listen(path(), echo).ok());
 }
 
+TEST(ControlOp, IsTheRequestsOpOrEmpty) {
+  EXPECT_EQ(ControlOp(R"({"op": "reload", "x": 1})"), "reload");
+  for (const char* bad : {"", "[]", "{", "{\"op\":3}", "{\"po\":\"drain\"}"})
+    EXPECT_EQ(ControlOp(bad), "") << bad;
+}
+
 TEST(HandleControl, AnswersEachOp) {
   NoLanes lanes;
   MissService service({}, &lanes, {});

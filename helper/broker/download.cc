@@ -21,9 +21,9 @@ constexpr double kMaxCreditSeconds = 1;
 
 // Wants one request's worth. False: the image has it all, or cannot have it.
 bool MissService::DownloadSome(uint32_t number) {
+  std::lock_guard lock(mutex_);
   const uint32_t max_spans = static_cast<uint32_t>(
       std::clamp<uint64_t>(options_.download.block_bytes / kRawSpanBytes, 1, options_.max_spans));
-  std::lock_guard lock(mutex_);
   auto image = images_.find(number);
   if (image == images_.end() || !image->second.meta || image->second.meta->blobs.empty())
     return false;
@@ -62,14 +62,20 @@ bool MissService::DownloadSome(uint32_t number) {
 }
 
 void MissService::Download() {
-  const double rate = static_cast<double>(options_.download.max_mbps) * 1e6;
   double credit = 0;  // bytes that may be fetched
   uint64_t counted = 0;
   auto last = Clock::now();
   std::unique_lock lock(mutex_);
   while (!stop_) {
+    if (!options_.download.enable) {
+      idle_.wait(lock);
+      counted = counters_.bytes_background;
+      last = Clock::now();
+      continue;
+    }
     idle_.wait_for(lock, kPoll);
     if (stop_) return;
+    const double rate = static_cast<double>(options_.download.max_mbps) * 1e6;
     const auto now = Clock::now();
     const uint64_t fetched = counters_.bytes_background;
     credit += rate * std::chrono::duration<double>(now - last).count();

@@ -24,8 +24,8 @@
 #include "broker/metrics.h"
 #include "broker/miss_service.h"
 #include "broker/notify.h"
+#include "broker/options.h"
 #include "broker/role_lane.h"
-#include "config/config.h"
 #include "fetcher/client.h"
 #include "kernel/netlink_link.h"
 
@@ -35,34 +35,6 @@ namespace {
 constexpr int kRegisterRetryMs = 500;
 constexpr int kIdleMs = 5000;
 constexpr int kDrainMs = 10000;
-
-// What the command line does not say, the configuration does.
-struct Options {
-  std::string config;
-  std::string cache_dir;
-  std::string cache_device;
-  uint64_t cache_size_gb = 0;
-  uint64_t cache_size_mb = 0;
-  uint32_t chunk_kb = 0;
-  std::string libexec;
-  std::string credentials;
-  std::string control = "/run/fastoci/control.sock";
-  std::string dev_dir = "/dev/fastoci";  // not in /run, which systemd mounts nodev
-  int lanes = 8;
-  uint32_t fetch_deadline_ms = 30000;
-  uint32_t miss_deadline_ms = 60000;
-  bool keep_cache = true;
-  bool scrub = false;
-  CacheLimits limits;
-  DownloadConfig download;
-  WholePolicy whole = WholePolicy::kFail;
-  MetricsConfig metrics;
-  bool verify_on_read = false;
-  bool takeover = false;
-  bool foreground = false;  // accepted for scripts: it always is
-  bool verbose = false;
-  std::vector<std::string> fetcher_args;
-};
 
 class LanePort : public FetchPort {
  public:
@@ -132,7 +104,7 @@ class FetcherHost : public FetchPorts {
 };
 
 // Registers, waiting while another helper is there. False: told to stop.
-Result<bool> StartService(MissService* service, NetlinkLink* link, const Options& o,
+Result<bool> StartService(MissService* service, NetlinkLink* link, const HelperOptions& o,
                           int signal_fd) {
   for (bool told = false;;) {
     Status s = service->Start(link, o.takeover);
@@ -152,11 +124,40 @@ void AskToHandOver(const std::string& control) {
       reply.ok() ? "the helper before us is done" : reply.error().message.c_str());
 }
 
+// Reads the configuration again; without success the helper goes on as it is.
+std::string Reload(const HelperOptions& given, HelperOptions* now, MissService* service,
+                   Exporter* exporter) {
+  auto wanted = Configure(given);
+  if (!wanted.ok()) {
+    Log(LogLevel::kError, "nothing changed: %s", wanted.error().message.c_str());
+    const nlohmann::json refusal = {{"error", wanted.error().message}};
+    return refusal.dump();
+  }
+  const std::vector<std::string> restart = NeedRestart(*now, *wanted);
+  for (const std::string& key : restart)
+    Log(LogLevel::kWarning, "\"%s\" has changed: not before a restart", key.c_str());
+  wanted->limits.dir = now->limits.dir;
+  service->Reconfigure(wanted->keep_cache, wanted->limits, wanted->download);
+  nlohmann::json reply = {{"ok", true}, {"source", wanted->source}, {"restart", restart}};
+  if (wanted->metrics != now->metrics) {
+    now->metrics = wanted->metrics;
+    if (Status s = exporter->Configure(now->metrics); !s.ok()) {
+      Log(LogLevel::kError, "%s", s.error().message.c_str());
+      reply["warning"] = s.error().message;
+    }
+  }
+  Log(LogLevel::kInfo, "configuration from %s",
+      wanted->source.empty() ? "defaults" : wanted->source.c_str());
+  return reply.dump();
+}
+
 // Until a signal, or until another helper took over or asked to.
-void Loop(ControlServer* control, Exporter* exporter, int signal_fd, int end_fd) {
+void Loop(ControlServer* control, Exporter* exporter, int signal_fd, int end_fd, int reload_fd,
+          const std::function<void()>& reload) {
   const int watchdog_ms = WatchdogIntervalMs();
   for (;;) {
-    std::vector<pollfd> fds = {{signal_fd, POLLIN, 0}, {end_fd, POLLIN, 0}};
+    std::vector<pollfd> fds;
+    for (int fd : {signal_fd, end_fd, reload_fd}) fds.push_back({fd, POLLIN, 0});
     control->AddPollFds(&fds);
     const size_t first_of_exporter = fds.size();
     exporter->AddPollFds(&fds);
@@ -165,7 +166,9 @@ void Loop(ControlServer* control, Exporter* exporter, int signal_fd, int end_fd)
     if (n < 0 && errno != EINTR) return;
     if (n <= 0) continue;
     if (fds[0].revents || fds[1].revents) return;
-    for (size_t i = 2; i < fds.size(); i++) {
+    signalfd_siginfo signal;
+    if (fds[2].revents && ::read(reload_fd, &signal, sizeof(signal)) > 0) reload();
+    for (size_t i = 3; i < fds.size(); i++) {
       if (i < first_of_exporter) control->Handle(fds[i]);
       else exporter->Handle(fds[i]);
     }
@@ -182,27 +185,7 @@ Status DropUnused(KernelLink* link, const std::string& device_path, const std::s
   return device->DiscardSlots();
 }
 
-Result<Options> Configure(Options o) {
-  FASTOCI_TRY(Config c, LoadConfig(o.config));
-  if (!c.source.empty()) Log(LogLevel::kInfo, "configuration from %s", c.source.c_str());
-  if (o.cache_device.empty() && o.cache_dir.empty()) o.cache_device = c.cache_device;
-  if (o.cache_dir.empty()) o.cache_dir = c.cache_dir;
-  if (o.cache_size_mb == 0)
-    o.cache_size_mb = (o.cache_size_gb ? o.cache_size_gb : c.cache_size_gb) << 10;
-  if (o.chunk_kb == 0) o.chunk_kb = static_cast<uint32_t>(c.chunk_kb);
-  if (o.credentials.empty()) o.credentials = c.credentials;
-  o.keep_cache = c.keep_cache;
-  o.scrub = c.scrub_at_start;
-  o.limits.min_free_bytes = c.min_free_gb << 30;
-  o.limits.max_disk_percent = static_cast<uint32_t>(c.max_disk_percent);
-  o.download = c.download;
-  o.whole = c.whole;
-  o.metrics = c.metrics;
-  o.verify_on_read = c.verify_on_read;
-  return o;
-}
-
-Status Run(const Options& o) {
+Status Run(const HelperOptions& given, const HelperOptions& o) {
   if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
     Log(LogLevel::kWarning, "mlockall: %s: misses may wait for our own memory",
         std::strerror(errno));
@@ -210,10 +193,16 @@ Status Run(const Options& o) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
-  if (::pthread_sigmask(SIG_BLOCK, &signals, nullptr) != 0) return ErrnoError("signals");
+  sigset_t hangup;
+  sigemptyset(&hangup);
+  sigaddset(&hangup, SIGHUP);
+  if (::pthread_sigmask(SIG_BLOCK, &signals, nullptr) != 0 ||
+      ::pthread_sigmask(SIG_BLOCK, &hangup, nullptr) != 0)
+    return ErrnoError("signals");
   ::signal(SIGPIPE, SIG_IGN);
   UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC));
-  if (!signal_fd.valid()) return ErrnoError("signalfd");
+  UniqueFd reload_fd(::signalfd(-1, &hangup, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signal_fd.valid() || !reload_fd.valid()) return ErrnoError("signalfd");
 
   CacheOptions cache;
   cache.device = o.cache_device;
@@ -240,7 +229,6 @@ Status Run(const Options& o) {
   options.db_path = o.cache_dir + "/cache.db";
   options.keep_cache = o.keep_cache;
   options.limits = o.limits;
-  if (o.cache_device.empty()) options.limits.dir = o.cache_dir;
   options.download = o.download;
   options.whole = o.whole;
   options.verify_on_read = o.verify_on_read;
@@ -259,9 +247,17 @@ Status Run(const Options& o) {
                       broken = true;
                       on_end();
                     }});
+  Exporter exporter([&] {
+    const std::string stat = HandleControl(&service, cache_path, R"({"op": "stat"})");
+    return RenderMetrics(nlohmann::json::parse(stat, nullptr, false));
+  });
+  HelperOptions now = o;
+  auto reload = [&] { return Reload(given, &now, &service, &exporter); };
   if (o.takeover) AskToHandOver(o.control);
   FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line) {
-                if (IsDrain(line)) {
+                const std::string op = ControlOp(line);
+                if (op == "reload") return reload();
+                if (op == "drain") {
                   service.Drain(kDrainMs);
                   on_end();
                 }
@@ -274,14 +270,10 @@ Status Run(const Options& o) {
     Log(LogLevel::kInfo, "ready, cache on %s", cache_path.c_str());
     NotifySystemd("READY=1");
     if (o.scrub) service.Scrub();
-    Exporter exporter([&] {
-      const std::string stat = HandleControl(&service, cache_path, R"({"op": "stat"})");
-      return RenderMetrics(nlohmann::json::parse(stat, nullptr, false));
-    });
     // Whether or not metrics can be served, misses are.
     if (Status s = exporter.Configure(o.metrics); !s.ok())
       Log(LogLevel::kError, "%s", s.error().message.c_str());
-    Loop(control.get(), &exporter, signal_fd.get(), end.get());
+    Loop(control.get(), &exporter, signal_fd.get(), end.get(), reload_fd.get(), reload);
     NotifySystemd("STOPPING=1");
     Log(LogLevel::kInfo, "stopping");
   }
@@ -293,7 +285,7 @@ Status Run(const Options& o) {
 
 int Main(int argc, char** argv) {
   SetLogProgram("fastoci-helperd");
-  Options o;
+  HelperOptions o;
   std::error_code ignored;
   o.libexec = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
   CLI::App app("serves what FastOCI images on this node miss");
@@ -329,7 +321,9 @@ int Main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (o.verbose) SetLogLevel(LogLevel::kDebug);
   auto configured = Configure(o);
-  Status s = configured.ok() ? Run(*configured) : Status(configured.error());
+  if (configured.ok() && !configured->source.empty())
+    Log(LogLevel::kInfo, "configuration from %s", configured->source.c_str());
+  Status s = configured.ok() ? Run(o, *configured) : Status(configured.error());
   if (s.ok()) return 0;
   Log(LogLevel::kError, "%s", s.error().message.c_str());
   return 1;

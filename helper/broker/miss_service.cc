@@ -39,7 +39,7 @@ Status MissService::Start(KernelLink* link, bool takeover) {
   threads_.emplace_back([this] { Commit(); });
   threads_.emplace_back([this] { Check(); });
   if (options_.whole != WholePolicy::kOff) threads_.emplace_back([this] { CheckWhole(); });
-  if (options_.download.enable) threads_.emplace_back([this] { Download(); });
+  threads_.emplace_back([this] { Download(); });
   for (int i = 0; i < options_.nr_lanes; i++) threads_.emplace_back([this, i] { RunLane(i); });
   return OkStatus();
 }
@@ -67,6 +67,16 @@ void MissService::Drain(int timeout_ms) {
     idle_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return nr_running_ == 0; });
   }
   CommitAll();
+}
+
+void MissService::Reconfigure(bool keep_cache, const CacheLimits& limits,
+                              const DownloadConfig& download) {
+  std::lock_guard lock(mutex_);
+  options_.keep_cache = keep_cache;
+  options_.limits = limits;
+  options_.download = download;
+  for (auto& [no, image] : images_) image.download_failures = 0;
+  idle_.notify_all();
 }
 
 bool MissService::stopping() {
@@ -194,8 +204,10 @@ Result<std::shared_ptr<Cache>> MissService::OpenCache(const CacheInfo& info) {
 void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
   std::vector<CacheInfo> added;
   std::vector<std::shared_ptr<Cache>> gone;
+  bool keep;
   {
     std::lock_guard lock(mutex_);
+    keep = options_.keep_cache;
     for (const CacheInfo& c : caches)
       if (!caches_.count(c.cache)) added.push_back(c);
     for (auto it = caches_.begin(); it != caches_.end();) {
@@ -214,7 +226,7 @@ void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
   for (auto& cache : gone) {
     cache->End();
     cache->Commit();
-    if (!options_.keep_cache) cache->Discard();
+    if (!keep) cache->Discard();
   }
   for (const CacheInfo& c : added) {
     auto cache = OpenCache(c);
@@ -222,7 +234,7 @@ void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
       Log(LogLevel::kError, "cache %u: %s", c.cache, cache.error().message.c_str());
       continue;
     }
-    (*cache)->SetMayGrow(options_.limits.MayGrow());
+    (*cache)->SetMayGrow(MayGrow());
     auto pins = (*cache)->db() ? (*cache)->db()->Pins() : PinList();
     std::lock_guard lock(mutex_);
     caches_[c.cache] = std::move(*cache);
@@ -254,7 +266,6 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
   for (const ImageInfo& info : added) {
     Image image;
     image.info = info;
-    image.download_at = Clock::now() + DownloadDelay(options_.download);
     auto meta = devices_.read_meta(info.meta_dev);
     Status opened = meta.ok() ? lanes_->OpenImage(info.image, meta->json) : Status(meta.error());
     if (opened.ok() && meta->image_id != info.image_id)
@@ -271,6 +282,7 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
           image.error.c_str());
     }
     std::lock_guard lock(mutex_);
+    image.download_at = Clock::now() + DownloadDelay(options_.download);
     images_[info.image] = std::move(image);
   }
 }
@@ -402,8 +414,17 @@ void MissService::AdoptOrphans() {
 
 // ---- keeping rows ----
 
+bool MissService::MayGrow() {
+  CacheLimits limits;
+  {
+    std::lock_guard lock(mutex_);
+    limits = options_.limits;
+  }
+  return limits.MayGrow();
+}
+
 void MissService::CommitAll() {
-  const bool may_grow = options_.limits.MayGrow();
+  const bool may_grow = MayGrow();
   for (auto& cache : AllCaches()) {
     cache->SetMayGrow(may_grow);
     cache->Commit();

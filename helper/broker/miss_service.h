@@ -71,6 +71,9 @@ class MissService : public KernelEvents {
   // No job begins any more; waits up to timeout_ms for those that run, then
   // commits. For a hand-over: what is missed from now on is the next helper's.
   void Drain(int timeout_ms);
+  // From now on. Images that the download had given up are tried again; delays
+  // hold for images that are attached later.
+  void Reconfigure(bool keep_cache, const CacheLimits& limits, const DownloadConfig& download);
   // Called from any thread, perhaps more than once; set before Start().
   struct Ends {
     std::function<void()> replaced;  // another helper took over
@@ -156,6 +159,7 @@ class MissService : public KernelEvents {
   bool WantLocked(uint32_t cache, uint32_t space, uint32_t chunk_no, Urgency urgency);
   void Commit();
   void CommitAll();
+  bool MayGrow();
   // background download: download.cc
   void Download();
   bool DownloadSome(uint32_t image);
@@ -199,7 +203,7 @@ class MissService : public KernelEvents {
                  AlignedBuffer* buffer, Counters::Count* bad);
   bool ScrubSlots(Cache* cache, const std::vector<uint32_t>& slots);
 
-  const MissServiceOptions options_;
+  MissServiceOptions options_;  // mutex_ guards what Reconfigure() changes
   LaneFactory* const lanes_;
   const Devices devices_;
   KernelLink* link_ = nullptr;

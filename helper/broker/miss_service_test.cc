@@ -814,6 +814,26 @@ TEST_F(MissServiceTest, TheDownloadGivesUpAfterItsTriesAndFailsNobody) {
   EXPECT_TRUE(ReadsRight(1)) << "a read asks again";
 }
 
+TEST_F(MissServiceTest, AReloadBeginsTheDownloadAndTriesAgainWhatWasGivenUp) {
+  download_.delay_s = download_.delay_extra_s = 0;
+  download_.tries = 2;
+  tricks_ = std::vector<Trick>(2, Trick::kDenied);
+  Make(200000, 64);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_EQ(lanes_->jobs, 0);
+  download_.enable = true;
+  service_->Reconfigure(true, {}, download_);
+  while (lanes_->jobs < 2) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  EXPECT_EQ(kernel_->nr_present(), 0u) << "given up";
+  service_->Reconfigure(true, {}, download_);
+  for (int i = 0; i < 2000 && kernel_->nr_present() < nr_chunks(); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks());
+  download_.enable = false;
+  service_->Reconfigure(true, {}, download_);
+}
+
 TEST_F(MissServiceTest, AnImageThatDoesNotFitIsNotDownloaded) {
   download_.enable = true;
   download_.delay_s = download_.delay_extra_s = 0;

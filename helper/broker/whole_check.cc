@@ -96,8 +96,8 @@ Result<std::vector<Sha256Digest>> MissService::ReadWhole(const Space& space, uin
 
 // Behind all that somebody waits for, and not faster than the download may.
 Status MissService::Pace(Clock::time_point begin, uint64_t bytes) {
-  const auto due = begin + std::chrono::milliseconds(bytes / (options_.download.max_mbps * 1000));
   std::unique_lock lock(mutex_);
+  const auto due = begin + std::chrono::milliseconds(bytes / (options_.download.max_mbps * 1000));
   idle_.wait_until(lock, due, [&] { return stop_; });
   if (!stop_ && queue_.HasWork(Urgency::kAhead)) idle_.wait_for(lock, kPoll);
   return stop_ ? Status(Error{ErrorKind::kUnavailable, ECANCELED, "stopping"}) : OkStatus();

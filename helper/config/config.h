@@ -35,6 +35,7 @@ struct MetricsConfig {
   bool enable = false;
   uint64_t port = 9863;  // on 127.0.0.1
   std::string path = "/metrics";
+  bool operator==(const MetricsConfig&) const = default;
 };
 
 struct Config {

@@ -3,6 +3,7 @@
 # fastoci-helperd with its fetcher and decoders serves a device from a file: cold, killed, restarted, with a small cache.
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
+requires curl
 lib=$SELFTESTS/lib
 helper='' dir=/mnt/cache
 ask() { # ask OP: one request on the control socket
@@ -50,13 +51,33 @@ check 'SIGTERM ends it in time' timeout 5 bash -c "kill $helper; while kill -0 $
 wait "$helper"
 check 'cleanly' [ $? = 0 ]
 dmsetup remove t
-check 'it starts on the cache that is there' start_helper
+config=$dir/config.json
+echo '{"exporterConfig": {"enable": true}}' > $config
+check 'it starts on the cache that is there' start_helper --config $config
 check 'a new table of the same cache' create
 check 'reads are right though the source is gone' same
 check 'from verified slots' [ "$(counter restored)" -gt 10 ]
 check 'with nothing decoded' [ "$(counter bytes_decoded)" = 0 ]
+metric() { curl -s "http://127.0.0.1:${2:-9863/metrics}" | sed -n "s/^$1 //p"; }
+cli() { "$TOP/bin/fastoci" --control $dir/control "$@" > "$WORK/said" 2>&1; }
+said() { grep -q -- "$1" "$WORK/said" || { cat "$WORK/said"; return 1; }; }
+is 'metrics say what the control socket says' "$(metric fastoci_restored_chunks_total)" "$(counter restored)"
+printf '{\n"minFreeGB": "1"}' > $config
+check 'a reload of a mistake fails' not cli reload
+check 'with its place' said "$config:2:1: \"minFreeGB\" must be a whole number"
+check 'and changes nothing' [ "$(metric fastoci_jobs)" = 0 ]
+echo '{"exporterConfig": {"enable": true, "port": 9864, "uriPrefix": "/m"}, "wholeBlob": "off"}' > $config
+check 'a reload' cli reload
+check 'names what takes a restart' said 'restart: wholeBlob$'
+is 'metrics have moved' "$(metric fastoci_jobs 9864/m),$(metric fastoci_jobs)" 0,
+echo '{}' > $config
+kill -HUP "$helper"
+no_metrics() { ! curl -s "http://127.0.0.1:9864/m"; }
+check 'SIGHUP reloads, too: no metrics' wait_for 10 no_metrics
 dmsetup remove t
-kill_helper 15
+check 'drain' cli drain
+wait "$helper"
+is 'ends it' $? 0
 losetup -d "$cache"
 rm -rf $dir/c
 check 'a new cache' start_helper --fetch-deadline-ms 500

@@ -30,7 +30,8 @@ _fastoci() {
 		COMPREPLY=($(compgen -W "$(fastoci --help 2>/dev/null |
 			sed -n '/^Subcommands:/,/^$/s/^  \([a-z]*\) .*/\1/p')" -- "$cur"))
 		;;
-	mount | umount | detach | status | fail | hold)
+	config) COMPREPLY=($(compgen -W check -- "$cur")) ;;
+	mount | umount | detach | status | pin | unpin | fail | hold)
 		if [[ $command == mount && $prev != mount ]]; then
 			_filedir -d
 		else

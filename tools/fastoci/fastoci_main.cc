@@ -20,6 +20,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kStatMs = 5000;
+constexpr int64_t kDrainMs = 15000;  // the helper takes up to 10 s
 
 constexpr char kFooter[] =
     "Examples:\n"
@@ -200,8 +201,8 @@ class Commands {
   }
 
   // A request of the cache's keeper, which answers soon.
-  int AskHelper(nlohmann::json request, const std::string& text) {
-    auto reply = CallHelper(o_.paths.control_socket, request, kStatMs);
+  int AskHelper(nlohmann::json request, const std::string& text, int64_t timeout_ms = kStatMs) {
+    auto reply = CallHelper(o_.paths.control_socket, request, timeout_ms);
     if (!reply.ok()) return PrintError(reply.error(), o_.json);
     return Finish(OkStatus(), Json::parse(reply->dump()), text);
   }
@@ -219,6 +220,20 @@ class Commands {
     if (!reply.ok()) return PrintError(reply.error(), o_.json);
     const uint64_t n = reply->value("evicted", uint64_t{0});
     return Finish(OkStatus(), Json::parse(reply->dump()), std::to_string(n) + " chunks freed");
+  }
+
+  int Reload() {
+    auto reply = CallHelper(o_.paths.control_socket, {{"op", "reload"}}, kStatMs);
+    if (!reply.ok()) return PrintError(reply.error(), o_.json);
+    const std::string source = reply->value("source", "");
+    std::string text = source.empty() ? "no configuration file: defaults" : source + " is in force";
+    if (auto restart = reply->find("restart"); restart != reply->end() && !restart->empty()) {
+      text += ", but for what takes a restart:";
+      for (const auto& key : *restart) text += " " + key.get<std::string>();
+    }
+    if (auto warning = reply->find("warning"); warning != reply->end())
+      text += "\nwarning: " + warning->get<std::string>();
+    return Finish(OkStatus(), Json::parse(reply->dump()), text);
   }
 
   int CheckConfig() {
@@ -315,7 +330,7 @@ void AddForce(CLI::App* command, Options* o) {
 struct Parser {
   CLI::App app{"Run containers from OCI images that are not downloaded yet."};
   CLI::App *attach, *assemble, *inspect, *check, *copy, *mount, *umount, *detach, *list, *status;
-  CLI::App *pin, *unpin, *gc, *scrub, *config, *config_check;
+  CLI::App *pin, *unpin, *gc, *scrub, *config, *config_check, *reload, *drain;
   CLI::App *ps, *fail, *hold, *restore, *doctor;
 
   explicit Parser(Options* o) {
@@ -439,6 +454,8 @@ struct Parser {
   }
 
   void AddNode(Options* o) {
+    reload = app.add_subcommand("reload", "let the helper read its configuration again");
+    drain = app.add_subcommand("drain", "let the helper finish what it began, and end");
     ps = app.add_subcommand("ps", "attached images: how much is local, what waits");
     fail = app.add_subcommand("fail", "let an image's reads fail that miss without a helper");
     fail->add_option("image", o->what, "name, reference, device or mount point")->required();
@@ -476,6 +493,10 @@ int Run(int argc, char** argv) {
   if (*parser.scrub)
     return run.AskHelper({{"op", "scrub"}}, "the helper scrubs; see: fastoci status");
   if (*parser.config_check) return run.CheckConfig();
+  if (*parser.reload) return run.Reload();
+  if (*parser.drain)
+    return run.AskHelper({{"op", "drain"}}, "the helper has finished what it began, and ends",
+                         kDrainMs);
   if (*parser.ps) return run.Ps();
   if (*parser.fail) return run.Fail();
   if (*parser.hold) return run.Hold();

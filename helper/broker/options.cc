@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/options.h"
+
+namespace fastoci {
+
+Result<HelperOptions> Configure(HelperOptions o) {
+  FASTOCI_TRY(Config c, LoadConfig(o.config));
+  o.source = c.source;
+  if (o.cache_device.empty() && o.cache_dir.empty()) o.cache_device = c.cache_device;
+  if (o.cache_dir.empty()) o.cache_dir = c.cache_dir;
+  if (o.cache_size_mb == 0)
+    o.cache_size_mb = (o.cache_size_gb ? o.cache_size_gb : c.cache_size_gb) << 10;
+  if (o.chunk_kb == 0) o.chunk_kb = static_cast<uint32_t>(c.chunk_kb);
+  if (o.credentials.empty()) o.credentials = c.credentials;
+  o.keep_cache = c.keep_cache;
+  o.scrub = c.scrub_at_start;
+  if (o.cache_device.empty()) o.limits.dir = o.cache_dir;
+  o.limits.min_free_bytes = c.min_free_gb << 30;
+  o.limits.max_disk_percent = static_cast<uint32_t>(c.max_disk_percent);
+  o.download = c.download;
+  o.whole = c.whole;
+  o.metrics = c.metrics;
+  o.verify_on_read = c.verify_on_read;
+  return o;
+}
+
+std::vector<std::string> NeedRestart(const HelperOptions& a, const HelperOptions& b) {
+  std::vector<std::string> keys;
+  if (a.cache_dir != b.cache_dir) keys.push_back("cacheDir");
+  if (a.cache_device != b.cache_device) keys.push_back("cacheDevice");
+  if (a.credentials != b.credentials) keys.push_back("credentialConfig.path");
+  if (a.whole != b.whole) keys.push_back("wholeBlob");
+  if (a.verify_on_read != b.verify_on_read) keys.push_back("verifyOnRead");
+  return keys;
+}
+
+}  // namespace fastoci
