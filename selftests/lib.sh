@@ -8,6 +8,7 @@
 #	# timeout: SECONDS		(default 600, as machines are slow)
 #	# vm: MORE OPTIONS OF vmrun
 #	# kernel: PATTERN		(default *: of the kernel's name, as run -k takes it)
+#	# once: REASON			(one kernel is enough, see run)
 # It prints KTAP through the functions below and ends with `finish`; whatever
 # else ends it is a failure. What `defer` was told is undone at exit, in reverse
 # order. No bare sleeps: wait_for polls a condition for a bounded time.

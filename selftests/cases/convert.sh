@@ -4,6 +4,7 @@
 # Python's tarfile gives: names, types, modes, ids, times, links, extended attributes, contents. The fixtures' layers
 # (whiteouts, opaque directories, capabilities, device nodes, sparse files, long names, ids over 2^21) and random ones, of
 # the seeds in CONVERT_SEEDS.
+# once: the convertor
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires e2fsck fsck.erofs "$BIN/convertor"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # A disk with 4 KiB logical blocks: refused as a cache device, fine under a cache file and under meta images, and doctor
 # says what that costs.
+# once: the cache's and meta image's alignment
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires docker-registry skopeo e2fsck "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-helperd"

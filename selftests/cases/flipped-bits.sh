@@ -3,6 +3,7 @@
 # A flipped bit in the cache file or in a registry's answer: never a wrong byte, always a report. With FLIPS_POINTS=N also N
 # of them in the gzip index, digests, spans, sources and tables of the assembled meta image; FLIPS_SEED repeats a run.
 # timeout: 300
+# once: what the helper verifies
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires docker-registry skopeo "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-helperd"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Native overlaybd layers in all their forms, alone, beside turboOCI layers in one image, and by overlaybd's config.v1.json:
 # they attach, are fetched on demand, and read as their layers say.
+# once: formats that the helper decodes
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 # shellcheck source=selftests/lib/foreign.sh

@@ -3,6 +3,7 @@
 # Layers in each form of compression that occurs (lib/recompress.py) convert and attach: the tree is the layers' tree, the
 # content is the blobs'. A zstd layer of many frames is fetched by frames, one of a single frame as a whole.
 # timeout: 300
+# once: how layers are packed
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires docker-registry skopeo zstd e2fsck "$BIN/fastoci" "$BIN/fastoci-helperd" "$BIN/convertor"

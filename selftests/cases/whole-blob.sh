@@ -3,6 +3,7 @@
 # Layers without chunk digests: an honest whole download after lying ranges finds and replaces what the ranges had planted;
 # a blob that is not what its digest says is refused.
 # timeout: 240
+# once: what the helper verifies
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires docker-registry e2fsck fsck.erofs jq "$BIN/fastoci" "$BIN/fastoci-helperd"
