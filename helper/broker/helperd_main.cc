@@ -309,10 +309,10 @@ int Main(int argc, char** argv) {
   app.add_option("--lanes", o.lanes, "misses in flight")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  app.add_option("--fetch-deadline-ms", o.fetch_deadline_ms)
+  app.add_option("--fetch-deadline-ms", o.fetch_deadline_ms, "of one of three tries, per 64 MiB")
       ->check(CLI::Range(100, 600000))
       ->capture_default_str();
-  app.add_option("--miss-deadline-ms", o.miss_deadline_ms)
+  app.add_option("--miss-deadline-ms", o.miss_deadline_ms, "of a miss whose image is not known")
       ->check(CLI::Range(100, 3600000))
       ->capture_default_str();
   app.add_flag("--takeover", o.takeover, "replace a helper that runs");

@@ -14,8 +14,8 @@
 //    without digests is private by its id; it is counted as unverified until
 //    its blob was checked as a whole: whole_check.cc).
 // 2. FILL comes after the slot's write has ended.
-// 3. Every miss ends in FILL or FAIL within miss_deadline_ms and the lanes'
-//    own deadlines; a miss of a space that stays unknown, too.
+// 3. Every miss ends in FILL or FAIL within the lanes' deadlines; a miss of a
+//    space that stays unknown within miss_deadline_ms.
 #ifndef FASTOCI_BROKER_MISS_SERVICE_H_
 #define FASTOCI_BROKER_MISS_SERVICE_H_
 
@@ -42,8 +42,8 @@ namespace fastoci {
 struct MissServiceOptions {
   int nr_lanes = 8;
   uint32_t max_spans = 8;  // that one request may cover
-  uint32_t fetch_deadline_ms = 30000;
-  uint32_t miss_deadline_ms = 60000;
+  uint32_t fetch_deadline_ms = 30000;  // of one of the tries of a run, per 64 MiB
+  uint32_t miss_deadline_ms = 60000;   // of a miss whose image is not known
   uint32_t commit_ms = 2000;
   std::string db_path;  // empty: nothing outlives the cache
   bool keep_cache = true;  // false: emptied when its last image goes, and at boot
