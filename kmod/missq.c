@@ -34,26 +34,19 @@
 static struct kmem_cache *miss_slab;
 static struct workqueue_struct *wq;
 
-static uint stall_ms = 10000;
-static int set_stall_ms(const char *val, const struct kernel_param *kp)
+static int set_ms(const char *val, const struct kernel_param *kp)
 {
 	return param_set_uint_minmax(val, kp, 100, 3600000);
 }
 
-static const struct kernel_param_ops stall_ms_ops = { .set = set_stall_ms, .get = param_get_uint };
-module_param_cb(stall_ms, &stall_ms_ops, &stall_ms, 0644);
+static const struct kernel_param_ops ms_ops = { .set = set_ms, .get = param_get_uint };
+
+static uint stall_ms = 10000;
+module_param_cb(stall_ms, &ms_ops, &stall_ms, 0644);
 MODULE_PARM_DESC(stall_ms, "a helper that acknowledges nothing for so long counts as absent (100..3600000, default 10000)");
 
 static uint ask_again_ms = 30000;
-static int set_ask_again_ms(const char *val, const struct kernel_param *kp)
-{
-	return param_set_uint_minmax(val, kp, 100, 3600000);
-}
-
-static const struct kernel_param_ops ask_again_ms_ops = {
-	.set = set_ask_again_ms, .get = param_get_uint
-};
-module_param_cb(ask_again_ms, &ask_again_ms_ops, &ask_again_ms, 0644);
+module_param_cb(ask_again_ms, &ms_ops, &ask_again_ms, 0644);
 MODULE_PARM_DESC(ask_again_ms, "a miss that the helper does not answer for so long is sent again (100..3600000, default 30000)");
 
 static u64 miss_order(const struct fastoci_miss_key *k)
