@@ -16,6 +16,7 @@
 #include "attach/state.h"
 #include "base/unique_fd.h"
 #include "image/assemble.h"
+#include "image/oci_image.h"
 
 namespace fastoci {
 namespace {
@@ -209,15 +210,55 @@ TEST(PickPlatform, ChoosesThisMachineAndLeavesManifestsAlone) {
   EXPECT_EQ(PickPlatform(index.dump()).error().kind, ErrorKind::kNotFound);
 }
 
-TEST(FastociReferrers, FindsOursOnly) {
+TEST(ReferrersOfType, FindsOursOnly) {
   Json index = {{"manifests",
                  {{{"digest", Digest('1')}, {"artifactType", "application/x"}},
                   {{"digest", Digest('2')},
                    {"artifactType", "application/vnd.containerd.overlaybd.turbo.v1+json"}}}}};
-  auto found = FastociReferrers(index.dump());
+  auto found = ReferrersOfType(index.dump(), ArtifactType(ImageFormat::kTurboOci));
   ASSERT_TRUE(found.ok());
   ASSERT_EQ(found->size(), 1U);
   EXPECT_EQ((*found)[0], Digest('2'));
+}
+
+FastociManifest NativeLayers(std::initializer_list<char> digests) {
+  FastociManifest m;
+  for (char d : digests) {
+    MetaLayer layer;
+    layer.native = d != '0';
+    layer.digest = Digest(d);
+    m.layers.push_back(layer);
+  }
+  return m;
+}
+
+TEST(TakeDigests, AreThoseOfTheImageThatTheArtifactIsAbout) {
+  const std::string image = Digest('e');
+  std::vector<ConvertedLayer> layers = {{{"", Digest('a'), 9}, "", {}}, {{"", Digest('b'), 9}, "", {}}};
+  const std::string body =
+      DigestsManifest({"", image, 100}, layers, {{"", Digest('1'), 64}, {"", Digest('2'), 32}});
+  FastociManifest m = NativeLayers({'b', '0', 'a', 'c', 'b'});
+  ASSERT_TRUE(TakeDigests(body, image, &m).ok());
+  EXPECT_EQ(m.layers[0].digests_digest, Digest('2'));
+  EXPECT_EQ(m.layers[0].digests_bytes, 32U);
+  EXPECT_EQ(m.layers[1].digests_digest, "");
+  EXPECT_EQ(m.layers[2].digests_digest, Digest('1'));
+  EXPECT_EQ(m.layers[3].digests_digest, "");
+  EXPECT_EQ(m.layers[4].digests_digest, Digest('2'));
+  // A second one changes nothing.
+  ASSERT_TRUE(TakeDigests(DigestsManifest({"", image, 100}, layers,
+                                          {{"", Digest('3'), 64}, {"", Digest('4'), 32}}), image, &m).ok());
+  EXPECT_EQ(m.layers[2].digests_digest, Digest('1'));
+  // One about another image, of another kind, or of a wrong size is none.
+  FastociManifest none = NativeLayers({'a', 'b'});
+  EXPECT_EQ(TakeDigests(body, Digest('f'), &none).error().kind, ErrorKind::kMismatch);
+  Json j = Json::parse(body);
+  j["artifactType"] = "application/x";
+  EXPECT_FALSE(TakeDigests(j.dump(), image, &none).ok());
+  j = Json::parse(body);
+  j["layers"][0]["size"] = 63;
+  EXPECT_FALSE(TakeDigests(j.dump(), image, &none).ok());
+  EXPECT_EQ(none.layers[0].digests_digest + none.layers[1].digests_digest, "");
 }
 
 TEST(SourcesJson, NamesEachBlobInOrder) {

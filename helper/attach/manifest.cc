@@ -9,6 +9,7 @@
 
 #include "base/digest.h"
 #include "fastoci_meta.h"
+#include "image/oci_image.h"
 #include "kernel/dm_control.h"
 
 namespace fastoci {
@@ -17,7 +18,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kPrefix[] = "containerd.io/snapshot/overlaybd/";
-constexpr char kTurboArtifact[] = "application/vnd.containerd.overlaybd.turbo.v1+json";
+constexpr uint64_t kMaxDigestsBytes = (FASTOCI_MAX_DATA_BYTES >> FASTOCI_DIGEST_SHIFT) * FASTOCI_DIGEST_BYTES;
 
 std::string Text(const Json& object, const std::string& key) {
   if (!object.is_object()) return "";
@@ -144,15 +145,41 @@ Result<std::string> PickPlatform(const std::string& body) {
   return NotFoundError("the image has no manifest for linux/" + arch);
 }
 
-Result<std::vector<std::string>> FastociReferrers(const std::string& index_body) {
+Result<std::vector<std::string>> ReferrersOfType(const std::string& index_body,
+                                                 const std::string& artifact_type) {
   FASTOCI_TRY(Json j, ParseObject(index_body, "the list of referrers"));
   std::vector<std::string> found;
   for (const Json& m : Child(j, "manifests")) {
-    if (Text(m, "artifactType") != kTurboArtifact) continue;
+    if (Text(m, "artifactType") != artifact_type) continue;
     std::string digest = Text(m, "digest");
     if (ParseDigest(digest).ok()) found.push_back(digest);
   }
   return found;
+}
+
+Status TakeDigests(const std::string& artifact_body, const std::string& image_digest,
+                   FastociManifest* manifest) {
+  FASTOCI_TRY(Json j, ParseObject(artifact_body, "the artifact with chunk digests"));
+  if (Text(j, "artifactType") != kDigestsArtifact || Text(Child(j, "subject"), "digest") != image_digest)
+    return MismatchError("it is no artifact with the chunk digests of " + image_digest);
+  Json layers = Child(j, "layers");
+  if (!layers.is_array() || layers.size() > kMaxLayers)
+    return InvalidError("it has no layers, or too many");
+  for (const Json& layer : layers) {
+    std::string digest = Text(layer, "digest");
+    FASTOCI_CHECK_OK(ParseDigest(digest));
+    Json size = Child(layer, "size");
+    uint64_t bytes = size.is_number_unsigned() ? size.get<uint64_t>() : 0;
+    if (bytes == 0 || bytes > kMaxDigestsBytes || bytes % FASTOCI_DIGEST_BYTES != 0)
+      return InvalidError(digest + " cannot be a list of digests: " + std::to_string(bytes) + " bytes");
+    std::string about = Text(Child(layer, "annotations"), "org.fastoci.layer");
+    for (MetaLayer& native : manifest->layers) {
+      if (!native.native || native.digest != about || !native.digests_digest.empty()) continue;
+      native.digests_digest = digest;
+      native.digests_bytes = bytes;
+    }
+  }
+  return OkStatus();
 }
 
 Status CheckBelongsTo(const FastociManifest& manifest, const std::string& original_digest,

@@ -23,6 +23,9 @@ struct MetaLayer {
   std::string target_digest;  // of the original layer
   std::string target_media_type;
   uint64_t target_bytes = 0;  // 0 until it was asked for
+  // Of a native layer: the blob with its chunk digests, which a referrer names; or "".
+  std::string digests_digest;
+  uint64_t digests_bytes = 0;
   // What lies on this node; "": nowhere. The meta layer's members, and the blob.
   std::string fs_meta_path, gzip_meta_path, blob_path;
 };
@@ -41,8 +44,15 @@ Result<FastociManifest> ParseFastociManifest(const std::string& body);
 // body is a manifest itself. kNotFound if the index has none.
 Result<std::string> PickPlatform(const std::string& body);
 
-// The digests in an index of referrers that are FastOCI images.
-Result<std::vector<std::string>> FastociReferrers(const std::string& index_body);
+// The digests in an index of referrers that are artifacts of this type.
+Result<std::vector<std::string>> ReferrersOfType(const std::string& index_body,
+                                                 const std::string& artifact_type);
+
+// Takes the chunk digests of native layers from an artifact (DigestsManifest() in
+// image/oci_image.h), which must be about the image of that digest. Layers that
+// have some keep them.
+Status TakeDigests(const std::string& artifact_body, const std::string& image_digest,
+                   FastociManifest* manifest);
 
 // A FastOCI manifest that was found through the original: its subject must be
 // original_digest and its targets the original's layers, in order.

@@ -15,12 +15,14 @@
 #include "base/unique_fd.h"
 #include "image/assemble_sandbox.h"
 #include "image/meta_layer.h"
+#include "image/oci_image.h"
 
 namespace fastoci {
 namespace {
 
 constexpr size_t kHashBuffer = 1 << 20;
 constexpr off_t kMaxReportBytes = 4 << 20;
+constexpr size_t kMaxDigestArtifacts = 16;  // that are looked at
 constexpr char kDecoderName[] = "fastoci-decoderd";
 
 // The decoder beside this program, or where packages put it.
@@ -152,8 +154,8 @@ Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* pr
   if (!parsed.ok() && parsed.error().kind == ErrorKind::kUnsupported) {
     Manifest original = image.manifest;
     auto referrers = client_->Referrers(image.ref, original.digest);
-    auto found = referrers.ok() ? FastociReferrers(*referrers) : Result<std::vector<std::string>>(
-                                                                     std::vector<std::string>());
+    auto found = referrers.ok() ? ReferrersOfType(*referrers, ArtifactType(ImageFormat::kTurboOci))
+                                : Result<std::vector<std::string>>(std::vector<std::string>());
     if (!found.ok() || found->empty()) return parsed.error().Wrap(image.ref.ToString());
     FASTOCI_TRY(image.manifest, client_->GetManifest(image.ref.WithDigest(found->front())));
     parsed = ParseFastociManifest(image.manifest.body);
@@ -168,6 +170,7 @@ Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* pr
     progress->Warn("the image says that its file system is " + fs_type +
                    "; fastoci mounts ext4 and erofs only");
   FASTOCI_CHECK_OK(AskSizes(&image));
+  FindDigests(&image, progress);
   bool plain = plain_http_ || IsLoopbackHost(image.ref.host);
   BlobLocation location = {plain ? "http" : "https", image.ref.host, image.ref.repository};
   image.sources_json =
@@ -191,6 +194,26 @@ Status ImagePuller::AskSizes(ResolvedImage* image) {
   for (MetaLayer& layer : image->fastoci.layers)
     if (layer.target_bytes == 0) FASTOCI_CHECK_OK(AskSize(image->ref, &layer));
   return OkStatus();
+}
+
+void ImagePuller::FindDigests(ResolvedImage* image, Progress* progress) {
+  std::vector<MetaLayer>& layers = image->fastoci.layers;
+  if (std::none_of(layers.begin(), layers.end(), [](const MetaLayer& l) { return l.native; })) return;
+  auto warn = [&](const Error& e) {
+    progress->Warn("no chunk digests of overlaybd layers: " + e.message);
+  };
+  const std::string& digest = image->manifest.digest;
+  auto index = client_->Referrers(image->ref, digest);
+  if (!index.ok()) return warn(index.error());
+  auto artifacts = ReferrersOfType(*index, kDigestsArtifact);
+  if (!artifacts.ok()) return warn(artifacts.error());
+  artifacts->resize(std::min(artifacts->size(), kMaxDigestArtifacts));
+  for (const std::string& artifact : *artifacts) {
+    auto manifest = client_->GetManifest(image->ref.WithDigest(artifact));
+    Status taken = manifest.ok() ? TakeDigests(manifest->body, digest, &image->fastoci)
+                                 : Status(manifest.error());
+    if (!taken.ok()) warn(taken.error().Wrap("referrer " + artifact));
+  }
 }
 
 Result<ResolvedImage> ImagePuller::ResolveConfig(const std::string& path, Progress* progress) {
@@ -283,6 +306,11 @@ Status ImagePuller::RunOnLayers(LayerTask task, const ResolvedImage& image,
       FASTOCI_TRY(part.meta_digest, ParseDigest(layer.digest));
       FASTOCI_TRY(part.codec, CodecOfMediaType(layer.target_media_type));
     }
+    if (layer.native && !paths[i].empty()) {
+      fds.emplace_back(::open(paths[i].c_str(), O_RDONLY | O_CLOEXEC));
+      if (!fds.back().valid()) return ErrnoError("open " + paths[i]);
+      part.digests_fd = fds.back().get();
+    }
     if (task == LayerTask::kCheck && !layer.native) {
       fds.emplace_back(::open(layer.blob_path.c_str(), O_RDONLY | O_CLOEXEC));
       if (!fds.back().valid()) return ErrnoError("open " + layer.blob_path);
@@ -299,6 +327,14 @@ Status ImagePuller::DownloadAll(const ResolvedImage& image, const std::string& w
   for (const MetaLayer& layer : image.fastoci.layers) {
     if (layer.native || !layer.fs_meta_path.empty()) {
       paths->emplace_back();
+      if (layer.digests_digest.empty()) continue;
+      auto digests = Download(image.ref, layer.digests_digest, layer.digests_bytes, work_dir, progress);
+      if (digests.ok()) {
+        paths->back() = *digests;
+      } else {
+        progress->Warn("no chunk digests of layer " + std::to_string(paths->size()) + ": " +
+                       digests.error().message);
+      }
       continue;
     }
     progress->Step("meta layer " + std::to_string(paths->size() + 1) + " of " +

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a reference to an assembled meta image: manifest, meta layers (verified
 // against their digests), sizes of the original layers, assembly, for which
-// ranges of native layers are fetched.
+// ranges of native layers are fetched, and their chunk digests where a referrer
+// has some.
 #ifndef FASTOCI_ATTACH_PULL_H_
 #define FASTOCI_ATTACH_PULL_H_
 
@@ -61,13 +62,15 @@ class ImagePuller {
   ImagePuller() = default;
   Result<Manifest> GetManifest(const Reference& ref);
   Status AskSizes(ResolvedImage* image);
+  // What goes wrong here is a warning: those layers are checked as a whole only.
+  void FindDigests(ResolvedImage* image, Progress* progress);
   Status AskSize(const Reference& ref, MetaLayer* layer);
   // To a file in work_dir, whose path it returns.
   Result<std::string> Download(const Reference& ref, const std::string& digest, uint64_t bytes,
                                const std::string& work_dir, Progress* progress);
   static Status Pack(const MetaLayer& layer, AssembleLayer* part, UniqueFd* fd);
   // In the decoder's sandbox.
-  // paths: of the layers, "" for a native one.
+  // paths: of the meta layers; of a native one's chunk digests, or "".
   Status RunOnLayers(LayerTask task, const ResolvedImage& image,
                      const std::vector<std::string>& paths, int out_fd);
   Result<std::string> Report(LayerTask task, const ResolvedImage& image,

@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "base/unique_fd.h"
-#include "fastoci_meta.h"
 
 namespace fastoci {
 namespace {

@@ -12,6 +12,7 @@
 #include "base/byte_reader.h"
 #include "base/digest.h"
 #include "base/result.h"
+#include "fastoci_meta.h"
 
 namespace fastoci {
 
@@ -35,6 +36,9 @@ struct BlobInfo {
   Bytes index;
   std::vector<Sha256Digest> digests;  // one per 64 KiB of data space, or none
   bool whole = false;  // they come from the blob, checked as a whole, not from its meta layer
+  // Nothing that the manifest names says what its data is: it has no digests, or a
+  // native layer's, which a referrer brought (docs/meta-format.md).
+  bool unproven() const { return !whole && (digests.empty() || codec == FASTOCI_CODEC_ZFILE); }
 };
 
 struct MetaImage {

@@ -100,7 +100,7 @@ class MissService : public KernelEvents {
     bool used = false;  // by an image that is attached
     Sha256Digest blob{};  // if used
     Verified verified = Verified::kNo;
-    std::string why;  // not
+    std::string why;  // not, or not more than by a referrer's digests
   };
   std::vector<Cache::Stat> Caches();
   std::vector<ImageStat> Images();

@@ -629,6 +629,46 @@ TEST_F(MissServiceTest, ABlobThatIsNotWhatItsDigestSaysIsRefusedOrReported) {
   }
 }
 
+// A referrer's digests hold from the first read on, but its blob is checked as a whole
+// all the same, and that decides.
+TEST_F(MissServiceTest, DigestsOfAReferrerHoldUntilTheWholeBlobWasRead) {
+  for (bool lie : {false, true}) {
+    blob_ = {};
+    blob_.codec = FASTOCI_CODEC_ZFILE;
+    whole_ = WholePolicy::kOff;
+    Make(300000, 64);
+    Stop();
+    if (lie) blob_.digests[3][0] ^= 1;
+    Start();
+    lanes_->Play({Trick::kFlipByte});
+    EXPECT_TRUE(ReadsRight(0));
+    EXPECT_EQ(ErrnoOf(3), lie ? EIO : 0) << "never anything but what they say";
+    EXPECT_GE(service_->counters().mismatches, lie ? 3u : 1u);
+    EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kByChunk);
+    EXPECT_NE(service_->Spaces().at(0).why.find("referrer"), std::string::npos);
+    EXPECT_EQ(service_->counters().unverified, 0u);
+    Stop();
+    whole_ = WholePolicy::kFail;
+    download_.delay_s = download_.delay_extra_s = 0;
+    Start();
+    while (service_->Spaces().empty() ||
+           service_->Spaces().at(0).verified != MissService::Verified::kWhole)
+      std::this_thread::yield();
+    EXPECT_EQ(service_->Spaces().at(0).why, "");
+    for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+    // Recorded: it holds without another look at the blob.
+    Stop();
+    whole_ = WholePolicy::kOff;
+    kernel_->Forget();
+    Start();
+    for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+    EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kWhole);
+    Stop();
+    ::unlink((dir_ + "/db").c_str());
+    ::unlink((dir_ + "/cache").c_str());
+  }
+}
+
 TEST_F(MissServiceTest, AMissBeforeItsImageIsServedLaterOrFailsInTime) {
   Make(200000, 64);
   Stop();

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole blobs: what makes a data space trusted whose meta layer has no chunk
-// digests. Ranges of its blob could be anything; the blob as a whole has a
-// digest. So, behind the images' download delay and at the download's rate, the
-// blob is read once from end to end by a hashing lane, which gives the digest of
-// what went in and the 64 KiB pieces that came out. If the former is right, the
-// pieces' digests are what the meta layer should have said:
+// Whole blobs: what makes a data space trusted that has no chunk digests, or
+// digests that the manifest does not vouch for (a referrer's: BlobInfo::unproven()).
+// Ranges of its blob could be anything; the blob as a whole has a digest. So,
+// behind the images' download delay and at the download's rate, the blob is read
+// once from end to end by a hashing lane, which gives the digest of what went in
+// and the 64 KiB pieces that came out. If the former is right, the pieces' digests
+// are what the meta layer should have said:
 //
 //   1. they are recorded, and every job from now on verifies by them;
 //   2. once no job is left that does not, all that is cached is compared, and
@@ -27,13 +28,14 @@ constexpr auto kUsersPoll = std::chrono::milliseconds(20);
 constexpr auto kTryAgain = std::chrono::seconds(60);
 constexpr uint64_t kSlowestBytesPerMs = 64;  // of a source that is not given up
 constexpr char kNoDigests[] = "its meta layer has no chunk digests";
+constexpr char kReferred[] = "its chunk digests come from a referrer, which the manifest does not name";
 
 }  // namespace
 
 std::optional<MissService::SpaceKey> MissService::NextWholeLocked() {
   const auto now = Clock::now();
   for (const auto& [key, space] : spaces_) {
-    if (!space.meta || !space.info_of_blob().digests.empty() || space.whole_ended) continue;
+    if (!space.meta || !space.info_of_blob().unproven() || space.whole_ended) continue;
     auto image = images_.find(space.image);
     if (image == images_.end() || image->second.download_at > now || space.whole_at > now) continue;
     return key;
@@ -154,6 +156,9 @@ void MissService::SetWhy(const Space& space, const std::string& why) {
 void MissService::AdoptWhole(const std::shared_ptr<Cache>& cache, const Space& space,
                              const std::vector<Sha256Digest>& digests) {
   const BlobInfo& blob = space.info_of_blob();
+  if (!blob.digests.empty() && blob.digests != digests)
+    Log(LogLevel::kError, "%s: the referrer's chunk digests are not those of the blob: from now on "
+        "the blob's hold; delete that referrer", DigestString(blob.blob_digest).c_str());
   if (cache->db()) {
     Status s = cache->db()->RecordDigests(blob.data_space_id, digests);
     if (!s.ok()) Log(LogLevel::kWarning, "%s", s.error().message.c_str());
@@ -223,7 +228,7 @@ void MissService::ApplyRecorded(uint32_t cache_no, MetaImage* meta) {
   }
   if (!cache || !cache->db()) return;
   for (BlobInfo& blob : meta->blobs) {
-    if (!blob.digests.empty()) continue;
+    if (!blob.unproven()) continue;
     auto digests = cache->db()->Digests(blob.data_space_id);
     if (!digests.ok() || digests->size() != (blob.data_bytes + kDigestBytes - 1) / kDigestBytes)
       continue;
@@ -242,11 +247,9 @@ MissService::SpaceStat MissService::StatOfLocked(const Space& space) {
   }
   const BlobInfo& blob = space.info_of_blob();
   s.blob = blob.blob_digest;
-  if (!blob.digests.empty()) {
-    s.verified = blob.whole ? Verified::kWhole : Verified::kByChunk;
-    return s;
-  }
-  s.why = kNoDigests;
+  if (!blob.digests.empty()) s.verified = blob.whole ? Verified::kWhole : Verified::kByChunk;
+  if (!blob.unproven()) return s;
+  s.why = blob.digests.empty() ? kNoDigests : kReferred;
   if (!space.why.empty())
     s.why += "; " + space.why;
   else

@@ -234,6 +234,15 @@ Status Assembler::AddNativeLayer(uint32_t number, const AssembleLayer& layer,
     blob.index_bytes = serialized.size();
     last_part = Sha256::Of(serialized);
     FASTOCI_CHECK_OK(CheckOutput(helper_.size()));
+    // What they let through does not depend on the index. With this codec alone:
+    // it tells the helper that they come from a referrer (meta-format.md).
+    if (layer.digests_fd >= 0) {
+      FASTOCI_TRY(Bytes digests, ReadNativeDigests(layer, blob.data_bytes));
+      FASTOCI_CHECK_OK(CheckOutput(helper_.size() + digests.size()));
+      blob.nr_digests = static_cast<uint32_t>(digests.size() / kDigestBytes);
+      blob.digests_offset = AddToHelper(digests);
+      last_part = Sha256::Of(digests);
+    }
   }
   FinishBlob(last_part, &blob);
   fs_.push_back(nullptr);
@@ -403,6 +412,19 @@ Status Assembler::Run() {
 
 Status Assemble(const AssembleInput& input, const AssembleOptions& options, int out_fd) {
   return Assembler(input, options, out_fd).Run();
+}
+
+Result<Bytes> ReadNativeDigests(const AssembleLayer& layer, uint64_t data_bytes) {
+  const uint64_t bytes = (data_bytes + kChunkBytes - 1) / kChunkBytes * kDigestBytes;
+  off_t end = lseek(layer.digests_fd, 0, SEEK_END);  // the sandbox has no fstat
+  if (end < 0) return ErrnoError("chunk digests");
+  if (static_cast<uint64_t>(end) != bytes)
+    return MismatchError("the chunk digests that a referrer of the image names do not fit: " +
+                         std::to_string(end) + " bytes instead of " + std::to_string(bytes) +
+                         "; delete that referrer, or convert the image again");
+  Bytes digests(bytes);
+  FASTOCI_CHECK_OK(PreadFull(layer.digests_fd, digests, 0, "chunk digests"));
+  return digests;
 }
 
 Result<fastoci_codec> CodecOfMediaType(const std::string& type) {

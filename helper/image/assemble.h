@@ -40,6 +40,8 @@ struct AssembleLayer {
   const ReadAtFile* file = nullptr;
   // For a check of its content: the whole blob of a turboOCI layer.
   int blob_fd = -1;
+  // A native layer's chunk digests, from a referrer; -1: it has none.
+  int digests_fd = -1;
 
   bool native() const { return codec == FASTOCI_CODEC_ZFILE; }
 };
@@ -61,6 +63,9 @@ struct AssembleOptions {
 // Writes the image to out_fd from offset 0 on (pwrite(2), ftruncate(2)); the
 // caller syncs and renames it.
 Status Assemble(const AssembleInput& input, const AssembleOptions& options, int out_fd);
+
+// Those of a native layer whose data has that size; layer.digests_fd is one.
+Result<Bytes> ReadNativeDigests(const AssembleLayer& layer, uint64_t data_bytes);
 
 // tar -> RAW, tar+gzip and tar.gzip -> GZIP, tar+zstd and tar.zstd -> ZSTD (OCI
 // and docker types); kUnsupported for anything else.

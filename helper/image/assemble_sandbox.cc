@@ -6,7 +6,8 @@
 //   request: u32 magic, u32 layers, image id, u64 length of the JSON part; per
 //            layer: digest of the meta layer, digest of the target, u64 bytes of
 //            the target, u32 codec, u32 whether it is read by ranges, u32 whether
-//            it has a descriptor of its blob behind its own; the JSON part
+//            it has a descriptor of its blob behind its own, u32 whether it has
+//            one of its chunk digests; the JSON part
 #include "image/assemble_sandbox.h"
 
 #include <fcntl.h>
@@ -49,6 +50,7 @@ Bytes EncodeRequest(const AssembleInput& input) {
     w.U32(layer.codec);
     w.U32(layer.file != nullptr ? 1 : 0);
     w.U32(layer.blob_fd >= 0 ? 1 : 0);
+    w.U32(layer.digests_fd >= 0 ? 1 : 0);
   }
   w.Append(AsBytes(input.json));
   return std::move(w.bytes());
@@ -81,6 +83,7 @@ Result<AssembleInput> DecodeRequest(ByteSpan bytes, std::list<RangeFile>* files,
       layer.file = &files->emplace_back(kRangeFd, i, layer.target_bytes);
     }
     if (r.U32() != 0) layer.blob_fd = kFirstLayerFd + (*nr_fds)++;
+    if (r.U32() != 0) layer.digests_fd = kFirstLayerFd + (*nr_fds)++;
     input.layers.push_back(layer);
   }
   ByteSpan json = r.Take(json_bytes);
@@ -205,13 +208,14 @@ Status AssembleViaDecoder(const std::string& decoder_path, const AssembleInput& 
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return ErrnoError("socketpair");
   UniqueFd ours(pair[0]), theirs(pair[1]);
-  int limit = kFirstLayerFd + 2 * static_cast<int>(input.layers.size());
+  int limit = kFirstLayerFd + 3 * static_cast<int>(input.layers.size());
   std::vector<UniqueFd> fds;
   std::vector<int> originals = {out_fd, request.get(), theirs.get()};
   std::vector<const ReadAtFile*> files;
   for (const AssembleLayer& layer : input.layers) {
     if (layer.file == nullptr) originals.push_back(layer.fd);
     if (layer.blob_fd >= 0) originals.push_back(layer.blob_fd);
+    if (layer.digests_fd >= 0) originals.push_back(layer.digests_fd);
     files.push_back(layer.file);
   }
   for (int fd : originals) {

@@ -185,6 +185,15 @@ Status CheckFrames(const ReadAtFile& blob, ByteSpan stored, const Sink& sink) {
   return OkStatus();
 }
 
+// digests: of all chunks, or empty; where: they are from.
+Status CompareChunk(uint64_t no, const Sha256Digest& got, ByteSpan digests, const std::string& where) {
+  if (digests.empty()) return OkStatus();
+  ByteSpan want = digests.subspan(std::min<uint64_t>(no * FASTOCI_DIGEST_BYTES, digests.size()));
+  if (want.size() >= got.size() && std::equal(got.begin(), got.end(), want.begin())) return OkStatus();
+  return MismatchError("chunk " + std::to_string(no) + " (data byte " + std::to_string(no * kChunkBytes) +
+                       ") is not what its digest " + where + " says");
+}
+
 }  // namespace
 
 Status CheckBlobDigest(const ReadAtFile& blob, const Sha256Digest& digest) {
@@ -204,15 +213,7 @@ Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest,
   std::vector<Sha256Digest> chunks;
   ChunkHasher hasher(0, [&](uint64_t no, const Sha256Digest& got) {
     chunks.push_back(got);
-    if (meta.chunk_digests.empty()) return OkStatus();
-    ByteSpan want = ByteSpan(meta.chunk_digests)
-                        .subspan(std::min<uint64_t>(no * FASTOCI_DIGEST_BYTES,
-                                                    meta.chunk_digests.size()));
-    if (want.size() >= got.size() && std::equal(got.begin(), got.end(), want.begin()))
-      return OkStatus();
-    return Status(MismatchError("chunk " + std::to_string(no) + " (data byte " +
-                                std::to_string(no * kChunkBytes) +
-                                ") is not what its digest in fastoci.chunks says"));
+    return CompareChunk(no, got, meta.chunk_digests, "in fastoci.chunks");
   });
   Sink sink = [&hasher](ByteSpan data) { return hasher.Add(data); };
   if (!meta.gzip_meta.empty()) {
@@ -232,16 +233,20 @@ Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest,
 }
 
 Status CheckZFileBlob(const ReadAtFile& blob, const Sha256Digest& digest, const ZFileIndex& index,
-                      uint64_t payload_offset) {
+                      uint64_t payload_offset, ByteSpan chunk_digests) {
   FASTOCI_CHECK_OK(CheckBlobDigest(blob, digest));
+  ChunkHasher hasher(0, [&](uint64_t no, const Sha256Digest& got) {
+    return CompareChunk(no, got, chunk_digests, "in the referrer");
+  });
   Bytes stored, data;
   for (size_t i = 0; i < index.nr_blocks(); i++) {
     stored.resize(index.block_offset(i + 1) - index.block_offset(i));
     data.resize(index.data_bytes_of(i));
     FASTOCI_CHECK_OK(blob.ReadAt(payload_offset + index.block_offset(i), stored));
     FASTOCI_CHECK_OK(index.DecodeBlock(i, stored, data));
+    FASTOCI_CHECK_OK(hasher.Add(data));
   }
-  return OkStatus();
+  return hasher.Finish();
 }
 
 }  // namespace fastoci

@@ -22,9 +22,10 @@ namespace fastoci {
 Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest,
                     const MetaLayerFiles& meta);
 
-// All blocks of a ZFile decode, with their checksums.
+// All blocks of a ZFile decode, with their checksums. chunk_digests: of its data,
+// or empty.
 Status CheckZFileBlob(const ReadAtFile& blob, const Sha256Digest& digest, const ZFileIndex& index,
-                      uint64_t payload_offset);
+                      uint64_t payload_offset, ByteSpan chunk_digests);
 
 Status CheckBlobDigest(const ReadAtFile& blob, const Sha256Digest& digest);
 

@@ -110,14 +110,19 @@ Status InspectNative(const AssembleLayer& layer, const ReadAtFile& file, bool co
     (*out)["block_bytes"] = index->block_bytes();
   }
   (*out)["data_bytes"] = native->data_bytes();
-  (*out)["chunk_digests"] = 0;
-  (*out)["verification"] = "unverified: no chunk digests";
+  Bytes digests;
+  if (layer.digests_fd >= 0 && native->zfile_index() != nullptr) {
+    FASTOCI_TRY(digests, ReadNativeDigests(layer, native->data_bytes()));
+  }
+  (*out)["chunk_digests"] = digests.size() / FASTOCI_DIGEST_BYTES;
+  (*out)["verification"] = digests.empty() ? "unverified: no chunk digests"
+                                           : "by chunk, by the digests of a referrer";
   (*out)["device_bytes"] = native->virtual_bytes();
   (*out)["map"] = SegmentsJson(native->DataSpaceSegments());
   if (!content) return OkStatus();
   if (native->zfile_index() != nullptr) {
     FASTOCI_CHECK_OK(CheckZFileBlob(file, layer.target_digest, *native->zfile_index(),
-                                    native->payload_offset()));
+                                    native->payload_offset(), digests));
   } else {
     FASTOCI_CHECK_OK(CheckBlobDigest(file, layer.target_digest));
   }

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Native overlaybd layers in all their forms, alone, beside turboOCI layers in one image, and by overlaybd's config.v1.json:
-# they attach, are fetched on demand, and read as their layers say.
+# they attach, are fetched on demand, and read as their layers say. Those that we make are verified by chunk.
 # once: formats that the helper decodes
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 # shellcheck source=selftests/lib/foreign.sh
 . "$SELFTESTS/lib/foreign.sh"
-requires docker-registry e2fsck mkfs.ext4 "$BIN/fastoci" "$BIN/fastoci-helperd" "$BIN/fastoci-decoderd"
+requires docker-registry skopeo e2fsck mkfs.ext4 "$BIN/convertor" "$BIN/fastoci" "$BIN/fastoci-helperd" "$BIN/fastoci-decoderd"
 
 native_of() { # NUMBER FORM: what the turboOCI layer of this number shows, as a native layer
 	must "$PYTHON" "$SELFTESTS/lib/mknative.py" "$DISK/$2.$1" "$2" "${ext4[$1]}=$layers/layer$(($1 + 1)).tar.gz"
@@ -43,6 +43,22 @@ for form in lz4 zstd lsmt; do
 	check "mixed-$form: the tree is what the layers unpack to" same_tree ext4
 	check "mixed-$form: detach" fastoci -q detach "$mnt"
 done
+
+# Our own, copied to a layout and from there to another repository: the digests, which a referrer has, go with them.
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" latest "$layers"/layer{1,2,3}.tar.gz > "$WORK/mkimage.log" 2>&1
+push_image "$DISK/layout:latest" ours:latest
+must "$BIN/convertor" -r "$REGISTRY/ours" -i latest -o native --plain -d "$DISK/scratch" > "$WORK/convertor.log" 2>&1
+check 'our own: copy to a layout' fastoci copy "$REGISTRY/ours:native" "oci:$DISK/copy:native"
+check 'our own: and to another repository' fastoci copy "oci:$DISK/copy:native" "$REGISTRY/foreign:ours"
+matches 'inspect finds their chunk digests' "$(fastoci inspect "$REGISTRY/foreign:ours")" '^3 layers, .* 0 without digests$'
+check 'check compares them' fastoci check "$REGISTRY/foreign:ours"
+before=$(counter pieces_unverified)
+check 'our own: attach and mount' attached ours
+check 'our own: the tree is what the layers unpack to' same_tree ext4
+is 'our own: nothing of it was served unverified' "$(counter pieces_unverified)" "$before"
+matches 'status says so, and by what' "$(fastoci status)" \
+	'sha256:[0-9a-f]{64}: verified by chunk: its chunk digests come from a referrer'
+check 'our own: detach' fastoci -q detach "$mnt"
 
 # config.v1.json: a turboOCI layer whose metadata lies here and its blob in the registry, one whose blob lies here, and a
 # native one of a directory.

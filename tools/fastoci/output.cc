@@ -261,7 +261,8 @@ void PrintStatus(const ImageReport& r) {
   Row("policy", s.policy);
 }
 
-// How the layers in use are verified; each that is not, with the reason.
+// How the layers in use are verified; each that is not, or not by anything that the
+// manifest names, with the reason.
 void PrintTrust(const nlohmann::json& spaces) {
   size_t by_chunk = 0, whole = 0;
   for (const auto& s : spaces) {
@@ -269,8 +270,9 @@ void PrintTrust(const nlohmann::json& spaces) {
     const std::string verified = s.value("verified", "");
     if (verified == "by chunk") by_chunk++;
     if (verified == "as a whole") whole++;
-    if (verified != "unverified") continue;
-    Row("layer", s.value("blob", "") + ": unverified: " + s.value("why", ""));
+    if (const std::string why = s.value("why", ""); !why.empty())
+      Row("layer", s.value("blob", "") + ": " + (verified == "by chunk" ? "verified by chunk" : verified) +
+                       ": " + why);
   }
   if (by_chunk > 0) Row("layers", U(by_chunk) + " verified by chunk");
   if (whole > 0) Row("layers", U(whole) + " verified as a whole");
