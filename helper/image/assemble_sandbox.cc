@@ -208,7 +208,6 @@ Status AssembleViaDecoder(const std::string& decoder_path, const AssembleInput& 
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return ErrnoError("socketpair");
   UniqueFd ours(pair[0]), theirs(pair[1]);
-  int limit = kFirstLayerFd + 3 * static_cast<int>(input.layers.size());
   std::vector<UniqueFd> fds;
   std::vector<int> originals = {out_fd, request.get(), theirs.get()};
   std::vector<const ReadAtFile*> files;
@@ -218,6 +217,8 @@ Status AssembleViaDecoder(const std::string& decoder_path, const AssembleInput& 
     if (layer.digests_fd >= 0) originals.push_back(layer.digests_fd);
     files.push_back(layer.file);
   }
+  // As few as can be: a process may have 1024, and there are 256 layers.
+  const int limit = kOutFd + static_cast<int>(originals.size());
   for (int fd : originals) {
     FASTOCI_TRY(UniqueFd copy, DuplicateAbove(fd, limit));
     fds.push_back(std::move(copy));
