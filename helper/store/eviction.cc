@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint8_t kFresh = 0x80;
 constexpr size_t kProbationShare = 4;  // one in so many slots
-constexpr size_t kMinProbation = 64;   // but at most half of a small cache
+constexpr size_t kMinProbation = 64;   // but at most seven eighths of a small cache
 
 uint32_t Print(uint64_t key) { return static_cast<uint32_t>(key ^ key >> 32) | 1; }  // not 0
 
@@ -91,8 +91,8 @@ void EvictionPolicy::Accessed(uint32_t slot) {
 
 std::vector<uint32_t> EvictionPolicy::Pick(size_t n, const std::function<bool(uint32_t)>& pinned) {
   std::vector<uint32_t> victims;
-  const size_t share = std::max({size() / kProbationShare, std::min(size() / 2, kMinProbation),
-                                 size_t{1}});
+  const size_t share = std::max({size() / kProbationShare,
+                                 std::min(size() * 7 / 8, kMinProbation), size_t{1}});
   size_t turned[kQueues] = {};  // pinned ones met in a row
   auto usable = [&](Queue q) { return turned[q] < lists_[q].size; };
   while (victims.size() < n && (usable(kDoomed) || usable(kProbation) || usable(kMain))) {

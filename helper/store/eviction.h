@@ -13,9 +13,10 @@
 //   Filled, while remembered ----------------> main
 //
 // A scan (backup, virus scanner, an image that is read once) passes through
-// probation, a quarter of the cache, and leaves main alone. A chunk that is
-// wanted again soon after it went is known by its ghost and goes straight to
-// main. Plain LRU was no choice: bits know no order.
+// probation, a quarter of the cache, and leaves main alone; in a small cache it is
+// longer, or nothing would be read again before its end. A chunk that is wanted
+// again soon after it went is known by its ghost and goes straight to main. Plain
+// LRU was no choice: bits know no order.
 //
 // Memory: 22 to 30 bytes per slot (at most 480 KiB per GB of 64 KiB chunks),
 // allocated once. Pick() looks at each slot at most kMaxCount + 2 times.
