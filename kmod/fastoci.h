@@ -160,6 +160,7 @@ struct fastoci_bio {
 };
 
 /* target.c */
+void fastoci_image_count(const struct fastoci_image *image, struct fastoci_stats *sum);
 int fastoci_target_init(void);
 void fastoci_target_exit(void);
 bool fastoci_try_hit(struct fastoci_image *image, struct fastoci_space *space, u64 data_sector,

@@ -546,6 +546,18 @@ static void dump_cache(struct fastoci_cache *cache, void *arg)
 			 cache->no, 0);
 }
 
+/* What an event does not tell: it changes with every read. L(lock) */
+static int put_counts(struct sk_buff *skb, const struct fastoci_image *image)
+{
+	struct fastoci_stats sum;
+
+	fastoci_image_count(image, &sum);
+	return nla_put_u64_64bit(skb, FASTOCI_A_NR_HITS, sum.hits, FASTOCI_A_PAD) ||
+	       nla_put_u64_64bit(skb, FASTOCI_A_NR_MISSED, sum.misses, FASTOCI_A_PAD) ||
+	       nla_put_u64_64bit(skb, FASTOCI_A_NR_ERRORS, sum.errors, FASTOCI_A_PAD) ||
+	       nla_put_u32(skb, FASTOCI_A_NR_PARKED, image->nr_parked);
+}
+
 static void dump_images_of(struct fastoci_cache *cache, void *arg)
 {
 	struct fastoci_image *image;
@@ -560,7 +572,8 @@ static void dump_images_of(struct fastoci_cache *cache, void *arg)
 			continue;
 		hdr = begin_item(d);
 		if (hdr)
-			end_item(d, hdr, put_image(d->skb, image), cache->no, image->no);
+			end_item(d, hdr, put_image(d->skb, image) || put_counts(d->skb, image),
+				 cache->no, image->no);
 		if (d->full)
 			break;
 	}

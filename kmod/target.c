@@ -391,18 +391,32 @@ static void end_suspend(struct dm_target *ti)
 
 /* ---- status and messages ---- */
 
+void fastoci_image_count(const struct fastoci_image *image, struct fastoci_stats *sum)
+{
+	int cpu;
+
+	*sum = (struct fastoci_stats){};
+	for_each_possible_cpu(cpu) {
+		const struct fastoci_stats *s = per_cpu_ptr(image->stats, cpu);
+
+		sum->hits += READ_ONCE(s->hits);
+		sum->misses += READ_ONCE(s->misses);
+		sum->errors += READ_ONCE(s->errors);
+	}
+}
+
 static void fastoci_status(struct dm_target *ti, status_type_t type, unsigned int flags,
 			   char *result, unsigned int maxlen)
 {
 	struct fastoci_image *image = ti->private;
 	struct fastoci_cache *cache = image->cache;
-	u64 present = 0, total = 0, hits = 0, misses = 0, errors = 0;
+	u64 present = 0, total = 0;
+	struct fastoci_stats sum;
 	u32 fail_ms, grace_ms, pending, i;
 	static const char *const helper_names[] = { "none", "stalled", "ready" };
 	enum fastoci_helper_state helper;
 	enum fastoci_policy policy;
 	size_t sz = 0;
-	int cpu;
 
 	spin_lock(&cache->lock);
 	policy = image->policy;
@@ -417,16 +431,10 @@ static void fastoci_status(struct dm_target *ti, status_type_t type, unsigned in
 	spin_unlock(&cache->lock);
 	switch (type) {
 	case STATUSTYPE_INFO:
-		for_each_possible_cpu(cpu) {
-			const struct fastoci_stats *s = per_cpu_ptr(image->stats, cpu);
-
-			hits += READ_ONCE(s->hits);
-			misses += READ_ONCE(s->misses);
-			errors += READ_ONCE(s->errors);
-		}
+		fastoci_image_count(image, &sum);
 		DMEMIT("%*phN %u %llu/%llu %llu %llu %u %llu %s ", 32, image->image_id,
-		       image->extents.nr, present, total, hits, misses, pending, errors,
-		       helper_names[helper]);
+		       image->extents.nr, present, total, sum.hits, sum.misses, pending,
+		       sum.errors, helper_names[helper]);
 		if (policy == FASTOCI_HOLD)
 			DMEMIT("hold");
 		else

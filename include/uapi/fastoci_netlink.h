@@ -52,6 +52,7 @@
  *   GET_CACHES, GET_IMAGES, GET_SPACES, GET_SLOTS, GET_PENDING   dumps
  *             GET_PENDING is the helper's own (GENERATION) and empty itself: it
  *             makes the kernel send every pending miss again as MISS events.
+ *             GET_IMAGES adds NR_HITS, NR_MISSED, NR_ERRORS, NR_PARKED.
  *             GET_SLOTS with FLAGS = FASTOCI_SLOTS_CLEAR_ACCESSED clears
  *             the access bits that it reports.
  *
@@ -131,6 +132,10 @@ enum fastoci_attr {
 	FASTOCI_A_NR_PENDING,	/* u32: misses */
 	FASTOCI_A_NR_USERS,	/* u32: images that use a space */
 	FASTOCI_A_PAD,
+	FASTOCI_A_NR_HITS,	/* u64: reads of an image's blobs that were in the cache */
+	FASTOCI_A_NR_MISSED,	/* u64: those that were not */
+	FASTOCI_A_NR_ERRORS,	/* u64: reads that the image failed */
+	FASTOCI_A_NR_PARKED,	/* u32: reads of an image that wait now */
 
 	__FASTOCI_A_MAX
 };

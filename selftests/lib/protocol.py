@@ -119,6 +119,9 @@ def main():
     write(slot, no)
     fill(a, no, slot)
     check("a NOWAIT read of a present chunk is a hit", Reader(device, at, os.RWF_NOWAIT).done() == want)
+    counts = a.dump("GET_IMAGES")[0]
+    check("GET_IMAGES counts both", [struct.unpack("=Q", counts[k])[0] for k in (NR_HITS, NR_MISSED, NR_ERRORS)] == [1, 1, 0])
+    check("and who waits", u32(counts[NR_PARKED]) == 0)
     fill(a, no, slot)
     check("the same FILL again succeeds", True)
     second, = alloc(a)
