@@ -7,7 +7,7 @@
 # once: the convertor
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
-requires e2fsck fsck.erofs "$BIN/convertor"
+requires zstd e2fsck fsck.erofs mkfs.ext4 "$BIN/convertor"
 
 lib=$SELFTESTS/lib
 tmp=$DISK/convert
@@ -59,4 +59,20 @@ for tag in "${tags[@]}"; do
 		converted "$tag" erofs
 done
 converted fixture native
+
+# The same layers in zstd: one frame, many of them, and gzip of many members on top.
+n=0
+for form in zstd frames members; do
+	n=$((n + 1))
+	must "$PYTHON" "$lib/recompress.py" "$layers/layer$n.tar.gz" "zstd.$n" $form
+done
+image zstd zstd.{1,2,3}
+cp fixture.want zstd.want
+check 'layers in zstd are converted' convert_layout -i zstd --fastoci zstd_ext4 && converted zstd ext4
+# The second reader's own zstd: a native layer of another encoder.
+must mkfs.ext4 -q -O ^has_journal -d "$lib" small.img 16M
+must "$PYTHON" "$lib/mknative.py" small.zstd zstd small.img
+image small overlaybd:small.zstd
+check 'the second reader understands a ZFile in zstd' "$PYTHON" "$lib/readimage.py" layout small small.out
+check 'which is the file system that went in' cmp small.img small.out
 finish

@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""mkimage.py LAYOUT TAG LAYER...: adds an image of these layers (tar, tar.gz, tar.zst; bottom first) to an OCI layout."""
+"""mkimage.py LAYOUT TAG LAYER...: adds an image of these layers (tar, tar.gz, tar.zst; bottom first) to an OCI layout.
+A LAYER overlaybd:FILE is a native overlaybd layer.
+"""
 import gzip, hashlib, json, os, subprocess, sys
 
 
@@ -16,6 +18,7 @@ def main():
     layout, tag, paths = sys.argv[1], sys.argv[2], sys.argv[3:]
     layers, diff_ids = [], []
     for path in paths:
+        native, path = path.startswith("overlaybd:"), path.removeprefix("overlaybd:")
         with open(path, "rb") as f:
             blob = f.read()
         tar, suffix = blob, ""
@@ -26,6 +29,10 @@ def main():
         diff_ids.append("sha256:" + hashlib.sha256(tar).hexdigest())
         layers.append({"mediaType": "application/vnd.oci.image.layer.v1.tar" + suffix,
                        "digest": put(layout, blob), "size": len(blob)})
+        if native:
+            prefix = "containerd.io/snapshot/overlaybd/"
+            layers[-1]["annotations"] = {prefix + "version": "0.1.0", prefix + "blob-size": str(len(blob)),
+                                         prefix + "blob-digest": layers[-1]["digest"]}
     config = json.dumps({"architecture": "amd64", "os": "linux", "config": {},
                          "rootfs": {"type": "layers", "diff_ids": diff_ids}}).encode()
     manifest = json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",

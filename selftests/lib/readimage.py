@@ -3,11 +3,11 @@
 """readimage.py LAYOUT TAG OUT: the block device that a converted image (turboOCI or native overlaybd) describes.
 
 A second reader of what the convertor writes, from the formats alone and sharing nothing with the helper: manifest and
-config, the meta layers' tar, tar wrapper, ZFile, LSMT, the gzip index (decoded from every entry to the end of the next
-span and compared with the plain stream), and the digests in fastoci.chunks. OUT is
-written as a sparse file. Whatever does not fit ends the program.
+config, the meta layers' tar, tar wrapper, ZFile (lz4 and zstd), LSMT, the gzip index (decoded from every entry to the end
+of the next span and compared with the plain stream), the index of zstd frames (decoded from entry to entry), and the
+digests in fastoci.chunks. OUT is written as a sparse file. Whatever does not fit ends the program.
 """
-import ctypes, gzip, hashlib, io, json, os, struct, sys, tarfile, zlib
+import ctypes, gzip, hashlib, io, json, os, struct, subprocess, sys, tarfile, zlib
 
 PREFIX = "containerd.io/snapshot/overlaybd/"
 CRC_TABLE = []
@@ -57,6 +57,20 @@ def lz4(src, size):
     return bytes(out)
 
 
+def zstd_block(src, size):
+    lib, out = ctypes.CDLL("libzstd.so.1"), ctypes.create_string_buffer(size)
+    lib.ZSTD_decompress.restype, lib.ZSTD_decompress.argtypes = ctypes.c_size_t, [ctypes.c_char_p, ctypes.c_size_t] * 2
+    need(lib.ZSTD_decompress(out, size, src, len(src)) == size, "a zstd block that does not decode to its size")
+    return out.raw
+
+
+def unzstd(frames):
+    """Of any number of frames, without a word about their sizes."""
+    done = subprocess.run(["zstd", "-dqc"], input=frames, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    need(done.returncode == 0, f"zstd: {done.stderr.decode()}")
+    return done.stdout
+
+
 def unzfile(data):
     """The content of a ZFile, or data itself if it is none."""
     if data[:8] != b"ZFile\0\1\0":
@@ -67,16 +81,18 @@ def unzfile(data):
         need(crc32c(0, b[:28] + bytes(4) + b[32:512]) == struct.unpack_from("<I", b, 28)[0], "ZFile header digest")
         return struct.unpack_from("<IIQQQQIIIBBBBIIB", b, 24)
     h, t = header(data[:512]), header(data[-512:])
-    need(h[0] == 96 and h[2] & 0x1F == 0b11011 and t[2] & 0x1F == 0b10110, "ZFile flags")
-    need(h[3:10] == t[3:10], "ZFile header and trailer differ")
-    index_at, nr, size, index_crc, block, algorithm, verify = h[3], h[4], h[5], h[6], h[8], h[9], h[15]
-    need(block == 4096 and algorithm == 1 and verify == 1 and index_at + 4 * nr + 512 == len(data), "ZFile layout")
+    need(h[0] == 96 and h[2] & 0x17 == 0b10011 and t[2] & 0x1F == 0b10110, "ZFile flags")
+    if h[2] & 8:  # else the trailer alone tells
+        need(h[3:10] == t[3:10], "ZFile header and trailer differ")
+    index_at, nr, size, index_crc, block, algorithm, verify = t[3], t[4], t[5], t[6], t[8], t[9], t[15]
+    need(block == 4096 and algorithm in (1, 2) and verify == 1 and index_at + 4 * nr + 512 == len(data), "ZFile layout")
+    unpack = {1: lz4, 2: zstd_block}[algorithm]
     need(crc32c(0, data[index_at:index_at + 4 * nr]) == index_crc, "ZFile index crc")
     out, at = [], 512
     for i, n in enumerate(struct.unpack_from(f"<{nr}I", data, index_at)):
         stored, crc = data[at:at + n - 4], struct.unpack_from("<I", data, at + n - 4)[0]
         need(crc32c(100007, stored) == crc, f"ZFile block {i} crc")
-        out.append(lz4(stored, min(block, size - i * block)))
+        out.append(unpack(stored, min(block, size - i * block)))
         at += n
     need(at == index_at, "ZFile blocks")
     return b"".join(out)
@@ -174,6 +190,19 @@ def inflate_from(blob, compressed, bits, window, nr_bytes):
     return out.raw[:nr_bytes - z.avail_out]
 
 
+def check_frames(index, blob, data):
+    """fastoci.zstd: each entry is where a frame begins, and what is decoded from there to the next one is right."""
+    need(index[:12] == b"focizstd\1\0\0\0", "zstd index magic or version")
+    need(~crc32c(0xFFFFFFFF, index[:-4]) & 0xFFFFFFFF == struct.unpack("<I", index[-4:])[0], "zstd index crc")
+    blob_bytes, data_bytes, nr = struct.unpack_from("<QQQ", index, 12)
+    need((blob_bytes, data_bytes) == (len(blob), len(data)) and len(index) == 36 + 16 * nr + 4, "zstd index sizes")
+    entries = [struct.unpack_from("<QQ", index, 36 + 16 * i) for i in range(nr)] + [(len(data), len(blob))]
+    need(entries[0] == (0, 0) and nr > 0, "the first entry of a zstd index")
+    for i, ((at, begin), (next_at, end)) in enumerate(zip(entries, entries[1:])):
+        need(at < next_at and begin < end and (i == nr - 1 or next_at - at >= 256 << 10), f"zstd index entry {i} out of order")
+        need(unzstd(blob[begin:end]) == data[at:next_at], f"zstd index entry {i} gives other bytes")
+
+
 def read_meta_layer(path, annotations, store):
     with tarfile.open(path) as tar:
         members = tar.getmembers()
@@ -188,14 +217,18 @@ def read_meta_layer(path, annotations, store):
         blob = f.read()
     about = json.loads(files["fastoci.json"])
     need(about["targetDigest"] == target == "sha256:" + hashlib.sha256(blob).hexdigest(), "target digest")
-    zipped = annotations[PREFIX + "turbo-oci/target-media-type"].endswith("gzip")
-    data = gzip.decompress(blob) if zipped else blob
+    media_type = annotations[PREFIX + "turbo-oci/target-media-type"]
+    zipped, zstd = media_type.endswith("gzip"), media_type.endswith("zstd")
+    data = gzip.decompress(blob) if zipped else unzstd(blob) if zstd else blob
     need(about["dataBytes"] == len(data) and about["targetSize"] == len(blob), "sizes in fastoci.json")
-    indexes = [n for n in ("gzip.meta", "fastoci.gzip") if n in files]
+    indexes = [n for n in ("gzip.meta", "fastoci.gzip", "fastoci.zstd") if n in files]
     members = members_of(blob) if zipped else []
-    need(indexes == ([] if not zipped else ["gzip.meta"] if len(members) == 1 else ["fastoci.gzip"]), f"indexes {indexes}")
+    wanted = ["fastoci.zstd"] if zstd else [] if not zipped else ["gzip.meta" if len(members) == 1 else "fastoci.gzip"]
+    need(indexes == wanted, f"indexes {indexes}")
     if zipped:
         check_index(files[indexes[0]], blob, data, members)
+    if zstd:
+        check_frames(files[indexes[0]], blob, data)
     digests = b"".join(hashlib.sha256(data[i:i + 65536]).digest() for i in range(0, len(data), 65536))
     need(files["fastoci.chunks"] == digests, "fastoci.chunks")
     return unzfile(files[fs[0]]), data
