@@ -231,6 +231,7 @@ Status Run(const HelperOptions& given, const HelperOptions& o) {
   options.limits = o.limits;
   options.download = o.download;
   options.whole = o.whole;
+  options.whole_layer_bytes = o.whole_layer_bytes;
   options.verify_on_read = o.verify_on_read;
   MissService service(options, lanes.get(),
                       {.open_cache = [&](uint32_t dev) { return nodes.OpenCache(dev); },

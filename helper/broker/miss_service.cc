@@ -12,6 +12,7 @@
 namespace fastoci {
 namespace {
 
+constexpr uint64_t kMaxRatio = 16;  // of a small layer's data to the limit of its blob
 constexpr auto kOrphanRetry = std::chrono::milliseconds(200);
 
 std::chrono::seconds DownloadDelay(const DownloadConfig& c) {
@@ -273,6 +274,11 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
     if (opened.ok()) {
       meta->json = Bytes();
       ApplyRecorded(info.cache, &*meta);
+      // Spans are only where decoding may begin: of one span the first miss fetches
+      // and caches all, by one request.
+      for (BlobInfo& blob : meta->blobs)
+        if (IsSmall(blob) && blob.data_bytes <= kMaxRatio * options_.whole_layer_bytes)
+          blob.spans.resize(1);
       image.meta = std::make_shared<const MetaImage>(std::move(*meta));
       Log(LogLevel::kInfo, "image %u (%s): %zu blobs", info.image, Hex(info.image_id).c_str(),
           image.meta->blobs.size());

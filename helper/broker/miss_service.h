@@ -50,6 +50,8 @@ struct MissServiceOptions {
   CacheLimits limits;
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
+  // A layer whose blob is no larger is fetched as a whole with its first miss.
+  uint64_t whole_layer_bytes = 0;
   bool verify_on_read = false;  // what was read from the cache is compared soon after
 };
 
@@ -175,6 +177,7 @@ class MissService : public KernelEvents {
                   const std::vector<Sha256Digest>& digests);
   void ReplaceMeta(const Space& space, const std::function<void(BlobInfo*)>& change);
   void ApplyRecorded(uint32_t cache_no, MetaImage* meta);
+  bool IsSmall(const BlobInfo& blob) const { return blob.blob_bytes <= options_.whole_layer_bytes; }
   SpaceStat StatOfLocked(const Space& space);
 
   // lanes: miss_jobs.cc

@@ -394,6 +394,7 @@ class MissServiceTest : public ::testing::Test {
     o.download = download_;
     o.whole = whole_;
     o.limits = limits_;
+    o.whole_layer_bytes = whole_layer_bytes_;
     o.verify_on_read = verify_on_read_;
     MissService::Devices devices;
     devices.open_cache = [this](uint32_t) { return CacheDevice::Open(dir_ + "/cache"); };
@@ -434,6 +435,7 @@ class MissServiceTest : public ::testing::Test {
   WholePolicy whole_ = WholePolicy::kOff;
   CacheLimits limits_;
   bool verify_on_read_ = false;
+  uint64_t whole_layer_bytes_ = 0;
   std::vector<Trick> tricks_;  // of the first lanes
   Bytes data_;
   BlobInfo blob_;
@@ -667,6 +669,37 @@ TEST_F(MissServiceTest, DigestsOfAReferrerHoldUntilTheWholeBlobWasRead) {
     ::unlink((dir_ + "/db").c_str());
     ::unlink((dir_ + "/cache").c_str());
   }
+}
+
+TEST_F(MissServiceTest, ASmallLayerIsFetchedAsAWhole) {
+  whole_layer_bytes_ = 1000000;
+  Make(1000001, 64);
+  EXPECT_TRUE(ReadsRight(7));
+  while (service_->nr_jobs()) std::this_thread::yield();
+  EXPECT_LT(kernel_->nr_present(), nr_chunks()) << "it is larger by a byte";
+  Stop();
+  whole_layer_bytes_ = 1000001;
+  ::unlink((dir_ + "/db").c_str());
+  ::unlink((dir_ + "/cache").c_str());
+  blob_ = {};
+  Make(1000001, 64);
+  EXPECT_TRUE(ReadsRight(7));
+  while (service_->nr_jobs()) std::this_thread::yield();
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks());
+  EXPECT_EQ(lanes_->jobs, 1);
+  EXPECT_EQ(service_->counters().bytes_fetched, data_.size());
+}
+
+TEST_F(MissServiceTest, ASmallLayerWithoutDigestsIsCheckedAsAWholeAtOnce) {
+  whole_ = WholePolicy::kFail;
+  whole_layer_bytes_ = 300000;
+  ASSERT_GT(download_.delay_s, 0u);
+  Make(300000, 64, false);
+  while (service_->Spaces().empty() ||
+         service_->Spaces().at(0).verified != MissService::Verified::kWhole)
+    std::this_thread::yield();
+  EXPECT_TRUE(ReadsRight(1));
+  EXPECT_EQ(service_->counters().unverified, 0u);
 }
 
 TEST_F(MissServiceTest, AMissBeforeItsImageIsServedLaterOrFailsInTime) {

@@ -19,6 +19,7 @@ Result<HelperOptions> Configure(HelperOptions o) {
   o.limits.max_disk_percent = static_cast<uint32_t>(c.max_disk_percent);
   o.download = c.download;
   o.whole = c.whole;
+  o.whole_layer_bytes = c.whole_layer_kb << 10;
   o.metrics = c.metrics;
   o.verify_on_read = c.verify_on_read;
   return o;
@@ -30,6 +31,7 @@ std::vector<std::string> NeedRestart(const HelperOptions& a, const HelperOptions
   if (a.cache_device != b.cache_device) keys.push_back("cacheDevice");
   if (a.credentials != b.credentials) keys.push_back("credentialConfig.path");
   if (a.whole != b.whole) keys.push_back("wholeBlob");
+  if (a.whole_layer_bytes != b.whole_layer_bytes) keys.push_back("wholeLayerKB");
   if (a.verify_on_read != b.verify_on_read) keys.push_back("verifyOnRead");
   return keys;
 }

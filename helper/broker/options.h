@@ -41,6 +41,7 @@ struct HelperOptions {
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
   MetricsConfig metrics;
+  uint64_t whole_layer_bytes = 0;
   bool verify_on_read = false;
 };
 

@@ -62,12 +62,12 @@ TEST_F(OptionsTest, WhatAReloadCannotChangeIsNamed) {
   auto a = With("{}"), b = With(R"({"minFreeGB": 1, "download": {"enable": true},
       "gzipCacheConfig": {"enable": false}, "exporterConfig": {"enable": true}})");
   auto c = With(R"({"cacheDevice": "/dev/x", "wholeBlob": "off", "cacheConfig": {"cacheDir": "/d"},
-      "verifyOnRead": true,
+      "verifyOnRead": true, "wholeLayerKB": 0,
       "credentialConfig": {"path": "/cred"}})");
   ASSERT_TRUE(a.ok() && b.ok() && c.ok());
   EXPECT_THAT(NeedRestart(*a, *b), IsEmpty());
   EXPECT_THAT(NeedRestart(*a, *c), ElementsAre("cacheDir", "cacheDevice", "credentialConfig.path",
-                                               "wholeBlob", "verifyOnRead"));
+                                               "wholeBlob", "wholeLayerKB", "verifyOnRead"));
   given_.cache_dir = "/c";  // given on the command line, the file does not matter
   auto d = With(R"({"cacheConfig": {"cacheDir": "/d"}})"), e = With("{}");
   ASSERT_TRUE(d.ok() && e.ok());

@@ -37,7 +37,9 @@ std::optional<MissService::SpaceKey> MissService::NextWholeLocked() {
   for (const auto& [key, space] : spaces_) {
     if (!space.meta || !space.info_of_blob().unproven() || space.whole_ended) continue;
     auto image = images_.find(space.image);
-    if (image == images_.end() || image->second.download_at > now || space.whole_at > now) continue;
+    if (image == images_.end() || space.whole_at > now) continue;
+    // A small blob is not waited with.
+    if (image->second.download_at > now && !IsSmall(space.info_of_blob())) continue;
     return key;
   }
   return std::nullopt;

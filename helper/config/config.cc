@@ -205,6 +205,7 @@ const std::map<std::string, Key>& Keys() {
       {"minFreeGB", {K::kNumber, 0, kMaxGb, false, SET(c->min_free_gb = v)}},
       {"maxDiskPercent", {K::kNumber, 1, 100, false, SET(c->max_disk_percent = v)}},
       {"wholeBlob", {K::kString, 0, 0, false, SET(r->whole = v)}},
+      {"wholeLayerKB", {K::kNumber, 0, kMaxGb, false, SET(c->whole_layer_kb = v)}},
       {"verifyOnRead", {K::kBool, 0, 0, false, SET(c->verify_on_read = v)}},
       {"scrubAtStart", {K::kBool, 0, 0, false, SET(c->scrub_at_start = v)}},
   };

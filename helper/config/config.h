@@ -52,6 +52,7 @@ struct Config {
   std::string credentials;  // a file
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
+  uint64_t whole_layer_kb = 1024;
   MetricsConfig metrics;  // exporterConfig
 };
 

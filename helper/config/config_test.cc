@@ -17,6 +17,7 @@ TEST(Config, AnEmptyFileIsTheDefaults) {
   EXPECT_TRUE(c->keep_cache);
   EXPECT_EQ(c->cache_dir, "/var/lib/fastoci/cache");
   EXPECT_EQ(c->cache_size_gb, 4u);
+  EXPECT_EQ(c->whole_layer_kb, 1024u);
   EXPECT_FALSE(c->download.enable);
 }
 
@@ -47,6 +48,8 @@ TEST(Config, ComplaintsNameThePlace) {
             "c.json:2:2: \"gzipCacheConfig.cacheSizeGB\" must be a whole number from 1 to 1048576");
   EXPECT_EQ(ErrorOf("{\"gzipCacheConfig\": {\"cacheSizeGB\": 1.5}}").substr(0, 12), "c.json:1:22:");
   EXPECT_EQ(ErrorOf("{\"gzipCacheConfig\": {\"cacheSizeGB\": -1}}").substr(0, 12), "c.json:1:22:");
+  EXPECT_EQ(ErrorOf("{\"wholeLayerKB\": 1048577}"),
+            "c.json:1:2: \"wholeLayerKB\" must be a whole number from 0 to 1048576");
   EXPECT_EQ(ErrorOf("{\"chunkKB\": 96}"), "c.json:1:2: \"chunkKB\" must be a power of two");
   EXPECT_EQ(ErrorOf("{\"download\": 3}"), "c.json:1:2: \"download\" must be an object");
   EXPECT_EQ(ErrorOf("{\"chunkKB\": 64, \"chunkKB\": 64}"),

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Layers in each form of compression that occurs (lib/recompress.py) convert and attach: the tree is the layers' tree, the
-# content is the blobs'. A zstd layer of many frames is fetched by frames, one of a single frame as a whole.
+# content is the blobs'. A zstd layer of many frames is fetched by frames, one of a single frame, or a small one, as a whole.
 # timeout: 300
 # once: how layers are packed
 # shellcheck source=selftests/lib.sh
@@ -54,6 +54,24 @@ for name in zstd gzip; do
 	check "$name: the whole content is that of the blobs" fastoci -q check "$REGISTRY/codecs:$name-fast"
 done
 matches 'inspect names the index' "$(fastoci inspect "$REGISTRY/codecs:zstd-fast")" 'fastoci[.]zstd'
+
+# A small blob with much data in it: one request gets all of it.
+mkdir -p "$DISK/small"
+seq 250000 > "$DISK/small/numbers"
+must tar -C "$DISK/small" -czf "$DISK/small.1" numbers
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" small "$DISK/small.1"
+push_image "$DISK/layout:small" codecs:small
+convert codecs small small-fast
+check 'a small layer: attach and mount' attached small
+before=$(fetched)
+check 'its begin is read' eval 'head -c 100 "$mnt/numbers" | cmp - <(head -c 100 "$DISK/small/numbers")'
+wait_for 10 eval '[ "$(helper_stat jobs)" = 0 ]'
+got=$(($(fetched) - before)) size=$(stat -c %s "$DISK/small.1")
+check 'which fetches all of the blob' [ "$got" -gt $((size - 100)) -a "$got" -le "$size" ]
+drop_caches
+check 'the rest of the file is right' cmp "$DISK/small/numbers" "$mnt/numbers"
+is 'and needs no fetch' "$(($(fetched) - before))" "$got"
+check 'a small layer: detach' fastoci -q detach "$mnt"
 is 'nothing failed' "$(counter fails) $(counter mismatches)" '0 0'
 
 stop_helper
