@@ -191,6 +191,16 @@ TEST(CheckBelongsTo, WantsSubjectAndLayersOfTheOriginal) {
   Json original = {{"layers", {{{"digest", Digest('1')}}, {{"digest", Digest('2')}}}}};
   EXPECT_TRUE(CheckBelongsTo(*m, Digest('5'), original.dump()).ok());
   EXPECT_FALSE(CheckBelongsTo(*m, Digest('6'), original.dump()).ok());
+  // A base layer below is none of the original's; two are too many, and so is one above.
+  MetaLayer base;
+  base.native = true;
+  FastociManifest on_base = *m, above = *m;
+  on_base.layers.insert(on_base.layers.begin(), base);
+  EXPECT_TRUE(CheckBelongsTo(on_base, Digest('5'), original.dump()).ok());
+  on_base.layers.insert(on_base.layers.begin(), base);
+  EXPECT_FALSE(CheckBelongsTo(on_base, Digest('5'), original.dump()).ok());
+  above.layers.push_back(base);
+  EXPECT_FALSE(CheckBelongsTo(above, Digest('5'), original.dump()).ok());
   std::swap(original["layers"][0], original["layers"][1]);
   EXPECT_FALSE(CheckBelongsTo(*m, Digest('5'), original.dump()).ok());
   original["layers"].erase(1);

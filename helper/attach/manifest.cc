@@ -188,9 +188,11 @@ Status CheckBelongsTo(const FastociManifest& manifest, const std::string& origin
     return MismatchError("the FastOCI manifest's subject is not the image that was named");
   }
   FASTOCI_TRY(auto digests, LayerDigests(original_body));
-  bool same = digests.size() == manifest.layers.size();
+  // A base layer, below all of the original's, is none of them.
+  const size_t base = manifest.layers.size() == digests.size() + 1 && manifest.layers[0].native ? 1 : 0;
+  bool same = digests.size() + base == manifest.layers.size();
   for (size_t i = 0; same && i < digests.size(); i++) {
-    same = manifest.layers[i].target_digest == digests[i];
+    same = manifest.layers[i + base].target_digest == digests[i];
   }
   if (!same) return MismatchError("the FastOCI manifest does not map the layers of its subject");
   return OkStatus();

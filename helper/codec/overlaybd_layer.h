@@ -31,6 +31,7 @@ class OverlaybdLayer {
   // Those of kind kTar map sectors of the data space; the others are zeros.
   LsmtSegments DataSpaceSegments() const;
   uint64_t data_bytes() const { return zfile_ ? zfile_->size() : blob_->size(); }
+  const ReadAtFile& data_space() const { return zfile_ ? static_cast<const ReadAtFile&>(*zfile_) : *blob_; }
   // What a decoder needs; null if data space and blob are the same.
   const ZFileIndex* zfile_index() const { return zfile_ ? &zfile_->index() : nullptr; }
   uint64_t payload_offset() const { return payload_offset_; }  // in the blob, whole sectors

@@ -7,10 +7,10 @@
 
 namespace fastoci {
 
-Bytes TarHeader(const char* name, uint64_t bytes, char type) {
+Bytes TarHeader(const char* name, uint64_t bytes, char type, unsigned mode) {
   char h[kTarBlockBytes] = {};
   std::snprintf(h, 100, "%s", name);
-  std::snprintf(h + 100, 8, "%07o", 0644);
+  std::snprintf(h + 100, 8, "%07o", mode);
   std::snprintf(h + 108, 8, "%07o", 0);
   std::snprintf(h + 116, 8, "%07o", 0);
   std::snprintf(h + 124, 12, "%011llo", static_cast<unsigned long long>(bytes));

@@ -9,6 +9,8 @@
 
 #include "base/digest.h"
 #include "base/unique_fd.h"
+#include "image/assemble.h"
+#include "image/base_layer.h"
 #include "image/copy.h"
 #include "image/layer_converter.h"
 
@@ -61,7 +63,9 @@ class ImageConverter {
   Status StoreOverlaybd(size_t number, const LayerResult& result);
   Result<ConvertedImage> MakeManifest(ImageFormat format, const std::string& config,
                                       const Manifest& original, std::vector<ConvertedLayer> layers);
-  Status StoreDigests(const ConvertedImage& image);
+  Result<ConvertedLayer> StoreBase(ImageFormat format);
+  // Of the image's lowest native layers, as many as there are lists.
+  Status StoreDigests(const ConvertedImage& image, const std::vector<Bytes>& lists);
   Status Dump(const std::string& name, ByteSpan data) {
     std::lock_guard lock(mutex_);
     return options_.dump ? options_.dump(name, data) : OkStatus();
@@ -76,6 +80,8 @@ class ImageConverter {
   ConvertObserver* observer_;
   std::mutex mutex_;  // for the observer and dump
   std::optional<ScanStore> scans_;
+  std::unique_ptr<BaseLayer> base_;  // null: none
+  uint64_t fs_bytes_ = 0;
   OriginalImage image_;
   std::vector<std::string> diff_ids_, chain_ids_;
   // Each layer's are written by one thread.
@@ -87,7 +93,7 @@ Result<LayerResult> ImageConverter::BuildLayer(size_t number, LayerOrder* order)
   const Descriptor& layer = image_.layers[number];
   LayerOutput output;
   output.fs_type = options_.fs_type;
-  output.fs_bytes = options_.fs_bytes;
+  output.fs_bytes = fs_bytes_;
   output.turbo = options_.turbo_tag.has_value();
   if (options_.overlaybd_tag) {
     output.overlaybd_dir = options_.scratch_dir;
@@ -182,7 +188,9 @@ Status ImageConverter::ConvertLayers(const std::vector<std::string>& diff_ids) {
   overlaybd_.resize(n);
   overlaybd_digests_.resize(n);
   FASTOCI_TRY(Sha256Digest identity, ParseDigest(image_.layers[0].digest));
-  FASTOCI_TRY(auto builder, FsBuilder::Create(options_.fs_type, identity, options_.fs_bytes));
+  FASTOCI_TRY(auto builder, base_ ? FsBuilder::CreateOn(*base_, identity)
+                                  : FsBuilder::Create(options_.fs_type, identity, options_.fs_bytes));
+  fs_bytes_ = builder->fs_bytes();
   LayerOrder order(builder.get());
   std::atomic<size_t> next = 0;
   std::atomic<bool> failed = false;
@@ -213,18 +221,34 @@ Status ImageConverter::ConvertLayers(const std::vector<std::string>& diff_ids) {
                              image_.layers[number].digest + ")");
 }
 
+Result<ConvertedLayer> ImageConverter::StoreBase(ImageFormat format) {
+  FASTOCI_TRY(BaseLayer::Blob blob, base_->MakeBlob(format == ImageFormat::kOverlaybd));
+  if (options_.store) {
+    Status s = store_->PutBlob(blob.descriptor.digest, blob.descriptor.bytes,
+                               [&](uint64_t offset, std::span<uint8_t> out) {
+                                 return base_->ReadBlob(blob, offset, out);
+                               });
+    if (!s.ok()) return s.error().Wrap("store the base layer");
+  }
+  return ConvertedLayer{.made = blob.descriptor, .diff_id = blob.descriptor.digest, .target = {}, .base = true};
+}
+
 Result<ConvertedImage> ImageConverter::MakeManifest(ImageFormat format, const std::string& config,
                                                     const Manifest& original,
                                                     std::vector<ConvertedLayer> layers) {
   ConvertedImage out;
   out.format = format;
   out.layers = std::move(layers);
+  if (base_) {
+    FASTOCI_TRY(ConvertedLayer base, StoreBase(format));
+    out.layers.insert(out.layers.begin(), std::move(base));
+  }
   FASTOCI_TRY(std::string new_config, ConvertedConfig(config, out.layers));
   Descriptor config_descriptor{"", DigestString(Sha256::Of(AsBytes(new_config))), new_config.size()};
   ManifestOptions manifest_options;
   manifest_options.format = format;
   manifest_options.oci = options_.oci || options_.referrer;
-  manifest_options.vsize_gib = options_.fs_bytes >> 30;
+  manifest_options.vsize_gib = fs_bytes_ >> 30;
   manifest_options.erofs = options_.fs_type == FsType::kErofs;
   if (options_.referrer)
     manifest_options.subject = {original.media_type, original.digest, original.body.size()};
@@ -241,15 +265,19 @@ Result<ConvertedImage> ImageConverter::MakeManifest(ImageFormat format, const st
   return out;
 }
 
-Status ImageConverter::StoreDigests(const ConvertedImage& image) {
+Status ImageConverter::StoreDigests(const ConvertedImage& image, const std::vector<Bytes>& lists) {
   std::vector<Descriptor> digests;
-  for (const Bytes& data : overlaybd_digests_) {
-    digests.push_back({"", DigestString(Sha256::Of(data)), data.size()});
-    FASTOCI_CHECK_OK(store_->PutBlob(digests.back().digest, data));
+  std::vector<ConvertedLayer> layers;
+  for (size_t i = 0; i < lists.size(); i++) {
+    if (lists[i].empty()) continue;  // a base layer that takes none
+    layers.push_back(image.layers[i]);
+    digests.push_back({"", DigestString(Sha256::Of(lists[i])), lists[i].size()});
+    FASTOCI_CHECK_OK(store_->PutBlob(digests.back().digest, lists[i]));
   }
+  if (layers.empty()) return OkStatus();
   std::string empty = kEmptyConfig;
   FASTOCI_CHECK_OK(store_->PutBlob(DigestString(Sha256::Of(AsBytes(empty))), AsBytes(empty)));
-  std::string body = DigestsManifest(image.manifest, image.layers, digests);
+  std::string body = DigestsManifest(image.manifest, layers, digests);
   auto put = store_->PutManifest("", ManifestMediaType(true), body);
   return put.ok() ? OkStatus() : Status(put.error().Wrap("store the chunk digests"));
 }
@@ -261,18 +289,31 @@ Result<std::vector<ConvertedImage>> ImageConverter::Run(const Manifest& manifest
   if (diff_ids.size() != image_.layers.size())
     return MismatchError("manifest and config disagree about the number of layers");
   observer_->OnImage(image_);
+  if (!options_.base_layer.empty()) {
+    if (image_.layers.size() >= kMaxAssembleLayers)
+      return InvalidError("with a base layer the image has more layers than can be stacked (" +
+                          std::to_string(kMaxAssembleLayers) + ")");
+    FASTOCI_TRY(base_, BaseLayer::Open(options_.base_layer));
+  }
   if (!options_.scan_dir.empty()) {
     FASTOCI_TRY(scans_, ScanStore::Open(options_.scan_dir));
   }
   FASTOCI_CHECK_OK(ConvertLayers(diff_ids));
   std::vector<ConvertedImage> made;
+  std::vector<Bytes> base_digests;
+  if (base_ && options_.store) {
+    FASTOCI_TRY(Bytes list, base_->ChunkDigests());
+    base_digests.push_back(std::move(list));
+  }
   if (options_.turbo_tag) {
     FASTOCI_TRY(auto image, MakeManifest(ImageFormat::kTurboOci, config, manifest, turbo_));
+    if (options_.store) FASTOCI_CHECK_OK(StoreDigests(image, base_digests));
     made.push_back(std::move(image));
   }
   if (options_.overlaybd_tag) {
     FASTOCI_TRY(auto image, MakeManifest(ImageFormat::kOverlaybd, config, manifest, overlaybd_));
-    if (options_.store) FASTOCI_CHECK_OK(StoreDigests(image));
+    overlaybd_digests_.insert(overlaybd_digests_.begin(), base_digests.begin(), base_digests.end());
+    if (options_.store) FASTOCI_CHECK_OK(StoreDigests(image, overlaybd_digests_));
     made.push_back(std::move(image));
   }
   return made;

@@ -27,6 +27,9 @@ struct ConvertOptions {
   std::string arch;  // of an index, the one to convert; "": all
   FsType fs_type = FsType::kExt4;
   uint64_t fs_bytes = kDefaultFsBytes;
+  // A file with an empty ext4 file system to build on (BaseLayer), which becomes the
+  // lowest layer and decides over fs_bytes; "": one is made.
+  std::string base_layer;
   bool oci = false;
   bool referrer = false;  // implies oci
   bool store = true;      // false: convert, keep nothing

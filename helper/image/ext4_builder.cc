@@ -3,13 +3,48 @@
 
 #include <algorithm>
 
+#include "image/base_layer.h"
+
 namespace fastoci {
 namespace {
 
 constexpr size_t kMaxFastSymlink = 59;
 constexpr uint64_t kMaxFsFileBytes = (1ULL << 32) * kFsBlockBytes - kFsBlockBytes;
 
+// Takes what is behind the first nr_blocks away; returns it.
+std::vector<BlockRun> CutExtents(std::vector<FileExtent>* extents, uint32_t nr_blocks) {
+  std::vector<BlockRun> cut;
+  while (!extents->empty() && extents->back().logical + extents->back().nr_blocks > nr_blocks) {
+    FileExtent& last = extents->back();
+    const uint32_t keep = last.logical >= nr_blocks ? 0 : nr_blocks - last.logical;
+    cut.push_back({last.block + keep, last.nr_blocks - keep});
+    last.nr_blocks = keep;
+    if (keep == 0) extents->pop_back();
+  }
+  return cut;
+}
+
 }  // namespace
+
+Result<std::unique_ptr<FsBuilder>> Ext4Builder::CreateOn(const BaseLayer& base,
+                                                         const Sha256Digest& identity) {
+  std::unique_ptr<Ext4Builder> b(new Ext4Builder(base.fs_bytes()));
+  FASTOCI_CHECK_OK(base.Load(&b->device_));
+  FASTOCI_TRY(b->fs_, Ext4Fs::Open(&b->device_, identity, base.fs_bytes()));
+  FASTOCI_TRY(auto names, b->fs_->ReadDirectory(EXT2_ROOT_INO));
+  FileNode* root = b->tree_.root();
+  FASTOCI_TRY(root->extents, b->fs_->ReadExtents(root->ino));
+  // Layer 0: below the first one, which may hide or replace it.
+  for (const auto& [name, ino] : names) {
+    if (name != "lost+found")
+      return InvalidError("base layer: its file system is not empty: it has '" + name + "'");
+    FileNode* node = b->tree_.NewNode(ino, EXT2_FT_DIR);
+    FASTOCI_TRY(node->extents, b->fs_->ReadExtents(ino));
+    node->dir->dirty = false;
+    b->tree_.Add(root, name, node, b->NameHash(name));
+  }
+  return std::unique_ptr<FsBuilder>(std::move(b));
+}
 
 Result<std::unique_ptr<FsBuilder>> Ext4Builder::Create(const Sha256Digest& identity,
                                                        uint64_t fs_bytes) {
@@ -86,6 +121,9 @@ Status Ext4Builder::WriteDirectory(FileNode* node) {
   for (const auto& [name, entry] : dir->names)
     entries.push_back({name, entry.node->ino, entry.hash, entry.node->file_type});
   FASTOCI_TRY(auto blocks, dir->layout.Build(node->ino, dir->parent->ino, std::move(entries)));
+  // Only a base layer's directory has more than it needs.
+  for (BlockRun run : CutExtents(&node->extents, static_cast<uint32_t>(dir->layout.nr_blocks())))
+    fs_->FreeLater(run);
   uint32_t have = 0;
   for (const FileExtent& e : node->extents) have += e.nr_blocks;
   if (dir->layout.nr_blocks() > have) {

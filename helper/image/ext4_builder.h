@@ -12,6 +12,8 @@ class Ext4Builder : public FsBuilder {
  public:
   static Result<std::unique_ptr<FsBuilder>> Create(const Sha256Digest& identity,
                                                    uint64_t fs_bytes);
+  static Result<std::unique_ptr<FsBuilder>> CreateOn(const BaseLayer& base,
+                                                     const Sha256Digest& identity);
 
  protected:
   Result<uint32_t> NewInode(bool directory) override { return fs_->NewInode(directory); }

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image/fs_builder.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <random>
 
+#include "base/unique_fd.h"
+#include "codec/lsmt_writer.h"
+#include "codec/read_at.h"
 #include "testing/test_image.h"
 #include "testing/test_tar.h"
 
@@ -303,6 +309,80 @@ TEST(Ext4Builder, RefusesSymlinkLoops) {
   t.Symlink("b", "a");
   t.File("a/x", "");
   EXPECT_NE(BuildError(t.Finish()).message.find("too many symbolic links"), std::string::npos);
+}
+
+// What mke2fs makes, as a layer.
+std::string MakeBase(const std::string& features, const std::string& options = "", const char* size = "4G") {
+  const std::string path = testing::TempDir() + "base.img";
+  ::unlink(path.c_str());
+  const std::string command = "mke2fs -q -t ext4 -E lazy_itable_init=1,nodiscard -O " + features + " " + options +
+                              " " + path + " " + size + " > /dev/null";
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const auto bytes = static_cast<uint64_t>(::lseek(fd.get(), 0, SEEK_END));
+  FdFile file(fd.get(), bytes);
+  LsmtBuilder lsmt;
+  const std::vector<ByteRun> runs = *file.DataRuns();
+  for (const ByteRun& run : runs) {
+    const uint64_t begin = run.offset / 4096 * 4096;
+    const uint64_t end = std::min(bytes, (run.offset + run.bytes + 4095) / 4096 * 4096);
+    Bytes data(end - begin);
+    EXPECT_TRUE(file.ReadAt(begin, data).ok());
+    lsmt.AddData(begin / kSectorBytes, data);
+  }
+  auto content = lsmt.Finish(bytes);
+  Bytes out = *MakeFsMeta(*content, bytes);
+  ::unlink(path.c_str());
+  return {out.begin(), out.end()};
+}
+
+TEST(Ext4Builder, BuildsOnABaseLayer) {
+  for (const char* features :
+       {"^has_journal,metadata_csum,64bit", "^has_journal,metadata_csum,^64bit,^resize_inode",
+        "^has_journal,^metadata_csum,^64bit,uninit_bg", "^has_journal,^metadata_csum,^flex_bg,^dir_index"}) {
+    TestTar a, b, c;
+    for (int i = 0; i < 300; i++) a.File("many/file" + std::to_string(i), Random(100, static_cast<uint32_t>(i)));
+    a.File("big", Random(3000000));
+    b.File("many/.wh.file7", "");
+    b.File("lost+found/x", "in the base layer's directory");
+    b.HardLink("link", "big");
+    c.File(".wh.lost+found", "");
+    std::string base = MakeBase(features);
+    std::vector<TestImage::Layer> layers = {{a.Finish(), true}, {b.Finish(), false}};
+    auto two = TestImage::Make(layers, FsType::kExt4, base);
+    ASSERT_TRUE(two.ok()) << features << ": " << two.error().message;
+    EXPECT_EQ(two->Fsck(), "") << features;
+    EXPECT_EQ(two->Find("big")->data, Random(3000000));
+    EXPECT_EQ(two->Find("link")->links, 2u);
+    EXPECT_EQ(two->List("many").size(), 299u);
+    EXPECT_EQ(two->List("lost+found").size(), 1u);
+    layers.push_back({c.Finish(), true});
+    auto three = TestImage::Make(layers, FsType::kExt4, base);
+    ASSERT_TRUE(three.ok()) << features << ": " << three.error().message;
+    EXPECT_EQ(three->Fsck(), "") << features;
+    EXPECT_FALSE(three->Find("lost+found"));
+    EXPECT_EQ(TestImage::Make(layers, FsType::kExt4, base)->meta_layers(), three->meta_layers());
+  }
+}
+
+TEST(Ext4Builder, RefusesABaseLayerThatItCannotContinue) {
+  TestTar t;
+  t.File("x", "y");
+  const TestImage::Layer layer = {t.Finish(), true};
+  auto error = [&](const std::string& features, const std::string& options = "", const char* size = "4G") {
+    auto image = TestImage::Make({layer}, FsType::kExt4, MakeBase(features, options, size));
+    return image.ok() ? "it was built" : image.error().message;
+  };
+  auto unsupported = [&](const std::string& features) {
+    return error(features).find("features that are not supported") != std::string::npos;
+  };
+  EXPECT_TRUE(unsupported("has_journal"));
+  EXPECT_TRUE(unsupported("^has_journal,bigalloc"));
+  EXPECT_TRUE(unsupported("^has_journal,inline_data"));
+  EXPECT_NE(error("^has_journal", "-b 1024").find("blocks of 1024"), std::string::npos);
+  EXPECT_NE(error("^has_journal,^64bit,^extents").find("lacks"), std::string::npos);
+  EXPECT_NE(error("^has_journal", "-d helper/testing").find("is not empty"), std::string::npos);
+  EXPECT_NE(error("^has_journal", "", "1G").find("4 to 2047 GiB"), std::string::npos);
 }
 
 }  // namespace

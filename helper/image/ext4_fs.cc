@@ -23,6 +23,19 @@ constexpr size_t kRootExtents = 4;
 constexpr size_t kExtentsPerBlock = (kFsBlockBytes - kExtentHeaderBytes) / kExtentBytes;
 constexpr int kMaxExtentDepth = 5;
 constexpr size_t kFastSymlinkBytes = 60;
+// What a base layer's file system may have: as mke2fs makes them, without a journal.
+constexpr const char* kFeatureFields[] = {"s_feature_compat", "s_feature_incompat",
+                                          "s_feature_ro_compat"};
+constexpr uint32_t kBaseCompat = EXT2_FEATURE_COMPAT_EXT_ATTR | EXT2_FEATURE_COMPAT_RESIZE_INODE |
+                                 EXT2_FEATURE_COMPAT_DIR_INDEX | EXT4_FEATURE_COMPAT_SPARSE_SUPER2;
+constexpr uint32_t kBaseIncompat = EXT2_FEATURE_INCOMPAT_FILETYPE | EXT3_FEATURE_INCOMPAT_EXTENTS |
+                                   EXT4_FEATURE_INCOMPAT_64BIT | EXT4_FEATURE_INCOMPAT_FLEX_BG |
+                                   EXT4_FEATURE_INCOMPAT_CSUM_SEED;
+constexpr uint32_t kBaseRoCompat =
+    EXT2_FEATURE_RO_COMPAT_SPARSE_SUPER | EXT2_FEATURE_RO_COMPAT_LARGE_FILE |
+    EXT4_FEATURE_RO_COMPAT_HUGE_FILE | EXT4_FEATURE_RO_COMPAT_GDT_CSUM |
+    EXT4_FEATURE_RO_COMPAT_DIR_NLINK | EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE |
+    EXT4_FEATURE_RO_COMPAT_METADATA_CSUM;
 constexpr char kNoSpace[] = "the image needs more than its file system holds (--vsize)";
 
 Error ExtError(const char* what, errcode_t code) {
@@ -115,20 +128,13 @@ Status Ext4Fs::Initialize(const Sha256Digest& identity) {
   errcode_t rc = ext2fs_initialize(device_->Name().c_str(), EXT2_FLAG_64BITS, &param,
                                    MemoryDevice::Manager(), &fs_);
   if (rc != 0) return ExtError("initialize", rc);
-  nr_inodes_ = fs_->super->s_inodes_count;  // rounded
-  fs_->now = kEpoch;
-  fs_->flags |= EXT2_FLAG_MASTER_SB_ONLY;
-  fs_->priv_data = this;
-  fs_->get_alloc_block = AllocateHook;
+  Adopt(identity);
   ext2_super_block* sb = fs_->super;
   std::copy_n(identity.begin(), sizeof(sb->s_uuid), sb->s_uuid);
   // A name-based UUID by its form.
   sb->s_uuid[6] = (sb->s_uuid[6] & 0x0f) | 0x50;
   sb->s_uuid[8] = (sb->s_uuid[8] & 0x3f) | 0x80;
   std::memcpy(sb->s_hash_seed, identity.data() + sizeof(sb->s_uuid), sizeof(sb->s_hash_seed));
-  std::memcpy(&identity_word_, identity.data(), sizeof(identity_word_));
-  sb->s_def_hash_version = EXT2_HASH_HALF_MD4;
-  sb->s_flags = EXT2_FLAGS_UNSIGNED_HASH;
   sb->s_max_mnt_count = -1;
   sb->s_checkinterval = 0;
   sb->s_mkfs_time = sb->s_lastcheck = sb->s_wtime = kEpoch;
@@ -141,9 +147,111 @@ Status Ext4Fs::Initialize(const Sha256Digest& identity) {
   }
   for (uint32_t ino = 1; ino < kFirstFreeInode; ino++)
     ext2fs_inode_alloc_stats2(fs_, ino, +1, ino == EXT2_ROOT_INO);
+  return OkStatus();
+}
+
+// What holds for each file system that we change.
+void Ext4Fs::Adopt(const Sha256Digest& identity) {
+  nr_inodes_ = fs_->super->s_inodes_count;  // initialize() rounds it
+  fs_->now = kEpoch;
+  fs_->flags |= EXT2_FLAG_MASTER_SB_ONLY;
+  fs_->priv_data = this;
+  fs_->get_alloc_block = AllocateHook;
+  fs_->super->s_def_hash_version = EXT2_HASH_HALF_MD4;
+  fs_->super->s_flags = EXT2_FLAGS_UNSIGNED_HASH;
+  std::memcpy(&identity_word_, identity.data(), sizeof(identity_word_));
   next_inode_ = kFirstFreeInode;
   next_metadata_ = fs_->super->s_first_data_block;
+}
+
+Result<std::unique_ptr<Ext4Fs>> Ext4Fs::Open(MemoryDevice* device, const Sha256Digest& identity,
+                                             uint64_t fs_bytes) {
+  std::unique_ptr<Ext4Fs> fs(new Ext4Fs(device, fs_bytes));
+  Status loaded = fs->Load(identity);
+  if (!loaded.ok()) return loaded.error().Wrap("base layer");
+  return fs;
+}
+
+Status Ext4Fs::Load(const Sha256Digest& identity) {
+  errcode_t rc = ext2fs_open(device_->Name().c_str(), EXT2_FLAG_RW | EXT2_FLAG_64BITS, 0, 0,
+                             MemoryDevice::Manager(), &fs_);
+  if (rc != 0) return ExtError("open", rc);
+  ext2_super_block* sb = fs_->super;
+  if (fs_->blocksize != kFsBlockBytes || EXT2_INODE_SIZE(sb) != kInodeBytes)
+    return InvalidError("its file system has blocks of " + std::to_string(fs_->blocksize) +
+                        " and inodes of " + std::to_string(EXT2_INODE_SIZE(sb)) +
+                        " bytes, not of 4096 and 256");
+  const uint32_t beyond[] = {sb->s_feature_compat & ~kBaseCompat, sb->s_feature_incompat & ~kBaseIncompat,
+                             sb->s_feature_ro_compat & ~kBaseRoCompat};
+  for (int i = 0; i < 3; i++)
+    if (beyond[i] != 0)
+      return InvalidError(std::string("its file system has features that are not supported (") +
+                          kFeatureFields[i] + " has " + std::to_string(beyond[i]) +
+                          "); mke2fs -t ext4 -O ^has_journal makes one without them");
+  if (!ext2fs_has_feature_extents(sb) || !ext2fs_has_feature_filetype(sb))
+    return InvalidError("its file system lacks the features extent and filetype");
+  if ((sb->s_state & EXT2_VALID_FS) == 0 || (sb->s_state & EXT2_ERROR_FS) != 0 || sb->s_last_orphan != 0)
+    return InvalidError("its file system is not clean");
+  const uint64_t blocks = ext2fs_blocks_count(sb);
+  if (blocks > nr_blocks_ || blocks <= kDataZoneBlock)
+    return InvalidError("its file system has " + std::to_string(blocks) + " blocks, its device " +
+                        std::to_string(nr_blocks_));
+  nr_blocks_ = blocks;
+  rc = ext2fs_read_bitmaps(fs_);
+  if (rc != 0) return ExtError("read bitmaps", rc);
+  // What we write.
+  ext2fs_set_feature_xattr(sb);
+  ext2fs_set_feature_dir_index(sb);
+  ext2fs_set_feature_large_file(sb);
+  ext2fs_set_feature_dir_nlink(sb);
+  if (ext2fs_has_feature_metadata_csum(sb)) {
+    ext2fs_clear_feature_metadata_csum(sb);
+    ext2fs_clear_feature_csum_seed(sb);
+    ext2fs_set_feature_gdt_csum(sb);
+    sb->s_checksum_type = 0;
+    sb->s_checksum = 0;
+  }
+  Adopt(identity);
   return OkStatus();
+}
+
+Result<std::vector<std::pair<std::string, uint32_t>>> Ext4Fs::ReadDirectory(uint32_t ino) {
+  std::vector<std::pair<std::string, uint32_t>> names;
+  auto collect = [](ext2_dir_entry* e, int, int, char*, void* data) {
+    std::string name(e->name, static_cast<size_t>(ext2fs_dirent_name_len(e)));
+    if (name != "." && name != "..")
+      static_cast<decltype(names)*>(data)->emplace_back(name, e->inode);
+    return 0;
+  };
+  errcode_t rc = ext2fs_dir_iterate(fs_, ino, 0, nullptr, collect, &names);
+  if (rc != 0) return ExtError("read directory", rc);
+  return names;
+}
+
+Result<std::vector<FileExtent>> Ext4Fs::ReadExtents(uint32_t ino) {
+  struct Found {
+    std::vector<FileExtent> extents;
+    bool beyond = false;  // what we cannot write down
+  } found;
+  auto collect = [](ext2_filsys, blk64_t* block, e2_blkcnt_t logical, blk64_t, int, void* data) {
+    auto* f = static_cast<Found*>(data);
+    if (logical < 0 || *block > UINT32_MAX) {
+      f->beyond = true;
+      return BLOCK_ABORT;
+    }
+    FileExtent* last = f->extents.empty() ? nullptr : &f->extents.back();
+    if (last != nullptr && last->block + last->nr_blocks == *block &&
+        last->logical + last->nr_blocks == static_cast<uint64_t>(logical)) {
+      last->nr_blocks++;
+    } else {
+      f->extents.push_back({static_cast<uint32_t>(logical), static_cast<uint32_t>(*block), 1});
+    }
+    return 0;
+  };
+  errcode_t rc = ext2fs_block_iterate3(fs_, ino, BLOCK_FLAG_READ_ONLY, nullptr, collect, &found);
+  if (rc != 0) return ExtError("read extents", rc);
+  if (found.beyond) return InvalidError("inode " + std::to_string(ino) + " has blocks of blocks");
+  return found.extents;
 }
 
 const uint32_t* Ext4Fs::hash_seed() const { return fs_->super->s_hash_seed; }

@@ -61,12 +61,22 @@ class Ext4Fs {
   // outlive the file system.
   static Result<std::unique_ptr<Ext4Fs>> Create(MemoryDevice* device, const Sha256Digest& identity,
                                                 uint64_t fs_bytes);
+  // The one that is on the device, as mke2fs makes them: an empty one without a
+  // file type or feature that we do not write. Checksums of metadata are switched
+  // off, for those of group descriptors alone. fs_bytes: of the device.
+  static Result<std::unique_ptr<Ext4Fs>> Open(MemoryDevice* device, const Sha256Digest& identity,
+                                              uint64_t fs_bytes);
   ~Ext4Fs();
   Ext4Fs(const Ext4Fs&) = delete;
   Ext4Fs& operator=(const Ext4Fs&) = delete;
 
   MemoryDevice* device() { return device_; }
   const uint32_t* hash_seed() const;
+
+  // Names and inodes, without "." and "..".
+  Result<std::vector<std::pair<std::string, uint32_t>>> ReadDirectory(uint32_t ino);
+  // Of a file that needs no block for its extent tree.
+  Result<std::vector<FileExtent>> ReadExtents(uint32_t ino);
 
   Result<uint32_t> NewInode(bool directory);
   // nr_blocks > 0; as few runs as there is room for.
@@ -93,6 +103,8 @@ class Ext4Fs {
  private:
   Ext4Fs(MemoryDevice* device, uint64_t fs_bytes);
   Status Initialize(const Sha256Digest& identity);
+  Status Load(const Sha256Digest& identity);
+  void Adopt(const Sha256Digest& identity);
   Result<std::vector<BlockRun>> Allocate(uint64_t nr_blocks, uint32_t* goal);
   Status FreeInode(uint32_t ino, bool directory);
   Status WriteExtents(const std::vector<FileExtent>& extents, std::vector<uint32_t>* tree_blocks,

@@ -3,6 +3,7 @@
 
 #include <sys/stat.h>
 
+#include "image/base_layer.h"
 #include "image/erofs_builder.h"
 #include "image/ext4_builder.h"
 
@@ -48,16 +49,37 @@ std::pair<std::string, std::string> Split(const std::string& path) {
 
 }  // namespace
 
-Result<std::unique_ptr<FsBuilder>> FsBuilder::Create(FsType type, const Sha256Digest& identity,
-                                                     uint64_t fs_bytes) {
+namespace {
+
+Status CheckFsBytes(uint64_t fs_bytes) {
   if (fs_bytes < kMinFsBytes || fs_bytes > kMaxFsBytes || fs_bytes % (1ULL << 30) != 0)
     return InvalidError("a file system has 4 to 2047 GiB");
+  return OkStatus();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<FsBuilder>> FsBuilder::Create(FsType type, const Sha256Digest& identity,
+                                                     uint64_t fs_bytes) {
+  FASTOCI_CHECK_OK(CheckFsBytes(fs_bytes));
   std::unique_ptr<FsBuilder> b;
   if (type == FsType::kErofs) {
     FASTOCI_TRY(b, ErofsBuilder::Create(identity, fs_bytes));
   } else {
     FASTOCI_TRY(b, Ext4Builder::Create(identity, fs_bytes));
   }
+  return Prepare(std::move(b));
+}
+
+Result<std::unique_ptr<FsBuilder>> FsBuilder::CreateOn(const BaseLayer& base,
+                                                       const Sha256Digest& identity) {
+  Status size = CheckFsBytes(base.fs_bytes());
+  if (!size.ok()) return size.error().Wrap("base layer");
+  FASTOCI_TRY(auto b, Ext4Builder::CreateOn(base, identity));
+  return Prepare(std::move(b));
+}
+
+Result<std::unique_ptr<FsBuilder>> FsBuilder::Prepare(std::unique_ptr<FsBuilder> b) {
   FASTOCI_CHECK_OK(b->WriteAttributes(b->tree_.root()->ino, {S_IFDIR | 0755, 0, 0, 0, 0}));
   FsBuilder* raw = b.get();
   b->tree_.gone = [raw](FileNode* node) {

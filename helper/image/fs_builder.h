@@ -41,12 +41,19 @@ struct LayerEntry {
   bool zero_padding = true;            // see TarSink::OnEntryEnd()
 };
 
+class BaseLayer;
+
 class FsBuilder {
  public:
   // identity: a digest of what is converted, e.g. of the bottom layer. fs_bytes:
   // of the device, whole GiB.
   static Result<std::unique_ptr<FsBuilder>> Create(FsType type, const Sha256Digest& identity,
                                                    uint64_t fs_bytes = kDefaultFsBytes);
+  // On the (ext4) file system of a base layer, of which the layers are as those of
+  // a file system of our own.
+  static Result<std::unique_ptr<FsBuilder>> CreateOn(const BaseLayer& base,
+                                                     const Sha256Digest& identity);
+  uint64_t fs_bytes() const { return fs_bytes_; }
   virtual ~FsBuilder() = default;
   FsBuilder(const FsBuilder&) = delete;
   FsBuilder& operator=(const FsBuilder&) = delete;
@@ -86,6 +93,7 @@ class FsBuilder {
   FileTree tree_;
 
  private:
+  static Result<std::unique_ptr<FsBuilder>> Prepare(std::unique_ptr<FsBuilder> b);
   Status AddEntry(const LayerEntry& entry);
   Status OnWhiteout(const std::string& parent, const std::string& name);
   Status PutDirectory(FileNode* parent, const std::string& name, const TarEntry& entry);

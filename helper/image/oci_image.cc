@@ -180,26 +180,27 @@ std::string ArtifactType(ImageFormat format) {
 std::string ConvertedManifest(const ManifestOptions& options, const Descriptor& config,
                               const std::vector<ConvertedLayer>& layers) {
   bool turbo = options.format == ImageFormat::kTurboOci;
-  std::string layer_type = turbo ? (options.oci ? kOciLayerType : kDockerLayerType)
-                                 : (options.oci ? kOciTarType : kDockerTarType);
+  const std::string layer_type = options.oci ? kOciLayerType : kDockerLayerType;
+  const std::string tar_type = options.oci ? kOciTarType : kDockerTarType;
   Json j = {{"schemaVersion", 2}, {"mediaType", ManifestMediaType(options.oci)}};
   if (!options.subject.digest.empty()) j["artifactType"] = ArtifactType(options.format);
   j["config"] = ToJson(config, options.oci ? kOciConfigType : kDockerConfigType);
   j["layers"] = Json::array();
   std::string prefix = kAnnotationPrefix;
   for (const ConvertedLayer& layer : layers) {
-    Json d = ToJson(layer.made, layer_type);
+    const bool meta = turbo && !layer.base;
+    Json d = ToJson(layer.made, meta ? layer_type : tar_type);
     Json notes = {{prefix + "blob-digest", layer.made.digest},
                   {prefix + "blob-size", std::to_string(layer.made.bytes)}};
-    if (turbo) {
+    if (meta) {
       notes[prefix + "turbo-oci/target-digest"] = layer.target.digest;
       notes[prefix + "turbo-oci/target-media-type"] = layer.target.media_type;
-    } else {
+    } else if (!layer.base) {
       if (options.erofs) notes[prefix + "blob-fs-type"] = "erofs";
       if (options.vsize_gib != kDefaultVsizeGib)
         notes[prefix + "vsize"] = std::to_string(options.vsize_gib);
     }
-    notes[prefix + "version"] = turbo ? kTurboVersion : kNativeVersion;
+    notes[prefix + "version"] = meta ? kTurboVersion : kNativeVersion;
     d["annotations"] = std::move(notes);
     j["layers"].push_back(std::move(d));
   }

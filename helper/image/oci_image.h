@@ -55,6 +55,7 @@ struct ConvertedLayer {
   Descriptor made;  // the meta layer or overlaybd layer; media_type is not used
   std::string diff_id;
   Descriptor target;  // the original layer
+  bool base = false;  // a base layer, below what is made: native in each format, of no original
 };
 
 // The original config with the new layers' diff ids; all else stays.

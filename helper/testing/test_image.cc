@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "image/base_layer.h"
 #include "image/layer_converter.h"
 #include "testing/test_tar.h"
 
@@ -63,7 +64,8 @@ TestImage::~TestImage() {
   if (!path_.empty()) ::unlink(path_.c_str());
 }
 
-Result<TestImage> TestImage::Make(const std::vector<Layer>& layers, FsType fs_type) {
+Result<TestImage> TestImage::Make(const std::vector<Layer>& layers, FsType fs_type,
+                                  const std::string& base) {
   LayerOutput output;
   output.fs_type = fs_type;
   AssembleInput input;
@@ -71,12 +73,27 @@ Result<TestImage> TestImage::Make(const std::vector<Layer>& layers, FsType fs_ty
   std::vector<std::string> data_spaces;
   std::vector<UniqueFd> fds;
   std::unique_ptr<FsBuilder> builder;
+  if (!base.empty()) {
+    fds.emplace_back(memfd_create("base", MFD_CLOEXEC));
+    FASTOCI_CHECK_OK(WriteFull(fds.back().get(), AsBytes(base), "memfd"));
+    input.layers.push_back({.fd = fds.back().get(),
+                            .target_digest = Sha256::Of(AsBytes(base)),
+                            .target_bytes = base.size(),
+                            .codec = FASTOCI_CODEC_ZFILE});
+    data_spaces.push_back(base);
+  }
   std::optional<LayerOrder> order;
   for (const Layer& layer : layers) {
     std::string blob = layer.gzip ? TestGzip(layer.tar) : layer.tar;
     Sha256Digest digest = Sha256::Of(AsBytes(blob));
     if (!builder) {
-      FASTOCI_TRY(builder, FsBuilder::Create(fs_type, digest));
+      if (base.empty()) {
+        FASTOCI_TRY(builder, FsBuilder::Create(fs_type, digest));
+      } else {
+        FASTOCI_TRY(auto layer, BaseLayer::Open("/proc/self/fd/" + std::to_string(fds[0].get())));
+        FASTOCI_TRY(builder, FsBuilder::CreateOn(*layer, digest));
+        output.fs_bytes = builder->fs_bytes();
+      }
       order.emplace(builder.get());
     }
     FASTOCI_TRY(auto converter,

@@ -34,7 +34,9 @@ class TestImage {
     std::string tar;
     bool gzip = true;
   };
-  static Result<TestImage> Make(const std::vector<Layer>& layers, FsType fs_type = FsType::kExt4);
+  // base: bytes of a base layer without ZFile and wrapper to build on, or "".
+  static Result<TestImage> Make(const std::vector<Layer>& layers, FsType fs_type = FsType::kExt4,
+                                const std::string& base = "");
   // From layers that somebody else made; data_spaces[i] is what layer i's blob
   // decodes to.
   static Result<TestImage> Assembled(const AssembleInput& input,

@@ -4,10 +4,11 @@
 # Python's tarfile gives: names, types, modes, ids, times, links, extended attributes, contents. The fixtures' layers
 # (whiteouts, opaque directories, capabilities, device nodes, sparse files, long names, ids over 2^21) and random ones, of
 # the seeds in CONVERT_SEEDS.
+# timeout: 900
 # once: the convertor
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
-requires zstd e2fsck fsck.erofs mkfs.ext4 "$BIN/convertor"
+requires zstd jq e2fsck fsck.erofs mkfs.ext4 "$BIN/convertor"
 
 lib=$SELFTESTS/lib
 tmp=$DISK/convert
@@ -75,4 +76,34 @@ must "$PYTHON" "$lib/mknative.py" small.zstd zstd small.img
 image small overlaybd:small.zstd
 check 'the second reader understands a ZFile in zstd' "$PYTHON" "$lib/readimage.py" layout small small.out
 check 'which is the file system that went in' cmp small.img small.out
+
+# On a base layer: with what mke2fs makes by default, and with the little that overlaybd's has.
+on_base() { convert_layout --mkfs=false --base-layer base.zfile -i "r$seed" "$@"; }
+while read -r kind flag features; do
+	rm -f base.img && truncate -s 4G base.img
+	must mkfs.ext4 -q -O "$features" base.img
+	must "$PYTHON" "$lib/mknative.py" base.zfile zfile base.img
+	check "$kind on a base layer with $features" on_base "$flag" "base_$kind" || continue
+	must "$PYTHON" "$lib/readimage.py" layout "base_$kind" base.out
+	check "$kind: e2fsck finds nothing" e2fsck -fn base.out
+	check "$kind: it is mounted" mount -o loop,ro,noload base.out mnt
+	is "$kind: the tree is the layers' tree" "$("$PYTHON" "$lib/treelist.py" mnt lost+found | diff "r$seed.want" -)" ''
+	check "$kind: lost+found is that of the base layer" test -d mnt/lost+found
+	umount mnt
+done <<-KINDS
+	turbo --fastoci metadata_csum,64bit,^has_journal
+	native -o ^metadata_csum,^64bit,^has_journal,^resize_inode
+KINDS
+lowest() {
+	jq -r '.layers[0] | [.mediaType, .annotations["containerd.io/snapshot/overlaybd/version"], .digest] | join(" ")' \
+		"$1/manifest.json"
+}
+check 'the manifests are written out' on_base --fastoci a --no-upload --dump-manifest -d dump
+is 'the lowest layer is the base layer as it is' "$(lowest dump)" \
+	"application/vnd.docker.image.rootfs.diff.tar 0.1.0 sha256:$(sha256sum < base.zfile | cut -d' ' -f1)"
+check 'once more, layer by layer' on_base --fastoci a --no-upload --dump-manifest -d again --concurrency-limit 1
+check 'which gives the same' cmp dump/manifest.json again/manifest.json
+check 'without a base layer there is no such image' not convert_layout --mkfs=false --base-layer none -i "r$seed" --fastoci b
+matches 'and a word about what to do' "$(cat convertor.log)" 'base layer none: No such file.*install overlaybd.*--base-layer'
+check 'nor on one that is not empty' not convert_layout --mkfs=false --base-layer small.zstd -i "r$seed" --fastoci b
 finish

@@ -60,6 +60,16 @@ matches 'status says so, and by what' "$(fastoci status)" \
 	'sha256:[0-9a-f]{64}: verified by chunk: its chunk digests come from a referrer'
 check 'our own: detach' fastoci -q detach "$mnt"
 
+# On a base layer, a native one below meta layers.
+must truncate -s 4G "$DISK/base.img"
+must mkfs.ext4 -q -O ^has_journal "$DISK/base.img"
+must "$PYTHON" "$SELFTESTS/lib/mknative.py" "$DISK/base" zfile "$DISK/base.img"
+must "$BIN/convertor" -r "$REGISTRY/ours" -i latest --fastoci base --plain --mkfs=false --base-layer "$DISK/base" > "$WORK/convertor.log" 2>&1
+check 'on a base layer: attach and mount' fastoci -q attach "$REGISTRY/ours:base" --mount "$mnt"
+check 'on a base layer: the tree is what the layers unpack to' same_tree ext4
+check 'on a base layer: zeros behind each file'"'"'s end' "$PYTHON" "$SELFTESTS/lib/eofzeros.py" "$mnt"
+check 'on a base layer: detach' fastoci -q detach "$mnt"
+
 # config.v1.json: a turboOCI layer whose metadata lies here and its blob in the registry, one whose blob lies here, and a
 # native one of a directory.
 for n in 0 1 2; do

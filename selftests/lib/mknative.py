@@ -9,6 +9,7 @@ FORM     lsmt         an LSMT file and nothing around it
          sealed       a sealed one, as overlaybd.sealed is
          sparse       not sealed, no index: each byte at its place, holes where there is none
          lz4, zstd    in a ZFile in overlaybd's tar wrapper
+         zfile        in a ZFile (lz4) and nothing around it, as base layers are
 The decoder is that of the fixtures (fixtures/fmt.py), the encoder is written from the formats' description.
 """
 import ctypes, gzip, io, os, struct, sys, tarfile
@@ -23,10 +24,21 @@ ZFILE_MAGIC = bytes.fromhex("5a46696c65000100 74756a692e79796640416c6962616261".
 
 def of_image(path):
     """The size of the device, and (sector, data) of what is not zeros in it."""
+    runs, end = [], 0
     with open(path, "rb") as f:
-        data = f.read()
-    blocks = range(0, len(data), BLOCK)
-    return len(data), [(at // SECTOR, data[at:at + BLOCK]) for at in blocks if any(data[at:at + BLOCK])]
+        size = f.seek(0, os.SEEK_END)
+        while True:
+            try:
+                begin = f.seek(max(os.lseek(f.fileno(), end, os.SEEK_DATA) // BLOCK * BLOCK, end))
+            except OSError:  # nothing but a hole is left
+                return size, runs
+            end = os.lseek(f.fileno(), begin, os.SEEK_HOLE)
+            end += -end % BLOCK
+            f.seek(begin)
+            for at in range(begin, end, BLOCK):
+                block = f.read(BLOCK)
+                if any(block):
+                    runs.append((at // SECTOR, block))
 
 
 def of_meta_layer(meta, layer):
@@ -128,6 +140,8 @@ def main():
                 f.write(data)
         elif form in ("lz4", "zstd"):
             f.write(tar_of(zfile(lsmt(virtual, runs), form), True))
+        elif form == "zfile":
+            f.write(zfile(lsmt(virtual, runs), "lz4"))
         elif form == "tar":
             f.write(tar_of(lsmt(virtual, runs), False))
         else:

@@ -238,12 +238,15 @@ def read_native(path, annotations):
     with open(path, "rb") as f:
         blob = f.read()
     need(annotations[PREFIX + "blob-digest"] == "sha256:" + hashlib.sha256(blob).hexdigest(), "blob digest")
-    need(blob[:14] == b"overlaybd.pax\0" and blob[156:157] == b"x", "tar wrapper")
+    if blob[:5] == b"ZFile":  # a base layer below meta layers
+        return unzfile(blob), b""
+    # A base layer has a plain header.
+    begin = 1536 if blob[:14] == b"overlaybd.pax\0" and blob[156:157] == b"x" else 512
     with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
         members = tar.getmembers()
-        need([m.name for m in members] == ["overlaybd.commit"] and members[0].offset_data == 1536, "tar wrapper")
-        payload = blob[1536:1536 + members[0].size]
-    need(blob[1536 + (len(payload) + 511) // 512 * 512:] == bytes(1024), "end of the tar wrapper")
+        need([m.name for m in members] == ["overlaybd.commit"] and members[0].offset_data == begin, "tar wrapper")
+        payload = blob[begin:begin + members[0].size]
+    need(blob[begin + (len(payload) + 511) // 512 * 512:] == bytes(1024), "end of the tar wrapper")
     return unzfile(payload), b""
 
 

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "image/base_layer.h"
 #include "image/convert.h"
 #include "image/copy.h"
 
@@ -28,6 +29,7 @@ struct Flags {
   bool plain = false, verbose = false, oci = false, referrer = false, insecure = false;
   bool reserve = false, no_upload = false, dump_manifest = false;
   bool mkfs = true, native = false;
+  std::string base_layer = kDefaultBaseLayer;
   uint64_t vsize = 64;
   unsigned concurrency = 4;
 };
@@ -126,7 +128,11 @@ void Define(CLI::App* app, Flags* f) {
   app->add_option("--fstype", f->fs_type, "ext4 (default) or erofs")
       ->check(CLI::IsMember({"ext4", "erofs"}));
   app->add_option("--vsize", f->vsize, "virtual size in GB, 4 to 2047 (default: 64)");
-  app->add_flag("--mkfs,!--no-mkfs", f->mkfs, "make the file system (default)");
+  app->add_flag("--mkfs,!--no-mkfs", f->mkfs,
+                "make the file system (default); --mkfs=false: build on the base layer");
+  app->add_option("--base-layer", f->base_layer,
+                  std::string("for --mkfs=false: an empty ext4 as an overlaybd layer (default: ") +
+                      kDefaultBaseLayer + ")");
   app->add_option("--concurrency-limit", f->concurrency, "layers at a time (default: 4)")
       ->check(CLI::Range(1, 64));
   app->add_option("--store", f->store,
@@ -187,8 +193,10 @@ Result<ConvertOptions> Options(const Flags& f) {
   if (turbo == options.source || f.overlaybd_tag == options.source)
     return Usage("the result needs a tag of its own: the original image must stay");
   if (!turbo.empty() && turbo == f.overlaybd_tag) return Usage("two formats need two tags");
-  if (!f.mkfs)
-    return Usage("--mkfs=false builds on a base layer that only the overlaybd project has");
+  if (!f.mkfs) {
+    if (f.fs_type != "ext4") return Usage("--mkfs=false is for ext4: a base layer holds one");
+    options.base_layer = f.base_layer;
+  }
   if (!f.db_string.empty() || !f.db_type.empty())
     return Usage("layers that were converted before need no database: --store DIRECTORY keeps them");
   options.scan_dir = f.store;
