@@ -235,10 +235,11 @@ Status GzipIndexBuilder::State::BeginMember() {
 Status GzipIndexBuilder::State::EndMember(ByteSpan trailer) {
   FASTOCI_CHECK_OK(Drain());
   ByteReader r(trailer);
-  if (r.U32() != crc) return InvalidError("gzip stream: wrong checksum of member " + std::to_string(nr_members));
-  if (r.U32() != static_cast<uint32_t>(data_bytes - member_start))
-    return InvalidError("gzip stream: wrong length of member " + std::to_string(nr_members));
-  return OkStatus();
+  const bool same = r.U32() == crc;
+  if (same && r.U32() == static_cast<uint32_t>(data_bytes - member_start)) return OkStatus();
+  return InvalidError(std::string("gzip stream: wrong ") + (same ? "length" : "checksum") + " of member " +
+                      std::to_string(nr_members) + ", bytes " + std::to_string(member_start) + " to " +
+                      std::to_string(data_bytes) + " of the data");
 }
 
 // To the next block end, to the end of *in or of the buffer.

@@ -142,7 +142,8 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
         !Text(layer["annotations"], "containerd.io/snapshot/overlaybd/version").empty())
       return Error{ErrorKind::kUnsupported, EINVAL, "the image is a converted one already"};
     Result<fastoci_codec> codec = CodecOfMediaType(d.media_type);
-    if (!codec.ok()) return codec.error();
+    if (!codec.ok())
+      return codec.error().Wrap("layer " + std::to_string(image.layers.size() + 1) + " (" + d.digest + ")");
     image.layers.push_back(std::move(d));
   }
   return image;

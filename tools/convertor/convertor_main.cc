@@ -54,7 +54,7 @@ class Printer : public ConvertObserver {
     layers_ = image.layers;
     uint64_t total = 0;
     for (const Descriptor& d : layers_) total += d.bytes;
-    std::fprintf(stderr, "%zu layers, %s\n", layers_.size(), Size(total).c_str());
+    std::fprintf(stderr, "%zu layer%s, %s\n", layers_.size(), layers_.size() == 1 ? "" : "s", Size(total).c_str());
   }
   void OnLayer(size_t number, uint64_t done) override {
     auto now = std::chrono::steady_clock::now();
