@@ -18,7 +18,10 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <thread>
+
+#include "base/unique_fd.h"
 
 namespace fastoci {
 namespace {
@@ -43,6 +46,39 @@ TEST(FetcherSandboxDeathTest, KillsWhatReachesOutside) {
   EXPECT_EXIT(Inside([] { return unshare(CLONE_NEWUSER) == 0; }), kKilled, "");
   EXPECT_EXIT(Inside([] { return syscall(SYS_bpf, 0, 0, 0) == 0; }), kKilled, "");
   EXPECT_EXIT(Inside([] { return syscall(SYS_io_uring_setup, 1, nullptr) == 0; }), kKilled, "");
+  EXPECT_EXIT(Inside([] { return syscall(SYS_pidfd_open, getppid(), 0) >= 0; }), kKilled, "");
+  EXPECT_EXIT(Inside([] { return syscall(SYS_process_vm_readv, getppid(), 0, 0, 0, 0, 0) == 0; }),
+              kKilled, "");
+#ifdef __x86_64__
+  // Other ways into the kernel, where system calls have other numbers.
+  EXPECT_EXIT(Inside([] { return syscall(0x40000000 | SYS_getpid) > 0; }), kKilled, "");
+  EXPECT_EXIT(Inside([] {
+                int pid;
+                asm volatile("int $0x80" : "=a"(pid) : "a"(20) : "memory");
+                return pid > 0;
+              }), kKilled, "");
+#endif
+}
+
+bool Opens(const char* path) { return open(path, O_RDONLY | O_NONBLOCK) >= 0; }
+
+// Of files it reads what everybody may: CA certificates, a world-readable blob.
+TEST(FetcherSandboxDeathTest, ReadsNoSecretsAndNoDevices) {
+  if (geteuid() != 0) return;  // who may not read them anyway shows nothing
+  char secret[] = "/tmp/fastoci-secret-XXXXXX";
+  UniqueFd fd(mkstemp(secret));
+  ASSERT_TRUE(fd.valid());
+  std::string memory = "/proc/" + std::to_string(getpid()) + "/mem";  // the broker's, to the fetcher
+  std::string environment = "/proc/" + std::to_string(getpid()) + "/environ";
+  int tried = 0;
+  for (const char* path : {"/etc/shadow", static_cast<const char*>(secret), memory.c_str(),
+                           environment.c_str(), "/dev/loop-control", "/dev/mapper/control"}) {
+    if (!Opens(path)) continue;  // no such device on this machine
+    tried++;
+    EXPECT_EXIT(Inside([=] { return !Opens(path) && errno == EACCES; }), kFine, "") << path;
+  }
+  EXPECT_GE(tried, 4);
+  unlink(secret);
 }
 
 template <typename F>
