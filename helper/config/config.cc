@@ -34,6 +34,7 @@ struct Value {
   nlohmann::json json;  // a scalar, or null with is_container
   bool is_container = false;
   size_t offset = 0;  // of the key
+  bool is_array = false;
 };
 
 // Flattens the file to dotted paths, with the place of each key. What stands
@@ -96,7 +97,7 @@ class Flattener : public nlohmann::json_sax<nlohmann::json> {
       return false;
     }
     if (arrays_ > 0 || array) {
-      if (arrays_ == 0 && !Record({nullptr, true, offset_})) return false;
+      if (arrays_ == 0 && !Record({nullptr, true, offset_, array})) return false;
       arrays_++;
       return true;
     }
@@ -218,7 +219,8 @@ const std::map<std::string, Key>& Keys() {
 std::string Complaint(const Key& key, const Value& value) {
   switch (key.type) {
     case Key::kIgnored: return "";
-    case Key::kSection: return value.is_container ? "" : "must be an object";
+    case Key::kSection:
+      return value.is_container && !value.is_array ? "" : "must be an object";
     case Key::kBool: return value.json.is_boolean() ? "" : "must be true or false";
     case Key::kString: return value.json.is_string() ? "" : "must be a string";
     case Key::kNumber: break;

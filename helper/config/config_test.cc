@@ -64,7 +64,7 @@ TEST(Config, ComplaintsNameThePlace) {
 TEST(Config, WhatIsNoJsonObjectIsRefused) {
   EXPECT_EQ(ErrorOf("{\n\"chunkKB\": 64,\n}").substr(0, 9), "c.json:3:");
   for (const char* bad : {"", "[]", "3", "\"x\"", "null", "{\"chunkKB\": 64} x", "{\"chunkKB\"",
-                          "{\"chunkKB\": [64]}", "\xff"})
+                          "{\"chunkKB\": [64]}", "{\"download\": []}", "\xff"})
     EXPECT_NE(ErrorOf(bad), "") << bad;
   EXPECT_NE(ErrorOf("{\"x\":" + std::string(5000, '[')), "");
 }
