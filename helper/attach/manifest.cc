@@ -110,7 +110,9 @@ Result<FastociManifest> ParseFastociManifest(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
   Json layers = Child(j, "layers");
   if (!layers.is_array() || layers.empty()) return InvalidError("the manifest has no layers");
-  if (layers.size() > kMaxLayers) return InvalidError("the manifest has too many layers");
+  if (layers.size() > kMaxLayers)
+    return InvalidError("the manifest has " + std::to_string(layers.size()) + " layers; at most " +
+                        std::to_string(kMaxLayers) + " can be stacked");
   FastociManifest out;
   out.subject = Text(Child(j, "subject"), "digest");
   for (const Json& layer : layers) {

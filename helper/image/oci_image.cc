@@ -134,7 +134,9 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
   auto layers = j.find("layers");
   if (layers == j.end() || !layers->is_array() || layers->empty())
     return InvalidError("the manifest has no layers");
-  if (layers->size() > kMaxAssembleLayers) return InvalidError("the image has too many layers");
+  if (layers->size() > kMaxAssembleLayers)
+    return InvalidError("the image has " + std::to_string(layers->size()) + " layers; at most " +
+                        std::to_string(kMaxAssembleLayers) + " can be stacked");
   for (const Json& layer : *layers) {
     Json wrapped = {{"layers", layer}};
     FASTOCI_TRY(Descriptor d, ParseDescriptor(wrapped, "layers"));

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Layers in each form of compression that occurs (lib/recompress.py) convert and attach: the tree is the layers' tree, the
 # content is the blobs'. A zstd layer of many frames is fetched by frames, one of a single frame, or a small one, as a whole.
-# timeout: 300
+# And as many layers as there may be.
 # once: how layers are packed
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
-requires docker-registry skopeo zstd e2fsck "$BIN/fastoci" "$BIN/fastoci-helperd" "$BIN/convertor"
+requires docker-registry skopeo zstd curl jq e2fsck "$BIN/fastoci" "$BIN/fastoci-helperd" "$BIN/convertor"
 
 layers=$SELFTESTS/fixtures/layers mnt=$WORK/mnt
 list() { "$PYTHON" "$SELFTESTS/lib/treelist.py" "$1" lost+found; }
@@ -72,6 +72,29 @@ drop_caches
 check 'the rest of the file is right' cmp "$DISK/small/numbers" "$mnt/numbers"
 is 'and needs no fetch' "$(($(fetched) - before))" "$got"
 check 'a small layer: detach' fastoci -q detach "$mnt"
+
+# As many layers as an image may have: each one above wins.
+must "$PYTHON" "$SELFTESTS/lib/manylayers.py" 257 "$DISK/many"
+many=("$DISK"/many.{1..256})
+mkdir -p "$DISK/many"
+must "$PYTHON" "$SELFTESTS/lib/applylayers.py" "$DISK/many" "${many[@]}"
+list "$DISK/many" > "$WORK/wanted"
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" many "${many[@]}"
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" more "${many[@]}" "$DISK/many.257"
+convert_layout() { "$BIN/convertor" -r "oci:$DISK/layout" -i "$1" --fastoci "$1-fast" --oci; }
+check '256 layers are converted' convert_layout many
+check 'and pushed' fastoci copy "oci:$DISK/layout:many-fast" "$REGISTRY/codecs:many-fast"
+check '256 layers are assembled' fastoci assemble "$REGISTRY/codecs:many-fast" -o "$DISK/many.img"
+must "$PYTHON" "$SELFTESTS/lib/readimage.py" "$DISK/layout" many-fast "$DISK/flat.img"
+mkdir -p "$mnt"
+must mount -o loop,ro,noload "$DISK/flat.img" "$mnt"
+check '256 layers: the tree is what they unpack to' same_tree
+umount "$mnt"
+matches 'one more cannot be converted' "$(convert_layout more 2>&1)" 'the image has 257 layers; at most 256 '
+url=http://$REGISTRY/v2/codecs/manifests oci=application/vnd.oci.image.manifest.v1+json
+curl -s -H "Accept: $oci" "$url/many-fast" | jq '.layers += [.layers[0]]' |
+	curl -sf -X PUT -H "Content-Type: $oci" --data-binary @- "$url/more-fast" || die 'put of a manifest'
+matches 'and not be attached' "$(attached more 2>&1)" 'the manifest has 257 layers; at most 256 '
 is 'nothing failed' "$(counter fails) $(counter mismatches)" '0 0'
 
 stop_helper
