@@ -5,6 +5,7 @@
  *   chunk: absent -> (miss) -> present -> absent
  *   slot:  FREE -> RESERVED -> PRESENT -> EVICTING -> FREE | RESERVED
  *          FREE | RESERVED -> RESTORED -> PRESENT | FREE
+ *          PRESENT | EVICTING -> BAD, until the cache goes
  *
  * Readers of a map take no lock: they enter SRCU, load the slot, and leave in
  * end_io. An evicted slot is unpublished first and given back by work that an
@@ -282,21 +283,26 @@ static void evicted(struct work_struct *work)
 {
 	struct evict_batch *b = container_of(work, struct evict_batch, work);
 	struct fastoci_cache *cache = b->cache;
+	u32 i, nr = 0;
 	bool reserve;
-	u32 i;
 
 	fastoci_commands_stop();
 	/* The end of that generation would sweep what is reserved for it after this. */
 	reserve = b->reserve && fastoci_generation_alive(b->reserve);
 	spin_lock(&cache->lock);
 	for (i = 0; i < b->nr; i++) {
+		if (fastoci_slot_state(&cache->slots[b->slots[i]]) == FASTOCI_SLOT_BAD)
+			continue; /* its last reader failed */
 		if (reserve)
 			fastoci_slot_reserve(cache, b->slots[i], b->reserve);
 		else
 			fastoci_slot_free(cache, b->slots[i]);
+		b->keys[nr] = b->keys[i];
+		b->slots[nr++] = b->slots[i];
 	}
 	spin_unlock(&cache->lock);
-	fastoci_send_evicted(cache, b->keys, b->slots, b->nr);
+	if (nr)
+		fastoci_send_evicted(cache, b->keys, b->slots, nr);
 	fastoci_commands_go_on();
 	fastoci_cache_put(cache);
 	kfree(b);
@@ -357,4 +363,38 @@ int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_
 	kref_get(&cache->kref);
 	call_srcu(&cache->srcu, &b->rcu, grace_period_over);
 	return err;
+}
+
+/*
+ * Takes a slot out of service for as long as the cache lives. No grace period:
+ * as nobody writes to it any more, who still reads it reads the same. With
+ * commands stopped, so that whoever is refused a FILL of that slot, since it is
+ * bad, was told so before (as in evicted()).
+ */
+void fastoci_slot_retire(struct fastoci_cache *cache, struct fastoci_space *space, u32 chunk_no,
+			 u32 slot)
+{
+	struct fastoci_slot *s = &cache->slots[slot];
+	struct fastoci_miss_key key = { .space = space->no, .chunk_no = chunk_no };
+	bool bad;
+
+	fastoci_commands_stop();
+	spin_lock(&cache->lock);
+	bad = fastoci_slot_state(s) != FASTOCI_SLOT_BAD; /* or another reader came first */
+	if (bad) {
+		if (READ_ONCE(space->map[chunk_no]) == slot + 1) {
+			WRITE_ONCE(space->map[chunk_no], 0);
+			space->nr_present--; /* its reader's image keeps the space */
+			space->nr_held--;
+		}
+		s->space_state = (u32)FASTOCI_SLOT_BAD << FASTOCI_SLOT_STATE_SHIFT | space->no;
+		clear_bit(slot, cache->accessed);
+	}
+	spin_unlock(&cache->lock);
+	if (bad) {
+		DMWARN_LIMIT("cache %u: slot %u cannot be read and is not used any more: check the cache device",
+			     cache->no, slot);
+		fastoci_send_slot_bad(cache, &key, slot);
+	}
+	fastoci_commands_go_on();
 }

@@ -14,6 +14,7 @@
 #include <linux/blkdev.h>
 #include <linux/device-mapper.h>
 #include <linux/kref.h>
+#include <linux/llist.h>
 #include <linux/rbtree.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
@@ -107,6 +108,8 @@ struct fastoci_cache {
 
 	struct work_struct send_work;
 	struct work_struct release_work;
+	struct llist_head reread;	/* A: bios for reread_work */
+	struct work_struct reread_work;
 	struct delayed_work timer_work;	/* deadlines and overflow */
 	bool timer_armed;		/* L(lock) */
 	unsigned long timer_at;		/* L(lock) jiffies */
@@ -149,15 +152,26 @@ struct fastoci_image {
 /* Per-bio data; set by map(), then L(cache->lock) while parked. */
 struct fastoci_bio {
 	int srcu_idx;			/* -1: in no read section */
+	u32 slot;			/* that is read */
+	u8 nr_failures;			/* of the chunk at @iter; not 0: read chunk by chunk */
 	bool parked_before;
 	blk_status_t verdict;		/* BLK_STS_OK: look up again */
 	struct fastoci_image *image;
 	struct fastoci_space *space;
 	u64 data_sector;		/* first sector in the data space */
+	struct bvec_iter iter;		/* what is to be read, but for the sector: data_sector */
 	unsigned long parked_at;	/* jiffies */
-	struct list_head miss_node;	/* miss->bios, overflow or released */
+	union {
+		struct list_head miss_node;	/* miss->bios, overflow or released */
+		struct llist_node reread_node;	/* cache->reread */
+	};
 	struct list_head image_node;	/* image->parked */
 };
+
+static inline u32 fastoci_chunk_of(const struct fastoci_cache *cache, const struct fastoci_bio *pb)
+{
+	return pb->data_sector >> (cache->chunk_shift - SECTOR_SHIFT);
+}
 
 /* target.c */
 void fastoci_image_count(const struct fastoci_image *image, struct fastoci_stats *sum);
@@ -205,6 +219,12 @@ int fastoci_chunk_restore(struct fastoci_cache *cache, struct fastoci_space *spa
 			  u32 slot, u64 generation);
 int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr,
 			 u64 reserve);
+/*
+ * A read of that chunk from @slot failed, and its reader has not left yet: nobody
+ * gets the slot any more. Sleeps, takes helper.lock.
+ */
+void fastoci_slot_retire(struct fastoci_cache *cache, struct fastoci_space *space, u32 chunk_no,
+			 u32 slot);
 
 static inline u64 fastoci_nr_chunks(const struct fastoci_cache *cache, u64 data_bytes)
 {
@@ -239,6 +259,9 @@ void fastoci_missq_free(struct fastoci_cache *cache);	/* waits for its work item
 enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb);
 void fastoci_note_miss(struct fastoci_bio *pb, struct bio *bio);
 void fastoci_sweep(struct fastoci_image *image, blk_status_t verdict);
+/* By pb->verdict: looks a bio up again or ends it; it is no longer the caller's. */
+void fastoci_bio_go_on(struct fastoci_bio *pb);
+void fastoci_missq_queue(struct work_struct *work);	/* any context */
 void fastoci_cache_resend(struct fastoci_cache *cache, void *arg);
 void fastoci_cache_ack(struct fastoci_cache *cache, u32 count);
 /* with cache->lock held: */
@@ -249,6 +272,11 @@ void fastoci_miss_complete(struct fastoci_cache *cache, u32 space, u32 chunk_no,
 			   blk_status_t verdict);
 void fastoci_misses_drop(struct fastoci_cache *cache, u32 space);
 enum fastoci_helper_state fastoci_helper_state(struct fastoci_cache *cache);
+
+/* reread.c */
+bool fastoci_read_again(struct fastoci_image *image, struct fastoci_bio *pb, const struct bio *bio,
+			blk_status_t status);
+void fastoci_reread_setup(struct fastoci_cache *cache);
 
 /* netlink.c */
 int fastoci_netlink_init(void);
@@ -264,6 +292,8 @@ void fastoci_commands_go_on(void);
 int fastoci_send_misses(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr);
 void fastoci_send_evicted(struct fastoci_cache *cache, const struct fastoci_miss_key *keys,
 			  const u32 *slots, u32 nr);
+void fastoci_send_slot_bad(struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+			   u32 slot);
 void fastoci_send_image(struct fastoci_image *image, bool added);
 void fastoci_send_cache(struct fastoci_cache *cache, bool added);
 

@@ -11,7 +11,8 @@
  * state were looked at again; each of these changes its state first and sweeps
  * under the same lock after, so no wake-up is lost. Released bios are handled
  * by release_work alone, in a WQ_MEM_RECLAIM queue. Parking needs no memory
- * but the bio's own: without a miss entry the bio waits on the overflow list.
+ * but the bio's own: without a miss entry the bio waits on the overflow list. A
+ * bio whose read of the cache device failed comes back from reread.c.
  *
  *   miss:  unsent <-> asked -> gone
  *
@@ -102,11 +103,6 @@ static u8 bio_class(const struct bio *bio)
 	return bio->bi_iter.bi_size <= SZ_256K ? FASTOCI_CLASS_MAYBE : FASTOCI_CLASS_AHEAD;
 }
 
-static u32 chunk_of(const struct fastoci_cache *cache, const struct fastoci_bio *pb)
-{
-	return pb->data_sector >> (cache->chunk_shift - SECTOR_SHIFT);
-}
-
 /* Queues @miss behind those of its class; demand is sent before readahead. */
 static void to_send(struct fastoci_cache *cache, struct fastoci_miss *miss)
 {
@@ -128,7 +124,7 @@ static struct fastoci_miss *first_unsent(struct fastoci_cache *cache)
 /* The miss of @pb's chunk, made or raised to @class; NULL without memory. */
 static struct fastoci_miss *get_miss(struct fastoci_cache *cache, struct fastoci_bio *pb, u8 class)
 {
-	u32 chunk_no = chunk_of(cache, pb);
+	u32 chunk_no = fastoci_chunk_of(cache, pb);
 	struct fastoci_miss *miss = find_miss(cache, pb->space->no, chunk_no);
 
 	lockdep_assert_held(&cache->lock);
@@ -206,7 +202,7 @@ void fastoci_note_miss(struct fastoci_bio *pb, struct bio *bio)
 	struct fastoci_cache *cache = pb->image->cache;
 
 	spin_lock(&cache->lock);
-	if (!READ_ONCE(pb->space->map[chunk_of(cache, pb)]) && fastoci_helper_present())
+	if (!READ_ONCE(pb->space->map[fastoci_chunk_of(cache, pb)]) && fastoci_helper_present())
 		get_miss(cache, pb, bio_class(bio));
 	spin_unlock(&cache->lock);
 }
@@ -220,7 +216,7 @@ enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb)
 	unsigned long at;
 
 	spin_lock(&cache->lock);
-	if (READ_ONCE(pb->space->map[chunk_of(cache, pb)])) {
+	if (READ_ONCE(pb->space->map[fastoci_chunk_of(cache, pb)])) {
 		ret = FASTOCI_PRESENT;
 	} else if (image->requeue) {
 		ret = FASTOCI_PARK_REQUEUE;
@@ -262,7 +258,7 @@ static void release_locked(struct fastoci_cache *cache, struct fastoci_bio *pb,
 /* The same before its miss was answered. */
 static void give_up(struct fastoci_cache *cache, struct fastoci_bio *pb, blk_status_t verdict)
 {
-	struct fastoci_miss *miss = find_miss(cache, pb->space->no, chunk_of(cache, pb));
+	struct fastoci_miss *miss = find_miss(cache, pb->space->no, fastoci_chunk_of(cache, pb));
 
 	release_locked(cache, pb, verdict);
 	if (miss && list_empty(&miss->bios))
@@ -307,6 +303,18 @@ static bool resubmit(struct bio *bio, struct fastoci_bio *pb)
 	}
 }
 
+void fastoci_bio_go_on(struct fastoci_bio *pb)
+{
+	struct bio *bio = dm_bio_from_per_bio_data(pb, sizeof(*pb));
+
+	if (pb->verdict == BLK_STS_OK && resubmit(bio, pb))
+		return; /* passed on or parked: no longer ours to look at */
+	if (pb->verdict != BLK_STS_DM_REQUEUE)
+		this_cpu_inc(pb->image->stats->errors);
+	bio->bi_status = pb->verdict;
+	bio_endio(bio);
+}
+
 /* After its last bio has been passed on, nothing of the image is touched. */
 static void release_bios(struct work_struct *work)
 {
@@ -317,16 +325,8 @@ static void release_bios(struct work_struct *work)
 	spin_lock(&cache->lock);
 	list_splice_init(&cache->released, &list);
 	spin_unlock(&cache->lock);
-	list_for_each_entry_safe(pb, tmp, &list, miss_node) {
-		struct bio *bio = dm_bio_from_per_bio_data(pb, sizeof(*pb));
-
-		if (pb->verdict == BLK_STS_OK && resubmit(bio, pb))
-			continue; /* passed on or parked: no longer ours to look at */
-		if (pb->verdict != BLK_STS_DM_REQUEUE)
-			this_cpu_inc(pb->image->stats->errors);
-		bio->bi_status = pb->verdict;
-		bio_endio(bio);
-	}
+	list_for_each_entry_safe(pb, tmp, &list, miss_node)
+		fastoci_bio_go_on(pb);
 }
 
 /* Without a helper nobody waits for readahead, or no close would ever end. */
@@ -549,6 +549,12 @@ void fastoci_missq_setup(struct fastoci_cache *cache)
 	INIT_WORK(&cache->send_work, send_misses);
 	INIT_WORK(&cache->release_work, release_bios);
 	INIT_DELAYED_WORK(&cache->timer_work, run_timer);
+	fastoci_reread_setup(cache);
+}
+
+void fastoci_missq_queue(struct work_struct *work)
+{
+	queue_work(wq, work);
 }
 
 /*
@@ -559,6 +565,7 @@ void fastoci_missq_setup(struct fastoci_cache *cache)
 void fastoci_missq_free(struct fastoci_cache *cache)
 {
 	WARN_ON_ONCE(!RB_EMPTY_ROOT(&cache->misses));
+	cancel_work_sync(&cache->reread_work);
 	cancel_work_sync(&cache->send_work);
 	cancel_delayed_work_sync(&cache->timer_work);
 	cancel_work_sync(&cache->release_work);

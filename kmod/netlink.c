@@ -143,6 +143,12 @@ void fastoci_send_evicted(struct fastoci_cache *cache, const struct fastoci_miss
 	send_chunks(cache, FASTOCI_CMD_EVICTED, keys, slots, nr);
 }
 
+void fastoci_send_slot_bad(struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+			   u32 slot)
+{
+	send_chunks(cache, FASTOCI_CMD_SLOT_BAD, key, &slot, 1);
+}
+
 static int put_image(struct sk_buff *skb, const struct fastoci_image *image)
 {
 	return nla_put_u32(skb, FASTOCI_A_IMAGE, image->no) ||

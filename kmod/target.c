@@ -50,6 +50,7 @@ bool fastoci_try_hit(struct fastoci_image *image, struct fastoci_space *space, u
 		dm_accept_partial_bio(bio, avail);
 	bio_set_dev(bio, image->cache_dev->bdev);
 	bio->bi_iter.bi_sector = cache->slots_sector + ((u64)(first - 1) << shift) + offset;
+	pb->slot = first - 1;
 	this_cpu_inc(image->stats->hits);
 	return true;
 }
@@ -61,6 +62,7 @@ static int miss(struct fastoci_image *image, struct bio *bio, struct fastoci_bio
 
 	if (avail < bio_sectors(bio))
 		dm_accept_partial_bio(bio, avail);
+	pb->iter = bio->bi_iter;
 	this_cpu_inc(image->stats->misses);
 	if (bio->bi_opf & REQ_NOWAIT) {
 		fastoci_note_miss(pb, bio);
@@ -107,14 +109,16 @@ static int fastoci_map(struct dm_target *ti, struct bio *bio)
 	case FASTOCI_EXTENT_BLOB:
 		pb->space = image->spaces[(payload >> FASTOCI_EXTENT_BLOB_SHIFT) &
 					  FASTOCI_EXTENT_BLOB_MASK];
+		pb->data_sector = target;
+		pb->nr_failures = 0;
+		pb->parked_before = false;
 		if (likely(fastoci_try_hit(image, pb->space, target, bio, pb, true))) {
+			pb->iter = bio->bi_iter; /* as it was cut, for another try */
 			trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_BLOB, true);
 			return DM_MAPIO_REMAPPED;
 		}
 		trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_BLOB, false);
 		pb->image = image;
-		pb->data_sector = target;
-		pb->parked_before = false;
 		return miss(image, bio, pb);
 	case FASTOCI_EXTENT_META:
 		bio_set_dev(bio, image->meta_dev->bdev);
@@ -136,6 +140,9 @@ static int fastoci_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *e
 	if (pb->srcu_idx >= 0) {
 		struct fastoci_image *image = ti->private;
 
+		if (unlikely(*error || pb->nr_failures) &&
+		    fastoci_read_again(image, pb, bio, *error))
+			return DM_ENDIO_INCOMPLETE;
 		fastoci_srcu_leave(&image->cache->srcu, pb->srcu_idx);
 		pb->srcu_idx = -1;
 	}

@@ -142,8 +142,9 @@ Status Cache::Publish(uint32_t space, const SlotRow& row) {
     return filled;
   }
   counters_->fills++;
-  if (db_) db_->Add(row);
   std::lock_guard lock(mutex_);
+  if (table_.use(row.slot) != SlotUse::kPresent) return OkStatus();  // became bad at once
+  if (db_) db_->Add(row);
   policy_.Filled(row.slot, KeyOf(space, row.chunk_no));
   has_row_[row.slot] = true;
   changed_.notify_all();
@@ -160,7 +161,10 @@ bool Cache::FillAgain(uint32_t space, uint32_t chunk_no) {
     slot = where->slot;
   }
   ChunkEntry entry{.space = space, .chunk_no = chunk_no, .slot = slot};
-  return link_->Fill(info_.cache, {&entry, 1}).ok();
+  if (link_->Fill(info_.cache, {&entry, 1}).ok()) return true;
+  order.unlock();
+  Resync();  // the slot became bad, while nobody here knew of the cache
+  return false;
 }
 
 void Cache::Drop(std::span<const uint32_t> slots) {
@@ -379,6 +383,30 @@ void Cache::OnEvicted(std::span<const ChunkEntry> chunks) {
   changed_.notify_all();
 }
 
+// mutex_ is held. As the kernel holds the slot back, it is neither returned nor written.
+void Cache::RetireUnreadable(uint32_t slot) {
+  const SlotUse use = table_.use(slot);
+  if (use == SlotUse::kRetired) return;
+  policy_.Removed(slot);
+  table_.Set(slot, SlotUse::kRetired);
+  has_row_[slot] = false;
+  RemoveRow(slot);
+  nr_unreadable_++;
+  counters_->retired++;
+  SetTrouble(&read_trouble_,
+             "slot " + std::to_string(slot) + " cannot be read, " +
+                 std::to_string(nr_unreadable_) +
+                 " in all: their chunks are fetched again: check the cache device; when it is "
+                 "sound, detach all images and attach them again to use these slots");
+  changed_.notify_all();
+}
+
+void Cache::OnSlotBad(std::span<const ChunkEntry> chunks) {
+  std::lock_guard lock(mutex_);
+  for (const ChunkEntry& c : chunks)
+    if (c.slot < table_.nr_slots()) RetireUnreadable(c.slot);
+}
+
 void Cache::SetMayGrow(bool may_grow) {
   std::lock_guard lock(mutex_);
   may_grow_ = may_grow;
@@ -399,6 +427,7 @@ void Cache::Resync() {
   if (!s.ok()) return;
   std::lock_guard lock(mutex_);
   for (uint32_t slot = 0; slot < info_.nr_slots; slot++) {
+    if (states[slot] == FASTOCI_SLOT_BAD) RetireUnreadable(slot);
     if (table_.use(slot) != SlotUse::kEvicting) continue;
     if (states[slot] == FASTOCI_SLOT_RESERVED) table_.Set(slot, SlotUse::kReserved);
     if (states[slot] == FASTOCI_SLOT_FREE) table_.Set(slot, SlotUse::kFree);
@@ -433,7 +462,8 @@ Cache::Stat Cache::GetStat() {
     s.reserved = table_.Count(SlotUse::kReserved) + table_.Count(SlotUse::kTaken);
     s.evicting = table_.Count(SlotUse::kEvicting);
     s.retired = table_.Count(SlotUse::kRetired);
-    s.trouble = !device_trouble_.empty() ? device_trouble_ : db_trouble_;
+    for (const std::string* trouble : {&device_trouble_, &read_trouble_, &db_trouble_})
+      if (s.trouble.empty()) s.trouble = *trouble;
   }
   if (db_)
     if (auto count = db_->Count(); count.ok()) s.durable = *count;

@@ -102,7 +102,8 @@ class Cache {
   void Demote(const std::set<uint32_t>& spaces);
 
   void OnEvicted(std::span<const ChunkEntry> chunks);
-  // After lost events: learns of evictions that ended meanwhile.
+  void OnSlotBad(std::span<const ChunkEntry> chunks);
+  // After lost events: learns of evictions that ended and slots that became bad meanwhile.
   void Resync();
   // Ends waiting in TakeSlot(), for good.
   void Interrupt();
@@ -139,6 +140,7 @@ class Cache {
   bool Evict(size_t n);
   bool EvictSlots(const std::vector<uint32_t>& slots);
   void RemoveRow(uint32_t slot);
+  void RetireUnreadable(uint32_t slot);
   void SetTrouble(std::string* which, const std::string& text);
 
   KernelLink* const link_;
@@ -162,7 +164,8 @@ class Cache {
   std::vector<bool> read_;     // by slot: for TakeRead()
   uint32_t evicted_since_sweep_ = 0;
   Clock::time_point only_used_until_;
-  std::string device_trouble_, db_trouble_;
+  std::string device_trouble_, read_trouble_, db_trouble_;
+  uint32_t nr_unreadable_ = 0;  // slots that the kernel retired
 };
 
 }  // namespace fastoci

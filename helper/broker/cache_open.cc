@@ -6,6 +6,7 @@
 //   present         nothing, other    served on; verified and entered later
 //   nothing         a row             RESTOREd: served once it was verified
 //   other           a row             row removed
+//   bad             anything          row removed, slot retired
 //
 // Slots that an earlier helper reserved, or whose eviction still runs, are the
 // kernel's: ALLOC gives them when they are free.
@@ -93,6 +94,10 @@ Status Cache::ReadSlots() {
   std::vector<uint32_t> surplus;  // restored for a chunk that another slot has
   FASTOCI_CHECK_OK(link_->GetSlots(info_.cache, false, [&](const SlotInfo& i) {
     const bool present = i.state == FASTOCI_SLOT_PRESENT;
+    if (i.slot < info_.nr_slots && i.state == FASTOCI_SLOT_BAD) {
+      std::lock_guard lock(mutex_);
+      RetireUnreadable(i.slot);
+    }
     if (i.slot >= info_.nr_slots || (!present && i.state != FASTOCI_SLOT_RESTORED)) return;
     std::lock_guard lock(mutex_);
     if (auto other = table_.Find(i.space, i.chunk_no)) {

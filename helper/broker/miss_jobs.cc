@@ -228,8 +228,8 @@ Status MissService::TakePiece(JobContext* job, uint64_t data_offset, ByteSpan pi
 Status MissService::WriteChunk(JobContext* job, uint32_t chunk_no, size_t bytes) {
   job->cache->WaitForClaim(job->space(), chunk_no);
   if (auto where = job->cache->Find(job->space(), chunk_no)) {
-    if (where->use == SlotUse::kPresent) {
-      if (job->cache->FillAgain(job->space(), chunk_no)) Resolve(job, chunk_no);
+    if (where->use == SlotUse::kPresent && job->cache->FillAgain(job->space(), chunk_no)) {
+      Resolve(job, chunk_no);
       return OkStatus();
     }
     // A restored one that nobody verified yet: the fresh bytes replace it.

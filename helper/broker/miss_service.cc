@@ -92,6 +92,12 @@ std::vector<std::shared_ptr<Cache>> MissService::AllCaches() {
   return caches;
 }
 
+std::shared_ptr<Cache> MissService::CacheOf(uint32_t number) {
+  std::lock_guard lock(mutex_);
+  auto it = caches_.find(number);
+  return it == caches_.end() ? nullptr : it->second;
+}
+
 // ---- events, on the link's thread ----
 
 void MissService::OnMiss(uint32_t cache, std::span<const ChunkEntry> chunks) {
@@ -107,12 +113,11 @@ void MissService::OnMiss(uint32_t cache, std::span<const ChunkEntry> chunks) {
 }
 
 void MissService::OnEvicted(uint32_t number, std::span<const ChunkEntry> chunks) {
-  std::shared_ptr<Cache> cache;
-  {
-    std::lock_guard lock(mutex_);
-    if (auto it = caches_.find(number); it != caches_.end()) cache = it->second;
-  }
-  if (cache) cache->OnEvicted(chunks);
+  if (auto cache = CacheOf(number)) cache->OnEvicted(chunks);
+}
+
+void MissService::OnSlotBad(uint32_t number, std::span<const ChunkEntry> chunks) {
+  if (auto cache = CacheOf(number)) cache->OnSlotBad(chunks);
 }
 
 void MissService::OnReplaced() {

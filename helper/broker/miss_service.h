@@ -85,6 +85,7 @@ class MissService : public KernelEvents {
 
   void OnMiss(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   void OnEvicted(uint32_t cache, std::span<const ChunkEntry> chunks) override;
+  void OnSlotBad(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   void OnImage(const ImageInfo& image, bool added) override;
   void OnLost() override;
   void OnReplaced() override;
@@ -155,6 +156,7 @@ class MissService : public KernelEvents {
   void RefreshPins();
   Result<std::shared_ptr<Cache>> OpenCache(const CacheInfo& info);
   std::vector<std::shared_ptr<Cache>> AllCaches();
+  std::shared_ptr<Cache> CacheOf(uint32_t number);  // null: not known
   std::map<uint32_t, std::set<uint32_t>> UnusedSpacesLocked();
   void AdoptOrphans();
   // False if the chunk's space or its image is not known (yet).

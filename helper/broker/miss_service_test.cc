@@ -62,6 +62,7 @@ class FakeKernel : public KernelLink {
     HelperLost();
     std::lock_guard lock(mutex_);
     map_.clear();
+    bad_.clear();
     restored_.clear();
     free_.clear();
     for (uint32_t s = 0; s < nr_slots_; s++) free_.insert(s);
@@ -104,6 +105,18 @@ class FakeKernel : public KernelLink {
         return ETIMEDOUT;
       if (failed_.count(chunk)) return EIO;
     }
+  }
+  // A read of the chunk's slot failed; told: the helper hears of it.
+  uint32_t Retire(uint32_t chunk, bool told) {
+    std::unique_lock lock(mutex_);
+    const uint32_t slot = map_.at(chunk);
+    map_.erase(chunk);
+    bad_.insert(slot);
+    lock.unlock();
+    ChunkEntry e{.space = kSpace, .chunk_no = chunk, .slot = slot};
+    std::shared_lock events(events_mutex_);
+    if (told) events_->OnSlotBad(kCache, {&e, 1});
+    return slot;
   }
   size_t nr_present() {
     std::lock_guard lock(mutex_);
@@ -211,6 +224,7 @@ class FakeKernel : public KernelLink {
       for (auto [slot, chunk] : restored_)
         all.push_back({slot, FASTOCI_SLOT_RESTORED, kSpace, chunk, false});
       for (uint32_t slot : reserved_) all.push_back({slot, FASTOCI_SLOT_RESERVED, 0, 0, false});
+      for (uint32_t slot : bad_) all.push_back({slot, FASTOCI_SLOT_BAD, kSpace, 0, false});
       for (uint32_t slot : evicting_) all.push_back({slot, FASTOCI_SLOT_EVICTING, 0, 0, false});
       if (clear) accessed_.clear();
     }
@@ -223,6 +237,7 @@ class FakeKernel : public KernelLink {
     std::multiset<uint32_t> all(free_.begin(), free_.end());
     all.insert(reserved_.begin(), reserved_.end());
     all.insert(evicting_.begin(), evicting_.end());
+    all.insert(bad_.begin(), bad_.end());
     for (auto [chunk, slot] : map_) all.insert(slot);
     for (auto [slot, chunk] : restored_) all.insert(slot);
     size_t bad = 0;
@@ -269,7 +284,7 @@ class FakeKernel : public KernelLink {
   SpaceInfo space_;
   bool image_shown_ = true;
   uint32_t nr_slots_, nr_chunks_;
-  std::set<uint32_t> free_, reserved_, evicting_, misses_, failed_, accessed_;
+  std::set<uint32_t> free_, reserved_, evicting_, bad_, misses_, failed_, accessed_;
   std::map<uint32_t, uint32_t> map_, readers_;
   std::map<uint32_t, uint32_t> restored_;  // slot -> chunk
 };
@@ -847,6 +862,36 @@ TEST_F(MissServiceTest, AScrubFindsRotAndTheChunkIsFetchedAgain) {
   EXPECT_EQ(service_->counters().rotten, 1u);
   EXPECT_EQ(kernel_->nr_present(), nr_chunks() - 1);
   for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c));
+}
+
+TEST_F(MissServiceTest, ASlotThatCannotBeReadIsRetiredAndItsChunkFetchedAgain) {
+  for (bool told : {true, false}) {
+    Make(10 * kChunk, 64);
+    EXPECT_TRUE(ReadsRight(3));
+    for (int i = 0; i < 1000 && service_->Caches().at(0).durable == 0; i++)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    const uint64_t durable = service_->Caches().at(0).durable;
+    const uint32_t slot = kernel_->Retire(3, told);
+    EXPECT_TRUE(ReadsRight(3)) << told;
+    Cache::Stat stat = service_->Caches().at(0);
+    EXPECT_EQ(stat.retired, 1u) << told;
+    EXPECT_NE(stat.trouble.find("slot " + std::to_string(slot) + " cannot be read"),
+              std::string::npos)
+        << stat.trouble;
+    EXPECT_EQ(service_->counters().fails, 0u);
+    // A next helper learns of it from the kernel.
+    Stop();
+    Start();
+    while (service_->Caches().empty()) std::this_thread::yield();
+    EXPECT_TRUE(ReadsRight(3));
+    stat = service_->Caches().at(0);
+    EXPECT_EQ(stat.retired, 1u);
+    EXPECT_NE(stat.trouble, "");
+    EXPECT_EQ(stat.durable, durable) << "the other slot has the row";
+    Stop();
+    ASSERT_EQ(std::system(("rm -rf " + dir_ + "/*").c_str()), 0);
+    blob_ = BlobInfo();
+  }
 }
 
 TEST_F(MissServiceTest, APinnedImageStaysAndOthersStillReadOn) {

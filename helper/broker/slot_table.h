@@ -5,7 +5,7 @@
 //
 //   kFree -> kReserved -> kTaken -> kPresent -> kEvicting -> kReserved
 //   kFree -> kRestored -> kVerifying -> kPresent | kFree
-//   kTaken -> kRetired
+//   kTaken | kPresent | kEvicting -> kRetired
 //
 // A chunk has at most one slot in kRestored, kVerifying or kPresent. Memory: 9 bytes per
 // slot, and 4 per chunk of the data spaces that have one.
@@ -29,7 +29,7 @@ enum class SlotUse : uint8_t {
   kVerifying, // the same, and somebody reads it
   kPresent,   // served
   kEvicting,  // unpublished, readers may be left
-  kRetired,   // ours for good: the device refuses it
+  kRetired,   // nobody's: the device refuses writes (then it stays ours) or reads of it
 };
 
 class SlotTable {

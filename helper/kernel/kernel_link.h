@@ -71,6 +71,9 @@ class KernelEvents {
   virtual ~KernelEvents() = default;
   virtual void OnMiss(uint32_t cache, std::span<const ChunkEntry> chunks) = 0;
   virtual void OnEvicted(uint32_t cache, std::span<const ChunkEntry> chunks) = 0;
+  // A read of these slots failed: their chunks are not present any more, and
+  // nobody gets them until the cache goes, also if they were being evicted.
+  virtual void OnSlotBad(uint32_t cache, std::span<const ChunkEntry> chunks) = 0;
   virtual void OnImage(const ImageInfo& image, bool added) = 0;
   // Events were lost (ENOBUFS): dump caches and images, then GetPending().
   virtual void OnLost() = 0;

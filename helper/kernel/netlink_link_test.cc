@@ -44,6 +44,7 @@ class Server : public KernelEvents {
     for (const ChunkEntry& c : chunks) evicted.insert(c.slot);
     changed_.notify_all();
   }
+  void OnSlotBad(uint32_t, std::span<const ChunkEntry>) override {}
   void OnImage(const ImageInfo&, bool added) override {
     std::lock_guard lock(mutex_);
     (added ? images_added : images_removed)++;

@@ -61,6 +61,9 @@
  * come again while it is on its way):
  *   MISS        CACHE, CHUNKS(SPACE, CHUNK_NO, CLASS)
  *   EVICTED     CACHE, CHUNKS(SPACE, CHUNK_NO, SLOT)
+ *   SLOT_BAD    CACHE, CHUNKS(SPACE, CHUNK_NO, SLOT)
+ *               A read of the slot failed: the chunk is not present any more, and
+ *               nobody gets the slot until the cache goes. No EVICTED follows.
  *   IMAGE_ADDED, IMAGE_REMOVED   IMAGE, CACHE, META_DEV, CACHE_DEV, IMAGE_ID
  *   CACHE_ADDED, CACHE_REMOVED   CACHE, UUID, CACHE_DEV
  *
@@ -73,7 +76,7 @@
 #define FASTOCI_GENL_NAME	"fastoci"
 #define FASTOCI_GENL_VERSION	1
 /* Version of this protocol, in REGISTER; the kernel takes just this one. */
-#define FASTOCI_PROTOCOL_VERSION	1
+#define FASTOCI_PROTOCOL_VERSION	2
 
 #define FASTOCI_MAX_BATCH	256
 #define FASTOCI_MISS_WINDOW	1024
@@ -100,6 +103,7 @@ enum fastoci_cmd {
 	FASTOCI_CMD_IMAGE_REMOVED,
 	FASTOCI_CMD_CACHE_ADDED,
 	FASTOCI_CMD_CACHE_REMOVED,
+	FASTOCI_CMD_SLOT_BAD,
 
 	__FASTOCI_CMD_MAX
 };
@@ -173,6 +177,7 @@ enum fastoci_slot_state {
 	FASTOCI_SLOT_RESTORED = 2,	/* holds a chunk, not served yet */
 	FASTOCI_SLOT_PRESENT = 3,	/* served */
 	FASTOCI_SLOT_EVICTING = 4,	/* unpublished, grace period runs */
+	FASTOCI_SLOT_BAD = 5,		/* a read of it failed: out of service */
 };
 
 /* REGISTER: replace a live helper instead of -EBUSY. */

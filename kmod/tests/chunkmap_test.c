@@ -270,6 +270,53 @@ static void evicting_nothing_is_no_error(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fastoci_chunks_evict(f->cache, NULL, 0, 0), 0);
 }
 
+/* ---- slots that cannot be read ---- */
+
+static void a_slot_that_cannot_be_read_is_nobodys(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = fill(test, 1), all[TEST_SLOTS];
+	u64 generation = TEST_GENERATION;
+
+	fastoci_slot_retire(f->cache, f->space, 1, slot);
+	KUNIT_EXPECT_EQ(test, f->space->map[1], 0);
+	KUNIT_EXPECT_EQ(test, f->space->nr_present, 0);
+	KUNIT_EXPECT_EQ(test, f->space->nr_held, 0);
+	KUNIT_EXPECT_EQ(test, fake_helper.nr_bad, 1);
+	KUNIT_EXPECT_EQ(test, fake_helper.bad_slot, slot);
+	KUNIT_EXPECT_EQ(test, fake_helper.bad_chunk, 1);
+	fastoci_slot_retire(f->cache, f->space, 1, slot); /* another reader's turn */
+	KUNIT_EXPECT_EQ(test, fake_helper.nr_bad, 1);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 1, slot, TEST_GENERATION), -EPERM);
+	KUNIT_EXPECT_EQ(test, restore(test, 1, slot), -EEXIST);
+	KUNIT_EXPECT_EQ(test, fastoci_slots_return(f->cache, &slot, 1, TEST_GENERATION), -EINVAL);
+	KUNIT_EXPECT_EQ(test, evict(test, 1, 0), 0);
+	fastoci_cache_helper_lost(f->cache, &generation);
+	KUNIT_EXPECT_EQ(test, fastoci_slots_alloc(f->cache, all, TEST_SLOTS, TEST_GENERATION),
+			TEST_SLOTS - 1);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_BAD);
+}
+
+static void retiring_a_slot_leaves_the_chunks_new_slot_alone(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 slot = fill(test, 1), again;
+	int idx = fastoci_srcu_enter(&f->cache->srcu);
+
+	KUNIT_EXPECT_EQ(test, evict(test, 1, TEST_GENERATION), 0);
+	again = fill(test, 1);
+	fastoci_slot_retire(f->cache, f->space, 1, slot);
+	fastoci_srcu_leave(&f->cache->srcu, idx);
+	KUNIT_EXPECT_EQ(test, f->space->map[1], again + 1);
+	KUNIT_EXPECT_EQ(test, f->space->nr_present, 1);
+	/* The eviction ends without it: a later one is the first that is told. */
+	KUNIT_EXPECT_EQ(test, evict(test, 1, 0), 0);
+	wait_for_evicted(test, 1);
+	KUNIT_EXPECT_EQ(test, fake_helper.evicted[0], again);
+	KUNIT_EXPECT_EQ(test, slot_state(f->cache, slot), FASTOCI_SLOT_BAD);
+	KUNIT_EXPECT_EQ(test, f->cache->nr_reserved, 0);
+}
+
 static struct kunit_case map_cases[] = {
 	KUNIT_CASE(alloc_hands_each_slot_out_once),
 	KUNIT_CASE(fill_takes_only_what_its_sender_reserved),
@@ -280,6 +327,7 @@ static struct kunit_case map_cases[] = {
 	KUNIT_CASE(a_space_outlives_its_images_while_it_holds_a_slot),
 	KUNIT_CASE(a_lost_helper_loses_its_own_slots_alone),
 	KUNIT_CASE(what_former_helpers_reserved_outlives_its_cache),
+	KUNIT_CASE(a_slot_that_cannot_be_read_is_nobodys),
 	{}
 };
 
@@ -288,6 +336,7 @@ static struct kunit_case evict_cases[] = {
 	KUNIT_CASE(a_chunk_can_be_filled_elsewhere_while_its_old_slot_is_read),
 	KUNIT_CASE(evict_with_reserve_gives_the_slot_to_its_sender),
 	KUNIT_CASE(a_sender_that_died_in_the_grace_period_gets_nothing),
+	KUNIT_CASE(retiring_a_slot_leaves_the_chunks_new_slot_alone),
 	KUNIT_CASE(evicting_nothing_is_no_error),
 	{}
 };

@@ -53,6 +53,14 @@ void fastoci_send_evicted(struct fastoci_cache *cache, const struct fastoci_miss
 		fake_helper.evicted[fake_helper.nr_evicted++] = *slots++;
 }
 
+void fastoci_send_slot_bad(struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+			   u32 slot)
+{
+	fake_helper.nr_bad++;
+	fake_helper.bad_slot = slot;
+	fake_helper.bad_chunk = key->chunk_no;
+}
+
 void fastoci_send_cache(struct fastoci_cache *cache, bool added)
 {
 }

@@ -22,6 +22,9 @@ struct fake_helper {
 	struct fastoci_miss_key sent[4096];
 	u32 nr_evicted;
 	u32 evicted[TEST_SLOTS];
+	u32 nr_bad;			/* the last of them: */
+	u32 bad_slot;
+	u32 bad_chunk;
 };
 
 extern struct fake_helper fake_helper;

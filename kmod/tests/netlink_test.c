@@ -11,6 +11,7 @@
 #define fastoci_commands_go_on		real_commands_go_on
 #define fastoci_send_misses		real_send_misses
 #define fastoci_send_evicted		real_send_evicted
+#define fastoci_send_slot_bad		real_send_slot_bad
 #define fastoci_send_cache		real_send_cache
 #include "../netlink.c"
 

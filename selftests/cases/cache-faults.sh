@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Cache devices that refuse slots, are full, become read-only or belong to something else: reads go on where a way exists.
-# timeout: 240
+# Cache devices that refuse slots or cannot be read any more, are full or belong to something else: reads go on where a way
+# exists.
+# timeout: 300
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 lib=$SELFTESTS/lib
@@ -36,6 +37,101 @@ matches 'status says what to do' "$(helper_stat 'caches[0].trouble')" 'the cache
 dmsetup remove t
 stop_helper
 dmsetup remove c
+
+# Reads that fail under a hit: slots that were filled, 8 of them now bad, in the middle of runs.
+linear='0 16384 linear /dev/ram1 0'
+swap_cache() { dmsetup suspend c && dmsetup reload c --table "$1" && dmsetup resume c; }
+direct() { timeout 60 cmp <(dd if=/dev/mapper/t bs="$1" iflag=direct status=none) "$DISK/data"; }
+errors() { dm_status t | cut -d' ' -f7; }
+must dd if=/dev/zero of=/dev/ram1 bs=1M count=8 oflag=direct status=none
+must dmsetup create c --table "$linear"
+check 'the helper takes the sound device' start "$DISK/c4" --cache-device /dev/mapper/c
+check 'creates a device' create /dev/mapper/c
+check 'every read is right before' same
+before=$(helper_stat 'caches[0].present')
+first_bad=$("$PYTHON" - "$lib" <<-'PY'
+	import sys
+	sys.path.insert(0, sys.argv[1])
+	from fakehelper import *
+	h = Helper(register=False)
+	slots = [dict(attrs(dict(attrs(i[CHUNKS]))[CHUNK])) for i in h.dump("GET_SLOTS", attr(CACHE, u32(h.dump("GET_CACHES")[0][CACHE])))]
+	full = {u32(s[SLOT]) for s in slots if s[STATE][0] == PRESENT}
+	print(next(s for s in sorted(full) if s > 2 and all(s + i in full for i in range(8))))
+	PY
+)
+begin=$((128 + first_bad * 128))
+must swap_cache "0 $begin linear /dev/ram1 0
+$begin 1024 error
+$((begin + 1024)) $((16384 - begin - 1024)) linear /dev/ram1 $((begin + 1024))"
+check 'large direct reads are right though slots cannot be read' direct 1M
+is 'no read failed' "$(errors)" 0
+is 'nor did a fetch' "$(counter fails)" 0
+is 'the bad slots were retired, and no others' "$(helper_stat 'caches[0].retired')" 8
+is 'each chunk has a slot again' "$(helper_stat 'caches[0].present')" "$before"
+matches 'status names one and says what to do' "$(helper_stat 'caches[0].trouble')" \
+	'slot [0-9]+ cannot be read, 8 in all: .*check the cache device.*detach all images'
+matches 'the kernel says it, too' "$(dmesg)" "cache [0-9]+: slot $((first_bad + 3)) cannot be read and is not used any more"
+kill_helper
+check 'a helper that starts now' start "$DISK/c4" --cache-device /dev/mapper/c
+is 'hears of them from the kernel' "$(helper_stat 'caches[0].retired')" 8
+check 'small direct reads are right' direct 4K
+
+# All of it is bad: an error in bounded time, and what comes after goes on when the device is well again.
+must swap_cache '0 16384 error'
+fails_in_time() { timeout 100 dd if=/dev/mapper/t of=/dev/null bs=64K iflag=direct; [ $? = 1 ]; }
+check 'a cache that fails as a whole is an error in the end' fails_in_time
+check 'which is counted' test "$(errors)" -gt 0
+matches 'and status has words for it' "$(helper_stat 'caches[0].trouble')" 'the cache device refuses writes: check it'
+if dmsetup targets | grep -q flakey || modprobe dm-flakey; then
+	# Whatever is written cannot be read: a slot for each try, and no more tries than are allowed.
+	if swap_cache '0 16384 flakey /dev/ram1 0 0 1 1 error_reads'; then
+		retired=$(helper_stat 'caches[0].retired')
+		check 'nor does a cache that takes everything and gives nothing' fails_in_time
+		check 'turn for ever' test "$(helper_stat 'caches[0].retired')" -le $((retired + 12))
+	else
+		dmsetup resume c
+	fi
+fi
+must swap_cache "$linear"
+check 'the device is well again, and reads are right' same
+dmsetup remove t
+stop_helper
+check 'after the last detach all slots count again' start "$DISK/c4" --cache-device /dev/mapper/c
+check 'creates a device' create /dev/mapper/c
+check 'every read is right' same
+is 'none is retired' "$(helper_stat 'caches[0].retired')" 0
+dmsetup remove t
+stop_helper
+dmsetup remove c
+
+# A disk with a medium error, which it tells in an interrupt. A read that must not wait does not, read-ahead changes nothing.
+nowait() { # reads every 4 KiB so; prints what came beside data
+	"$PYTHON" - <<-'PY'
+	import errno, mmap, os
+	fd, buf, seen = os.open("/dev/mapper/t", os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096), set()
+	for at in range(0, os.lseek(fd, 0, os.SEEK_END), 4096):
+	    try:
+	        os.preadv(fd, [buf], at, os.RWF_NOWAIT)
+	    except OSError as e:
+	        seen.add(errno.errorcode[e.errno])
+	print(*sorted(seen))
+	PY
+}
+must modprobe sd_mod; must modprobe scsi_debug dev_size_mb=10 medium_error_start=$((128 * 9)) medium_error_count=$((128 * 8))
+wait_for 20 test -b /dev/sda || die 'no disk of scsi_debug'
+check 'the helper takes a disk' start "$DISK/c5" --cache-device /dev/sda
+check 'creates a device' create /dev/sda
+check 'every read is right before' same
+check 'and again' direct 4K
+is 'they needed no retry' "$(helper_stat 'caches[0].retired')" 0
+echo 2 > /sys/bus/pseudo/drivers/scsi_debug/opts # slots 8 to 15
+is 'reads that must not wait end with EAGAIN' "$(nowait)" EAGAIN
+check 'every read is right though' same
+matches 'its slots were retired' "$(helper_stat 'caches[0].trouble')" '^slot ([89]|1[0-5]) cannot be read, [1-8] in all'
+is 'no read failed' "$(errors)" 0
+dmsetup remove t
+stop_helper
+must modprobe -r scsi_debug
 
 # A file system with room for some 20 of the image's 40 chunks.
 must mkfs.ext4 -q -m 0 -O ^has_journal -E lazy_itable_init=1 /dev/ram2
