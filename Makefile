@@ -96,6 +96,10 @@ demo:
 .PHONY: powercut
 powercut: helper kmod
 	selftests/powercut
+## make nodetest   Debian with systemd and our packages in a VM: the documents' commands, reboots, crashes, purge (~1.7 GB cached)
+.PHONY: nodetest
+nodetest:
+	selftests/nodetest
 ## make bench-cache   hit ratios of eviction policies on a recorded trace, in build/bench/cache.json
 .PHONY: bench-cache
 bench-cache: $(OUT)/bench/cache_bench
