@@ -100,6 +100,10 @@ powercut: helper kmod
 .PHONY: nodetest
 nodetest:
 	selftests/nodetest
+## make soak   nothing grows while images come and go and the helper dies, for SOAK_SECONDS (120) in a VM
+.PHONY: soak
+soak: helper tools kmod
+	selftests/soak
 ## make bench-cache   hit ratios of eviction policies on a recorded trace, in build/bench/cache.json
 .PHONY: bench-cache
 bench-cache: $(OUT)/bench/cache_bench
