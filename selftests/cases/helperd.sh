@@ -87,11 +87,26 @@ check 'without the source a read fails' not dd if=/dev/mapper/t of=/dev/null bs=
 mv $dir/away $dir/blob
 for child in $(cat /proc/"$helper"/task/*/children 2>/dev/null); do kill -9 "$child"; done
 check 'with it, and with its roles killed and replaced, reads are right' same
+fresh() { # a helper with an empty cache, and a device on it
+	dmsetup remove t; kill_helper 15; losetup -d "$cache"; rm -rf $dir/c
+	start_helper
+	cache=$(ask cache | grep -o '/dev/loop[0-9]*')
+	create
+}
+# Upgrades while cold parts are read, as the package does them.
+upgrade() { cli drain && wait "$helper" && start_helper; }
+read_part() { dd if=/dev/mapper/t of=$dir/read bs=4096 iflag=direct conv=notrunc skip=$(($1 * part)) seek=$(($1 * part)) count=$part; }
+fresh
+part=$(((sectors / 8 + 5) / 6)) failed=''
+for i in 0 1 2 3 4 5; do
+	read_part $i 2> "$WORK/read.log" & reader=$!
+	upgrade || failed+="upgrade $i "
+	wait $reader || failed+="read $i "
+done
+is 'six upgrades under reads: each of them and each read succeeds' "$failed" ''
+check 'and what was read is right' cmp $dir/read $dir/data
 printf 'XXXX' | dd of=$dir/blob bs=1 seek=700000 conv=notrunc 2>/dev/null
-dmsetup remove t; kill_helper 15; losetup -d "$cache"; rm -rf $dir/c
-start_helper
-cache=$(ask cache | grep -o '/dev/loop[0-9]*')
-create
+fresh
 check 'bytes that do not match their digest are never served' not dd if=/dev/mapper/t of=/dev/null bs=4096 2>/dev/null
 check 'but refused and counted' [ "$(counter mismatches)" -ge 3 ]
 check 'removes the device' dmsetup remove t
