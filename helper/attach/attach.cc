@@ -61,8 +61,8 @@ Status RequireCacheDevice(const std::string& path) {
 }
 
 // Puts a meta image in the state directory, unless it is there and unchanged.
-Status Provide(const AttachRequest& request, const StateDir& dir, ImageState* state,
-               Progress* progress) {
+Status Provide(const AttachPaths& paths, const AttachRequest& request, const StateDir& dir,
+               ImageState* state, Progress* progress) {
   std::string known = state->meta_sha256;
   if (request.kept) {
     if (known.empty()) return NotFoundError("no meta image of " + state->name + " is kept");
@@ -77,10 +77,12 @@ Status Provide(const AttachRequest& request, const StateDir& dir, ImageState* st
     FASTOCI_TRY(state->meta_sha256, HashFile(state->meta_path));
     return OkStatus();
   }
+  FASTOCI_TRY(Config node, LoadConfig(paths.config));
   FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(request.access));
   bool by_config = !request.config.empty();
   FASTOCI_TRY(ResolvedImage image, by_config ? puller.ResolveConfig(request.config, progress)
                                              : puller.Resolve(request.ref, progress));
+  FASTOCI_CHECK_OK(puller.CheckPolicy(node.signatures, image, progress));
   state->ref = by_config ? "" : request.ref;
   state->meta_path = dir.MetaPath();
   // Files that a config names may have changed under it.
@@ -145,7 +147,7 @@ Result<AttachResult> AttachImage(const AttachPaths& paths, const AttachRequest& 
   }
   if (device.ok()) FASTOCI_CHECK_OK(DmRemove(DmName(name), 0));  // an attach was killed half-way
   bool fresh = state.meta_path.empty();
-  Status status = Provide(request, dir, &state, progress);
+  Status status = Provide(paths, request, dir, &state, progress);
   std::string cache = request.cache_device;
   if (status.ok() && cache.empty()) {
     auto found = HelperCacheDevice(paths.control_socket, kControlMs);

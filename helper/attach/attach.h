@@ -29,6 +29,7 @@ namespace fastoci {
 struct AttachPaths {
   std::string state_dir = kDefaultStateDir;
   std::string control_socket = kDefaultControlSocket;
+  std::string config;  // the node's, for its policy; empty: where the helper looks
 };
 
 struct AttachRequest {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "attach/overlaybd_config.h"
+#include "attach/signature.h"
 #include "base/digest.h"
 #include "base/unique_fd.h"
 #include "image/assemble_sandbox.h"
@@ -176,6 +177,14 @@ Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* pr
   image.sources_json =
       SourcesJson(image.ref.ToString(), image.manifest.digest, image.fastoci, location);
   return image;
+}
+
+Status ImagePuller::CheckPolicy(const std::vector<SignatureRule>& rules,
+                                const ResolvedImage& image, Progress* progress) {
+  const std::string key_file = KeysFor(rules, image.ref);
+  if (key_file.empty()) return OkStatus();
+  progress->Step("checking the signature of " + image.manifest.digest);
+  return DemandSignature(client_.get(), image.ref, image.manifest.digest, key_file);
 }
 
 Status ImagePuller::AskSize(const Reference& ref, MetaLayer* layer) {

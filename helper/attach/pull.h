@@ -14,6 +14,7 @@
 #include "attach/progress.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "config/config.h"
 #include "image/assemble_sandbox.h"
 #include "registry/client.h"
 
@@ -47,6 +48,10 @@ class ImagePuller {
   // The same from overlaybd's config.v1.json; path is that file. Blobs that lie
   // here are hashed, and must be what the config says.
   Result<ResolvedImage> ResolveConfig(const std::string& path, Progress* progress);
+  // Whether the node's policy lets the image in: kMismatch if it demands a signature
+  // that the manifest has not.
+  Status CheckPolicy(const std::vector<SignatureRule>& rules, const ResolvedImage& image,
+                     Progress* progress);
   // Downloads the meta layers to work_dir and assembles them to meta_path,
   // which appears complete and synced or not at all. The layers are removed.
   Status Assemble(const ResolvedImage& image, const std::string& work_dir,

@@ -208,6 +208,7 @@ const std::map<std::string, Key>& Keys() {
       {"wholeBlob", {K::kString, 0, 0, false, SET(r->whole = v)}},
       {"wholeLayerKB", {K::kNumber, 0, kMaxGb, false, SET(c->whole_layer_kb = v)}},
       {"verifyOnRead", {K::kBool, 0, 0, false, SET(c->verify_on_read = v)}},
+      {"signatures", {K::kSection}},  // its keys are prefixes: ParseSignature()
       {"scrubAtStart", {K::kBool, 0, 0, false, SET(c->scrub_at_start = v)}},
   };
   return keys;
@@ -244,6 +245,24 @@ bool ParseWhole(const std::string& text, WholePolicy* out) {
   return true;
 }
 
+constexpr char kSignatures[] = "signatures.";
+
+// What is wrong with the rule, or empty.
+std::string ParseSignature(const std::string& path, const Value& value, Config* config) {
+  SignatureRule rule;
+  rule.prefix = path.substr(sizeof(kSignatures) - 1);
+  if (rule.prefix.empty() || rule.prefix == "/")
+    return "names no repository; \"*\" is all of them";
+  if (!value.json.is_string()) return "must be the path of a file of public keys, or \"none\"";
+  rule.key_file = value.json.get<std::string>();
+  if (rule.key_file == "none")
+    rule.key_file.clear();
+  else if (rule.key_file.empty() || rule.key_file[0] != '/')
+    return "must be the whole path of a file of public keys, or \"none\"";
+  config->signatures.push_back(std::move(rule));
+  return "";
+}
+
 // Where both programs could be, our files are in a directory of our own.
 void Settle(const Raw& raw, Config* c) {
   const std::string dir = !raw.gzip_dir.empty() ? raw.gzip_dir : raw.registry_dir;
@@ -278,6 +297,11 @@ Result<Config> ParseConfig(const std::string& text, const std::string& name,
   config.source = name;
   Raw raw;
   for (const auto& [path, value] : flat.values) {
+    if (path.starts_with(kSignatures)) {
+      if (std::string bad = ParseSignature(path, value, &config); !bad.empty())
+        return complain(value.offset, "\"" + path + "\" " + bad);
+      continue;
+    }
     auto key = Keys().find(path);
     if (key == Keys().end() || (ours && key->second.overlaybd_only)) {
       if (ours) return complain(value.offset, "unknown key \"" + path + "\"");

@@ -38,6 +38,13 @@ struct MetricsConfig {
   bool operator==(const MetricsConfig&) const = default;
 };
 
+// Images of host/repository that begin with prefix (whole components, or "*": all)
+// are attached only with a signature by a key of key_file; "": without one.
+struct SignatureRule {
+  std::string prefix;
+  std::string key_file;
+};
+
 struct Config {
   std::string source;  // the file, or empty: defaults only
   bool keep_cache = true;  // gzipCacheConfig.enable
@@ -54,6 +61,7 @@ struct Config {
   WholePolicy whole = WholePolicy::kFail;
   uint64_t whole_layer_kb = 1024;
   MetricsConfig metrics;  // exporterConfig
+  std::vector<SignatureRule> signatures;
 };
 
 enum class ConfigDialect { kOurs, kOverlaybd };

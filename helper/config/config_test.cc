@@ -61,6 +61,24 @@ TEST(Config, ComplaintsNameThePlace) {
   EXPECT_EQ(ErrorOf("{\"registryCacheSizeGB\": 4}").substr(0, 11), "c.json:1:2:");
 }
 
+TEST(Config, SignaturesAreDemandedByRepository) {
+  auto c = ParseConfig(R"({"signatures": {"*": "/etc/keys/all.pem", "r.example:5000/dev": "none"}})",
+                       "c.json", ConfigDialect::kOurs);
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  ASSERT_EQ(c->signatures.size(), 2U);
+  EXPECT_EQ(c->signatures[0].prefix, "*");
+  EXPECT_EQ(c->signatures[0].key_file, "/etc/keys/all.pem");
+  EXPECT_EQ(c->signatures[1].prefix, "r.example:5000/dev");
+  EXPECT_EQ(c->signatures[1].key_file, "");
+  EXPECT_EQ(ErrorOf("{\"signatures\": {\"a\": \"keys.pem\"}}"),
+            "c.json:1:17: \"signatures.a\" must be the whole path of a file of public keys, or \"none\"");
+  for (const char* bad : {R"({"signatures": "/k"})", R"({"signatures": {"a": 3}})",
+                          R"({"signatures": {"a": ""}})", R"({"signatures": {"": "/k"}})",
+                          R"({"signatures": {"a": {"b": "/k"}}})", R"({"signatures": {"a": ["/k"]}})",
+                          R"({"signatures": {"a": "/k", "a": "/l"}})", R"({"signatures": ["/k"]})"})
+    EXPECT_NE(ErrorOf(bad), "") << bad;
+}
+
 TEST(Config, WhatIsNoJsonObjectIsRefused) {
   EXPECT_EQ(ErrorOf("{\n\"chunkKB\": 64,\n}").substr(0, 9), "c.json:3:");
   for (const char* bad : {"", "[]", "3", "\"x\"", "null", "{\"chunkKB\": 64} x", "{\"chunkKB\"",

@@ -4,7 +4,7 @@
 # only metadata is read.
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
-requires docker-registry skopeo e2fsck curl "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-decoderd"
+requires docker-registry skopeo e2fsck curl openssl "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-decoderd"
 
 tmp=/dev/shm/attach
 mkdir -p $tmp
@@ -67,6 +67,47 @@ check 'gives the same again' exits 0 cli assemble "$image:latest_fastoci" -o $tm
 check 'to the byte' cmp $tmp/demo.img $tmp/demo2.img
 check 'attach of the file' exits 0 attach --meta-image $tmp/demo.img --name file --mount $tmp/mnt
 check 'detach it' exits 0 cli detach $tmp/mnt
+
+# The policy: signatures as cosign makes them, here by the openssl command.
+sign() { # KEY TAG: signs the manifest of TAG with a private key
+	local digest payload signature
+	digest=sha256:$(manifest "$2" | sha256sum | cut -d' ' -f1)
+	printf '{"critical":{"identity":{"docker-reference":"%s"},"image":{"docker-manifest-digest":"%s"},"type":"cosign container image signature"},"optional":null}' \
+		"$image" "$digest" > $tmp/payload
+	signature=$(openssl dgst -sha256 -sign "$1" $tmp/payload | base64 -w0)
+	printf '{}' > $tmp/empty
+	payload=$(push_blob $tmp/payload)
+	curl -sf -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @- \
+		"http://$REGISTRY/v2/demo/manifests/${digest/:/-}.sig" <<-JSON
+	{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+	 "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "size": 2, "digest": "$(push_blob $tmp/empty)"},
+	 "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "size": $(stat -c %s $tmp/payload),
+	  "digest": "$payload", "annotations": {"dev.cosignproject.cosign/signature": "$signature"}}]}
+	JSON
+}
+push_blob() { # FILE: prints its digest
+	local digest where
+	digest=sha256:$(sha256sum < "$1" | cut -d' ' -f1)
+	where=$(curl -sf -X POST -D - -o /dev/null "http://$REGISTRY/v2/demo/blobs/uploads/" | tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
+	curl -sf -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$1" "$where&digest=$digest" && echo "$digest"
+}
+for key in ours theirs; do
+	openssl ecparam -genkey -name prime256v1 -noout -out $tmp/$key.key && openssl ec -in $tmp/$key.key -pubout -out $tmp/$key.pem
+done 2> $tmp/keys.log || die "$(cat $tmp/keys.log)"
+printf '{"signatures": {"%s": "%s"}}' "$image" $tmp/ours.pem > $tmp/policy.json
+demanded() { attach --node-config $tmp/policy.json "$@"; }
+check 'an image without the signature that is demanded is refused' exits 7 demanded "$image:latest_fastoci"
+check 'with image, keys and reason' said "$image@sha256:.*$tmp/ours.pem.*there is none"
+check 'another key signs it' sign $tmp/theirs.key latest_fastoci
+check 'that is refused' exits 7 demanded "$image:latest_fastoci"
+check 'with the reason' said 'no key of it made the one that is there'
+is 'and leaves nothing' "$(ls -A $tmp/state)" ''
+check 'ours signs it' sign $tmp/ours.key latest_fastoci
+check 'that is attached' exits 0 demanded "$image:latest_fastoci"
+check 'and detached' exits 0 cli detach "$image:latest_fastoci"
+printf '{"signatures": {"*": "ours.pem"}}' > $tmp/policy.json
+check 'a mistake in the policy lets nothing in' exits 7 demanded "$image:latest_fastoci"
+check 'and has its place' said 'policy.json:1:17: '
 
 convert demo latest latest_referrer --referrer
 check 'attach by the original name, through its referrer' exits 0 attach "$image:latest" --mount $tmp/mnt

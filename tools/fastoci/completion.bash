@@ -10,15 +10,15 @@ _fastoci() {
 	for ((i = 1; i < cword; i++)); do
 		word=${words[i]}
 		case $word in
-		--state-dir | --control) ((i++)) ;;
+		--state-dir | --control | --node-config) ((i++)) ;;
 		-*) ;;
 		*) command=$word; break ;;
 		esac
 	done
 	case $prev in
 	--state-dir | --mount) _filedir -d; return ;;
-	--control | --meta-image | --credentials | --root-ca | --decoder | --cache-device | -o | --output) _filedir; return ;;
-	--name | --fail-after-ms | --after-ms | --timeout-ms | -u | --username) return ;;
+	--control | --node-config | --meta-image | --credentials | --root-ca | --decoder | --cache-device | -o | --output) _filedir; return ;;
+	--name | --seconds | --interval | --fail-after-ms | --after-ms | --timeout-ms | -u | --username) return ;;
 	esac
 	if [[ $cur == -* ]]; then
 		COMPREPLY=($(compgen -W "$(fastoci ${command:+"$command"} --help 2>/dev/null |

@@ -349,6 +349,9 @@ struct Parser {
     AddOthers(o);
     AddNode(o);
   }
+    app.add_option("--node-config", o->paths.config,
+                   "the node's configuration (default: see fastoci-config.json(5))")
+        ->type_name("FILE");
 
   void AddAttach(Options* o) {
     attach = app.add_subcommand("attach", "make a block device of an image");

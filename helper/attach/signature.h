@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Signatures of manifests as cosign makes them, and the policy that demands
+// them. A signature says: who has this key vouches for the manifest of this
+// digest. It lies beside the image, under the tag sha256-<hex>.sig or as a
+// referrer; each layer of that manifest is a payload ("simple signing") that
+// names the digest, with the signature in an annotation.
+//
+// Whatever the registry sends is hostile: it is bounded, a payload is parsed only
+// once a key vouches for it, and no answer of it turns a demand off.
+#ifndef FASTOCI_ATTACH_SIGNATURE_H_
+#define FASTOCI_ATTACH_SIGNATURE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <openssl/evp.h>
+
+#include "base/byte_reader.h"
+#include "base/result.h"
+#include "config/config.h"
+#include "registry/client.h"
+
+namespace fastoci {
+
+// The public keys (PEM, one behind the other) of a file, any of which will do:
+// that is how keys are replaced. ECDSA and RSA sign SHA-256, Ed25519 the payload.
+class PublicKeys {
+ public:
+  // kInvalid if there is none, or one that is not to be trusted (RSA of less than
+  // 2048 bits, curves of less than 256).
+  static Result<PublicKeys> Load(const std::string& path);
+  static Result<PublicKeys> Parse(const std::string& pem, const std::string& name);
+  bool Verify(ByteSpan payload, ByteSpan signature) const;
+
+ private:
+  struct Free {
+    void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
+  };
+  std::vector<std::unique_ptr<EVP_PKEY, Free>> keys_;
+};
+
+// The file of keys for images of host/repository, by the longest prefix of whole
+// components; "" if no signature is demanded.
+std::string KeysFor(const std::vector<SignatureRule>& rules, const Reference& ref);
+
+// OK if a signature of manifest_digest in ref's repository is one of the keys' of
+// key_file. kMismatch: there is none; the message says what was found instead.
+Status DemandSignature(RegistryClient* client, const Reference& ref,
+                       const std::string& manifest_digest, const std::string& key_file);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_ATTACH_SIGNATURE_H_
