@@ -190,6 +190,22 @@ TEST(JobQueue, WhatAJobDidNotResolveIsQueuedAgainAndGivenUpInTheEnd) {
   EXPECT_EQ(q.nr_jobs(), 0u);
 }
 
+TEST(JobQueue, KeepsSinceWhenAReaderWants) {
+  JobQueue q;
+  q.Want(kA, 0, Urgency::kBackground, 5);
+  q.Want(kA, 0, Urgency::kAhead, 7);
+  q.Want(kA, 0, Urgency::kDemand, 9);
+  q.Want(kA, 1, Urgency::kDemand, 8);
+  q.Want(kA, 2, Urgency::kPrefetch, 1);
+  const auto waiting = q.WaitingBySpace();
+  ASSERT_EQ(waiting.size(), 1U);
+  EXPECT_EQ(waiting.begin()->second.chunks, 2U);
+  EXPECT_EQ(waiting.begin()->second.oldest, 7);
+  EXPECT_EQ(q.Resolve(kA, 0)->since, 7);
+  EXPECT_FALSE(q.Resolve(kA, 0));
+  EXPECT_EQ(q.Resolve(kA, 2)->urgency, Urgency::kPrefetch);
+}
+
 TEST(JobQueue, AQueuedJobThatNobodyWantsGoes) {
   JobQueue q;
   q.Want(kA, 0, Urgency::kDemand);

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "base/log.h"
+#include "base/event.h"
 #include "fastoci_netlink.h"
 
 namespace fastoci {
@@ -104,8 +104,13 @@ void Cache::Retire(uint32_t slot, const std::string& why) {
 }
 
 void Cache::SetTrouble(std::string* which, const std::string& text) {
+  EventFields fields;
+  fields.kind = "cache_fault";
   if (*which != text && !text.empty())
-    Log(LogLevel::kError, "cache %u: %s", info_.cache, text.c_str());
+    LogEvent(LogLevel::kError, fields, "cache %u: %s", info_.cache, text.c_str());
+  fields.kind = "cache_works";
+  if (*which != text && text.empty())
+    LogEvent(LogLevel::kInfo, fields, "cache %u: works again", info_.cache);
   *which = text;
 }
 

@@ -7,17 +7,21 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/digest.h"
 #include "base/log.h"
+#include "broker/event_ring.h"
 #include "broker/miss_service.h"
+#include "kernel/disk_use.h"
 
 namespace fastoci {
 namespace {
 
 constexpr size_t kMaxPendingReplyBytes = 16 << 20;
+constexpr size_t kStreamAheadBytes = 64 * 1024;
 
 Result<sockaddr_un> Address(const std::string& path) {
   sockaddr_un address = {};
@@ -43,6 +47,47 @@ const char* VerifiedName(MissService::Verified v) {
     case MissService::Verified::kByChunk: return "by chunk";
     case MissService::Verified::kWhole: return "as a whole";
     default: return "unverified";
+  }
+}
+
+std::string CauseName(size_t kind) {
+  std::string name = ErrorKindName(static_cast<ErrorKind>(kind));
+  std::replace(name.begin(), name.end(), ' ', '_');
+  return name;
+}
+
+nlohmann::json ByCause(const Counters::ByCause& counts) {
+  nlohmann::json out;
+  for (size_t i = 0; i < counts.size(); i++) out[CauseName(i)] = counts[i].load();
+  return out;
+}
+
+nlohmann::json HistogramJson(const Histogram& h) {
+  return {{"buckets", h.buckets()}, {"sum_ns", h.sum_ns()}};
+}
+
+// What the kernel counts; its own number of an image is not used again.
+void AddCounts(MissService* service, nlohmann::json* images) {
+  auto counts = service->ReadCounts();
+  if (!counts.ok()) {
+    Log(LogLevel::kDebug, "%s", counts.error().message.c_str());
+    return;
+  }
+  const auto disks = FastociDisks();
+  for (auto& image : *images) {
+    auto of = std::find_if(counts->begin(), counts->end(),
+                           [&](const ImageInfo& i) { return i.image == image["image"]; });
+    if (of == counts->end()) continue;
+    image["hits"] = of->hits;
+    image["missed"] = of->misses;
+    image["errors"] = of->errors;
+    image["waiting"] = of->waiting;
+    for (const DiskUse& disk : disks) {
+      if (std::find(disk.below.begin(), disk.below.end(), of->meta_dev) == disk.below.end())
+        continue;
+      image["name"] = disk.name;
+      image["read_bytes"] = disk.read_bytes;
+    }
   }
 }
 
@@ -72,7 +117,11 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                       {"chunks", i.chunks},
                       {"present", i.present},
                       {"pinned", i.pinned},
+                      {"bytes_fetched", i.bytes_fetched},
+                      {"in_flight", i.in_flight},
+                      {"oldest_ms", static_cast<uint64_t>(i.oldest.count())},
                       {"error", i.error}});
+  AddCounts(service, &images);
   auto& spaces = out["spaces"] = nlohmann::json::array();
   for (const auto& s : service->Spaces())
     spaces.push_back({{"cache", s.info.cache},
@@ -101,6 +150,10 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                      {"bytes_background", n.bytes_background.load()},
                      {"bytes_decoded", n.bytes_decoded.load()},
                      {"pieces_unverified", n.unverified.load()}};
+  out["causes"] = {{"retry", ByCause(n.retries_by)}, {"fail", ByCause(n.fails_by)}};
+  auto& latency = out["latency"] = {{"miss", HistogramJson(n.miss)}};
+  for (size_t i = 0; i < kPhaseNames.size(); i++)
+    latency["phases"][kPhaseNames[i]] = HistogramJson(n.phases[i]);
   return out;
 }
 
@@ -156,6 +209,27 @@ std::string HandleControl(MissService* service, const std::string& cache_device,
   return reply.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
+ControlServer::Reply HandleEvents(EventRing* ring, const std::string& line) {
+  const auto request = nlohmann::json::parse(line, nullptr, false);
+  const bool follow = request.is_object() && request.value("follow", nlohmann::json()) == true;
+  // Numbers tell whether something was added since: those of this line are in what follows.
+  ControlServer::Reply reply(nlohmann::json{{"ok", true}, {"last", ring->last()}}.dump());
+  reply.stream = [ring, cursor = uint64_t{0}, end = ring->last(), follow]() mutable {
+    if (!follow && cursor >= end) return std::string();
+    return ring->TakeBehind(&cursor, kStreamAheadBytes);
+  };
+  return reply;
+}
+
+ControlServer::Reply HandleTrace(MissService* service) {
+  ControlServer::Reply reply(nlohmann::json{{"ok", true}}.dump());
+  EventRing* ring = service->tracer()->ring();
+  reply.stream = [ring, cursor = ring->last(), on = service->tracer()->Begin()]() mutable {
+    return ring->TakeBehind(&cursor, kStreamAheadBytes);
+  };
+  return reply;
+}
+
 Result<std::unique_ptr<ControlServer>> ControlServer::Listen(const std::string& path,
                                                              Handler handler, bool takeover) {
   FASTOCI_TRY(sockaddr_un address, Address(path));
@@ -188,7 +262,9 @@ ControlServer::~ControlServer() {
     ::unlink(path_.c_str());
 }
 
-void ControlServer::AddPollFds(std::vector<pollfd>* fds) const {
+void ControlServer::AddPollFds(std::vector<pollfd>* fds) {
+  for (auto& [fd, c] : clients_)
+    if (c.stream && c.out.size() < kStreamAheadBytes) c.out += c.stream();
   fds->push_back(
       {socket_.get(), static_cast<short>(clients_.size() < kMaxClients ? POLLIN : 0), 0});
   for (const auto& [fd, c] : clients_)
@@ -200,6 +276,13 @@ void ControlServer::Handle(const pollfd& fd) {
   if (fd.fd == socket_.get()) return Accept();
   auto it = clients_.find(fd.fd);
   if (it != clients_.end() && !Serve(&it->second, fd.revents)) clients_.erase(it);
+}
+
+void ControlServer::Flush() {
+  for (auto& [fd, c] : clients_) {
+    if (c.stream) c.out += c.stream();
+    (void)Serve(&c, POLLOUT);
+  }
 }
 
 void ControlServer::Accept() {
@@ -221,7 +304,9 @@ bool ControlServer::Serve(Client* c, short revents) {
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
     if (n > 0) c->in.append(buffer, static_cast<size_t>(n));
     for (size_t end; (end = c->in.find('\n')) != std::string::npos;) {
-      c->out += handler_(c->in.substr(0, end)) + "\n";
+      Reply reply = handler_(c->in.substr(0, end));
+      c->out += reply.line + "\n";
+      if (reply.stream) c->stream = std::move(reply.stream);
       c->in.erase(0, end + 1);
       if (c->out.size() > kMaxPendingReplyBytes) return false;
     }

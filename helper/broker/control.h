@@ -21,8 +21,16 @@ namespace fastoci {
 
 class ControlServer {
  public:
+  // Further lines behind a reply, each with its newline; empty: none just now.
+  // Asked at each turn of the loop while the client takes what it gets.
+  using Stream = std::function<std::string()>;
+  struct Reply {
+    Reply(std::string text) : line(std::move(text)) {}  // NOLINT: implicit
+    std::string line;
+    Stream stream = nullptr;
+  };
   // A line without its newline to a reply without one; must not block.
-  using Handler = std::function<std::string(const std::string& line)>;
+  using Handler = std::function<Reply(const std::string& line)>;
   static constexpr size_t kMaxLineBytes = 64 * 1024;
   static constexpr size_t kMaxClients = 64;
 
@@ -33,13 +41,16 @@ class ControlServer {
   ~ControlServer();
 
   // For a poll loop: what to wait for, and what to do when it is there.
-  void AddPollFds(std::vector<pollfd>* fds) const;
+  void AddPollFds(std::vector<pollfd>* fds);
   void Handle(const pollfd& fd);
+  // At the end of the loop: what streams still have, if it can be sent at once.
+  void Flush();
 
  private:
   struct Client {
     UniqueFd fd;
     std::string in, out;
+    Stream stream;
   };
   ControlServer() = default;
   void Accept();
@@ -56,6 +67,12 @@ class MissService;
 // The request's "op", or empty. "drain" and "reload" are the program's, not the
 // service's.
 std::string ControlOp(const std::string& line);
+class EventRing;
+// "trace": each miss and each request from now on; see MissTracer.
+ControlServer::Reply HandleTrace(MissService* service);
+// "events": what the ring has, and with "follow" what comes.
+ControlServer::Reply HandleEvents(EventRing* ring, const std::string& line);
+
 // ping, stat, cache, gc, scrub, pin, unpin; see fastoci-helperd(8).
 // cache_device: where attach puts new devices.
 std::string HandleControl(MissService* service, const std::string& cache_device,

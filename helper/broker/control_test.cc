@@ -9,7 +9,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "attach/control_client.h"
+#include "broker/event_ring.h"
 #include "broker/miss_service.h"
 #include "broker/notify.h"
 
@@ -70,6 +73,109 @@ TEST_F(ControlTest, AnswersLinesInOrderAlsoInParts) {
   Turn(s->get(), 2);
   EXPECT_EQ(Read(c), "<a>\n<b>\n<half>\n");
   EXPECT_EQ(Read(idle), "");
+}
+
+TEST_F(ControlTest, StreamsEventsToWhoFollows) {
+  EventRing ring(10);
+  ring.Add({{"event", "before"}});
+  auto s = ControlServer::Listen(path(), [&](const std::string& l) { return HandleEvents(&ring, l); });
+  ASSERT_TRUE(s.ok());
+  UniqueFd follower = Connect(), once = Connect();
+  const std::string follow = R"({"op":"events","follow":true})" "\n", recent = R"({"op":"events"})" "\n";
+  ASSERT_GT(::send(follower.get(), follow.data(), follow.size(), 0), 0);
+  ASSERT_GT(::send(once.get(), recent.data(), recent.size(), 0), 0);
+  Turn(s->get(), 6);
+  for (UniqueFd* fd : {&follower, &once}) {
+    const std::string got = Read(*fd);
+    EXPECT_EQ(got.rfind(R"({"last":1,"ok":true})" "\n", 0), 0U) << got;
+    EXPECT_NE(got.find("before"), std::string::npos);
+  }
+  ring.Add({{"event", "after"}});
+  Turn(s->get(), 2);
+  EXPECT_NE(Read(follower).find("after"), std::string::npos);
+  EXPECT_EQ(Read(once), "");
+  // Who reads nothing is not waited for, and costs no more than what is ahead.
+  UniqueFd lazy = Connect();
+  ASSERT_GT(::send(lazy.get(), follow.data(), follow.size(), 0), 0);
+  for (int i = 0; i < 100; i++) {
+    for (int k = 0; k < 10; k++) ring.Add({{"event", std::string(4000, 'x')}});
+    Turn(s->get(), 1);
+    Read(follower);
+  }
+  ring.Add({{"event", "still here"}});
+  std::string got;
+  for (int i = 0; i < 20 && got.find("still here") == std::string::npos; i++) {
+    Turn(s->get(), 1);
+    got += Read(follower);
+  }
+  EXPECT_NE(got.find("still here"), std::string::npos);
+}
+
+TEST_F(ControlTest, TracesAsLongAsSomebodyListens) {
+  NoLanes lanes;
+  MissService service({}, &lanes, {});
+  auto s = ControlServer::Listen(path(), [&](const std::string&) { return HandleTrace(&service); });
+  ASSERT_TRUE(s.ok());
+  const auto now = std::chrono::steady_clock::now();
+  const MissTracer::Chunk chunk{.blob = {}, .chunk_no = 7, .since = now, .picked = now, .end = now, .ok = true};
+  service.tracer()->Add(chunk);  // nobody wants it
+  EXPECT_FALSE(service.tracer()->on());
+  UniqueFd c = Connect();
+  ASSERT_EQ(::send(c.get(), "x\n", 2, 0), 2);
+  Turn(s->get(), 3);
+  EXPECT_EQ(Read(c), "{\"ok\":true}\n");
+  EXPECT_TRUE(service.tracer()->on());
+  service.tracer()->Add(chunk);
+  Turn(s->get(), 2);
+  EXPECT_NE(Read(c).find("\"chunk\":7"), std::string::npos);
+  c.reset();
+  Turn(s->get(), 2);
+  EXPECT_FALSE(service.tracer()->on());
+}
+
+TEST_F(ControlTest, FollowHelperHandsOverLinesUntilItIsTold) {
+  EventRing ring(10);
+  auto s = ControlServer::Listen(path(), [&](const std::string& l) { return HandleEvents(&ring, l); });
+  ASSERT_TRUE(s.ok());
+  std::atomic<bool> done = false;
+  std::thread server([&] {
+    while (!done) Turn(s->get(), 1);
+  });
+  std::vector<std::string> lines;
+  int quiet = 0;
+  Status status = FollowHelper(path(), {{"op", "events"}, {"follow", true}}, 5000, [&](const std::string& line) {
+    if (line.empty()) return ++quiet < 3;
+    if (lines.empty()) ring.Add({{"event", "later"}});
+    lines.push_back(line);
+    return true;
+  });
+  EXPECT_TRUE(status.ok());
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_NE(lines[1].find("later"), std::string::npos);
+  status = FollowHelper(path(), {{"op", "events"}, {"follow", true}}, 5000, [&](const std::string& line) {
+    if (!line.empty()) return true;
+    done = true;
+    if (server.joinable()) server.join();
+    *s = nullptr;
+    return true;
+  });
+  EXPECT_EQ(status.error().err, EPIPE);
+  EXPECT_EQ(FollowHelper(path(), {{"op", "events"}}, 100, [](const std::string&) { return true; }).error().kind,
+            ErrorKind::kUnavailable);
+}
+
+TEST_F(ControlTest, WhatIsLeftIsSentAtTheEnd) {
+  EventRing ring(10);
+  auto s = ControlServer::Listen(path(), [&](const std::string& l) { return HandleEvents(&ring, l); });
+  ASSERT_TRUE(s.ok());
+  UniqueFd c = Connect();
+  const std::string follow = R"({"op":"events","follow":true})" "\n";
+  ASSERT_GT(::send(c.get(), follow.data(), follow.size(), 0), 0);
+  Turn(s->get(), 3);
+  Read(c);
+  ring.Add({{"event", "stop"}});
+  (*s)->Flush();
+  EXPECT_NE(Read(c).find("stop"), std::string::npos);
 }
 
 TEST_F(ControlTest, AnEndlessLineEndsItsConnectionOnly) {

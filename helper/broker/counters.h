@@ -3,13 +3,32 @@
 #ifndef FASTOCI_BROKER_COUNTERS_H_
 #define FASTOCI_BROKER_COUNTERS_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
+#include "base/result.h"
+#include "broker/histogram.h"
+
 namespace fastoci {
+
+// By which way the time of a miss goes. All but the first are of a run, which
+// serves all misses of its spans, and exclude each other.
+enum class Phase : uint8_t {
+  kQueue,    // until a lane took it: the run's oldest miss
+  kNetwork,  // the lane waited for the fetcher
+  kDecode,   // the lane waited for the decoder
+  kVerify,   // digests
+  kWrite,    // slots and FILL
+};
+inline constexpr std::array<const char*, 5> kPhaseNames = {"queue", "network", "decode", "verify",
+                                                           "write"};
+
+inline constexpr size_t kNrErrorKinds = static_cast<size_t>(ErrorKind::kInternal) + 1;
 
 struct Counters {
   using Count = std::atomic<uint64_t>;
+  using ByCause = std::array<Count, kNrErrorKinds>;
   Count misses{0}, fills{0}, fails{0}, retries{0};
   Count restored{0};       // chunks served from verified slots of an earlier run
   Count mismatches{0};     // fetched bytes that did not match their digest
@@ -22,6 +41,10 @@ struct Counters {
   Count bytes_fetched{0};  // received for misses: compressed, as a source has them
   Count bytes_background{0};  // of these, by the background download
   Count bytes_decoded{0};  // of data spaces, verified
+  ByCause retries_by{}, fails_by{};  // by ErrorKind: what retries and fails are the sums of
+  Histogram miss;                    // from the kernel's message to FILL or FAIL
+  std::array<Histogram, kPhaseNames.size()> phases;  // by Phase
+  Histogram& PhaseOf(Phase p) { return phases[static_cast<size_t>(p)]; }
 };
 
 }  // namespace fastoci

@@ -52,7 +52,7 @@ bool MissService::DownloadSome(uint32_t number) {
       const uint32_t span = SpanOfChunk(space->info_of_blob(), c, shift);
       if (wanted == 0) last = span + max_spans;
       if (wanted > 0 && span >= last) return true;
-      (void)WantLocked(cache_no, space->info.space, c, Urgency::kBackground);
+      (void)WantLocked(cache_no, space->info.space, c, Urgency::kBackground, Clock::now());
       wanted++;
       if (c + 1 == space->info.nr_chunks) return true;
     }

@@ -20,6 +20,7 @@
 #include "base/unique_fd.h"
 #include "broker/control.h"
 #include "broker/devices.h"
+#include "broker/event_ring.h"
 #include "broker/exporter.h"
 #include "broker/metrics.h"
 #include "broker/miss_service.h"
@@ -35,6 +36,7 @@ namespace {
 constexpr int kRegisterRetryMs = 500;
 constexpr int kIdleMs = 5000;
 constexpr int kDrainMs = 10000;
+constexpr size_t kEvents = 1000;  // that are kept for readers to come
 
 class LanePort : public FetchPort {
  public:
@@ -88,7 +90,8 @@ class FetcherHost : public FetchPorts {
   }
   Status EnsureLocked() {
     if (client_ && Alive()) return OkStatus();
-    if (client_) Log(LogLevel::kWarning, "the fetcher is gone, starting another");
+    if (client_)
+      LogEvent(LogLevel::kWarning, {.kind = "fetcher_gone"}, "the fetcher is gone, starting another");
     client_ = nullptr;
     FASTOCI_TRY(client_, FetcherClient::Spawn(options_));
     for (const auto& [image, json] : images_) {
@@ -129,7 +132,7 @@ std::string Reload(const HelperOptions& given, HelperOptions* now, MissService* 
                    Exporter* exporter) {
   auto wanted = Configure(given);
   if (!wanted.ok()) {
-    Log(LogLevel::kError, "nothing changed: %s", wanted.error().message.c_str());
+    LogEvent(LogLevel::kError, {.kind = "reload"}, "nothing changed: %s", wanted.error().message.c_str());
     const nlohmann::json refusal = {{"error", wanted.error().message}};
     return refusal.dump();
   }
@@ -146,18 +149,19 @@ std::string Reload(const HelperOptions& given, HelperOptions* now, MissService* 
       reply["warning"] = s.error().message;
     }
   }
-  Log(LogLevel::kInfo, "configuration from %s",
+  LogEvent(LogLevel::kInfo, {.kind = "reload"}, "configuration from %s",
       wanted->source.empty() ? "defaults" : wanted->source.c_str());
   return reply.dump();
 }
 
 // Until a signal, or until another helper took over or asked to.
-void Loop(ControlServer* control, Exporter* exporter, int signal_fd, int end_fd, int reload_fd,
-          const std::function<void()>& reload) {
+void Loop(ControlServer* control, Exporter* exporter, const std::vector<EventRing*>& rings,
+          int signal_fd, int end_fd, int reload_fd, const std::function<void()>& reload) {
   const int watchdog_ms = WatchdogIntervalMs();
   for (;;) {
     std::vector<pollfd> fds;
     for (int fd : {signal_fd, end_fd, reload_fd}) fds.push_back({fd, POLLIN, 0});
+    for (EventRing* ring : rings) fds.push_back({ring->fd(), POLLIN, 0});
     control->AddPollFds(&fds);
     const size_t first_of_exporter = fds.size();
     exporter->AddPollFds(&fds);
@@ -168,7 +172,8 @@ void Loop(ControlServer* control, Exporter* exporter, int signal_fd, int end_fd,
     if (fds[0].revents || fds[1].revents) return;
     signalfd_siginfo signal;
     if (fds[2].revents && ::read(reload_fd, &signal, sizeof(signal)) > 0) reload();
-    for (size_t i = 3; i < fds.size(); i++) {
+    for (EventRing* ring : rings) ring->Quiet();  // followers take it at the next turn
+    for (size_t i = 3 + rings.size(); i < fds.size(); i++) {
       if (i < first_of_exporter) control->Handle(fds[i]);
       else exporter->Handle(fds[i]);
     }
@@ -185,7 +190,7 @@ Status DropUnused(KernelLink* link, const std::string& device_path, const std::s
   return device->DiscardSlots();
 }
 
-Status Run(const HelperOptions& given, const HelperOptions& o) {
+Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events) {
   if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
     Log(LogLevel::kWarning, "mlockall: %s: misses may wait for our own memory",
         std::strerror(errno));
@@ -257,26 +262,30 @@ Status Run(const HelperOptions& given, const HelperOptions& o) {
   if (o.takeover) AskToHandOver(o.control);
   FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line) {
                 const std::string op = ControlOp(line);
-                if (op == "reload") return reload();
+                if (op == "trace") return HandleTrace(&service);
+                if (op == "events") return HandleEvents(events, line);
+                if (op == "reload") return ControlServer::Reply(reload());
                 if (op == "drain") {
                   service.Drain(kDrainMs);
                   on_end();
                 }
-                return HandleControl(&service, cache_path, line);
+                return ControlServer::Reply(HandleControl(&service, cache_path, line));
               }, o.takeover));
   FASTOCI_TRY(auto link, NetlinkLink::Open(&service));
   if (!o.keep_cache) FASTOCI_CHECK_OK(DropUnused(link.get(), cache_path, options.db_path));
   FASTOCI_TRY(bool started, StartService(&service, link.get(), o, signal_fd.get()));
   if (started) {
-    Log(LogLevel::kInfo, "ready, cache on %s", cache_path.c_str());
+    LogEvent(LogLevel::kInfo, {.kind = "start"}, "ready, cache on %s", cache_path.c_str());
     NotifySystemd("READY=1");
     if (o.scrub) service.Scrub();
     // Whether or not metrics can be served, misses are.
     if (Status s = exporter.Configure(o.metrics); !s.ok())
       Log(LogLevel::kError, "%s", s.error().message.c_str());
-    Loop(control.get(), &exporter, signal_fd.get(), end.get(), reload_fd.get(), reload);
+    Loop(control.get(), &exporter, {events, service.tracer()->ring()}, signal_fd.get(),
+         end.get(), reload_fd.get(), reload);
     NotifySystemd("STOPPING=1");
-    Log(LogLevel::kInfo, "stopping");
+    LogEvent(LogLevel::kInfo, {.kind = "stop"}, "stopping");
+    control->Flush();
   }
   service.Stop();
   link = nullptr;  // no event after this; the service goes later
@@ -321,10 +330,15 @@ int Main(int argc, char** argv) {
   app.add_flag("--verbose", o.verbose);
   CLI11_PARSE(app, argc, argv);
   if (o.verbose) SetLogLevel(LogLevel::kDebug);
+  EventRing events(kEvents);
+  SetLogSink([&](LogLevel level, const EventFields& fields, const std::string& text) {
+    events.Add(EventJson(level, fields, text));
+  });
   auto configured = Configure(o);
   if (configured.ok() && !configured->source.empty())
     Log(LogLevel::kInfo, "configuration from %s", configured->source.c_str());
-  Status s = configured.ok() ? Run(o, *configured) : Status(configured.error());
+  Status s = configured.ok() ? Run(o, *configured, &events) : Status(configured.error());
+  SetLogSink(nullptr);
   if (s.ok()) return 0;
   Log(LogLevel::kError, "%s", s.error().message.c_str());
   return 1;

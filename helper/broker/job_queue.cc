@@ -11,11 +11,12 @@ void JobQueue::Enqueue(const JobKey& key, Job* job) {
   order_.insert(OrderOf(key, *job));
 }
 
-void JobQueue::Want(const JobKey& key, uint32_t chunk_no, Urgency urgency) {
+void JobQueue::Want(const JobKey& key, uint32_t chunk_no, Urgency urgency, int64_t stamp) {
   auto [it, is_new] = jobs_.try_emplace(key);
   Job& job = it->second;
-  Urgency& wanted = job.wanted[chunk_no];
-  wanted = std::max(wanted, urgency);
+  Wanted& wanted = job.wanted.try_emplace(chunk_no, Wanted{chunk_no, urgency, stamp}).first->second;
+  if (wanted.urgency < Urgency::kAhead && urgency >= Urgency::kAhead) wanted.since = stamp;
+  wanted.urgency = std::max(wanted.urgency, urgency);
   if (is_new) {
     job.urgency = urgency;
     Enqueue(key, &job);
@@ -51,14 +52,20 @@ std::optional<JobQueue::Run> JobQueue::Pick(Urgency at_least, uint32_t max_spans
   return run;
 }
 
-void JobQueue::Resolve(const JobKey& key, uint32_t chunk_no) {
+std::optional<JobQueue::Wanted> JobQueue::Resolve(const JobKey& key, uint32_t chunk_no) {
   auto it = jobs_.find(key);
-  if (it == jobs_.end()) return;
-  if (it->second.wanted.erase(chunk_no)) it->second.progress = true;
+  if (it == jobs_.end()) return std::nullopt;
+  std::optional<Wanted> was;
+  if (auto w = it->second.wanted.find(chunk_no); w != it->second.wanted.end()) {
+    was = w->second;
+    it->second.wanted.erase(w);
+    it->second.progress = true;
+  }
   if (it->second.wanted.empty() && !it->second.running) {
     order_.erase(OrderOf(key, it->second));
     jobs_.erase(it);
   }
+  return was;
 }
 
 std::vector<JobQueue::Wanted> JobQueue::Finish(const JobKey& key, uint32_t max_attempts,
@@ -69,7 +76,7 @@ std::vector<JobQueue::Wanted> JobQueue::Finish(const JobKey& key, uint32_t max_a
   if (tried) job.attempt = job.progress ? 0 : job.attempt + 1;
   if (job.wanted.empty() || job.attempt >= max_attempts) return Drop(key);
   job.urgency = Urgency::kBackground;
-  for (const auto& [chunk, urgency] : job.wanted) job.urgency = std::max(job.urgency, urgency);
+  for (const auto& [chunk, w] : job.wanted) job.urgency = std::max(job.urgency, w.urgency);
   Enqueue(key, &job);
   return {};
 }
@@ -86,8 +93,20 @@ std::vector<JobQueue::Wanted> JobQueue::Drop(const JobKey& key) {
 std::vector<JobQueue::Wanted> JobQueue::WantedOf(const JobKey& key) const {
   std::vector<Wanted> chunks;
   if (auto it = jobs_.find(key); it != jobs_.end())
-    for (const auto& [chunk, urgency] : it->second.wanted) chunks.push_back({chunk, urgency});
+    for (const auto& [chunk, w] : it->second.wanted) chunks.push_back(w);
   return chunks;
+}
+
+std::map<std::pair<uint32_t, uint32_t>, JobQueue::Waiting> JobQueue::WaitingBySpace() const {
+  std::map<std::pair<uint32_t, uint32_t>, Waiting> out;
+  for (const auto& [key, job] : jobs_) {
+    for (const auto& [chunk, w] : job.wanted) {
+      if (w.urgency < Urgency::kAhead) continue;
+      Waiting& waiting = out[{key.cache, key.space}];
+      waiting.oldest = waiting.chunks++ ? std::min(waiting.oldest, w.since) : w.since;
+    }
+  }
+  return out;
 }
 
 bool JobQueue::IsRunning(const JobKey& key) const {

@@ -48,15 +48,17 @@ class JobQueue {
   struct Wanted {
     uint32_t chunk_no;
     Urgency urgency;
+    int64_t since = 0;  // the caller's stamp of the first want, or of the first by a reader
   };
 
-  void Want(const JobKey& key, uint32_t chunk_no, Urgency urgency);
+  void Want(const JobKey& key, uint32_t chunk_no, Urgency urgency, int64_t stamp = 0);
   // The most urgent job, if it is at least that urgent, and those of the spans
   // behind it that are queued too, max_spans in all.
   std::optional<Run> Pick(Urgency at_least, uint32_t max_spans);
   bool HasWork(Urgency at_least) const;
-  // The chunk is in the cache, or was failed: nobody waits for it any more.
-  void Resolve(const JobKey& key, uint32_t chunk_no);
+  // The chunk is in the cache, or was failed: nobody waits for it any more. What
+  // was wanted, if it was.
+  std::optional<Wanted> Resolve(const JobKey& key, uint32_t chunk_no);
   // Ends a running job. What it did not resolve, or what was evicted and wanted
   // again meanwhile, is queued again; but after max_attempts runs in a row that
   // resolved nothing it is given up and returned. tried: the job had its turn.
@@ -68,6 +70,12 @@ class JobQueue {
   size_t nr_jobs() const { return jobs_.size(); }
   bool IsRunning(const JobKey& key) const;
   std::vector<Wanted> WantedOf(const JobKey& key) const;
+  // What readers wait for, by space: how many chunks, and the oldest's stamp.
+  struct Waiting {
+    uint64_t chunks = 0;
+    int64_t oldest = 0;
+  };
+  std::map<std::pair<uint32_t, uint32_t>, Waiting> WaitingBySpace() const;  // (cache, space)
 
  private:
   struct Job {
@@ -76,7 +84,7 @@ class JobQueue {
     bool progress = false;  // this run resolved a wanted chunk
     uint32_t attempt = 0;
     uint64_t seq = 0;
-    std::map<uint32_t, Urgency> wanted;  // by chunk
+    std::map<uint32_t, Wanted> wanted;  // by chunk
   };
   using Order = std::tuple<int, uint64_t, JobKey>;  // -urgency, seq
   static Order OrderOf(const JobKey& key, const Job& job) {

@@ -5,6 +5,7 @@
 #ifndef FASTOCI_BROKER_LANE_H_
 #define FASTOCI_BROKER_LANE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -30,6 +31,12 @@ struct LaneJob {
 // private memory of the broker. An error ends the job and is Run's result.
 using PieceSink = std::function<Status(uint64_t data_offset, ByteSpan piece)>;
 
+// Where a lane's time went in which nobody took a piece.
+struct LaneTimes {
+  std::chrono::nanoseconds network{0};  // it waited for the fetcher
+  std::chrono::nanoseconds decode{0};   // ... for the decoder
+};
+
 class Lane {
  public:
   virtual ~Lane() = default;
@@ -39,6 +46,7 @@ class Lane {
   virtual Status Run(const LaneJob& job, const PieceSink& sink) = 0;
   // What the last Run received from the blob's sources, whatever became of it.
   virtual uint64_t bytes_fetched() const = 0;
+  virtual LaneTimes times() const { return {}; }  // of the last Run
   // Of a hashing lane: SHA-256 of all the input of the last Run that succeeded.
   virtual Sha256Digest input_digest() const = 0;
 };

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "broker/metrics.h"
 
+#include <cinttypes>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
+
+#include "broker/histogram.h"
 
 namespace fastoci {
 namespace {
 
 using Json = nlohmann::json;
+constexpr char kCounter[] = "counter", kGauge[] = "gauge", kHistogram[] = "histogram";
 using Labels = std::vector<std::pair<std::string, std::string>>;
 
 // A label's value: backslash, quote and newline are escaped.
@@ -23,6 +28,11 @@ std::string Escape(const std::string& text) {
   return out;
 }
 
+const uint64_t* NumberIn(const Json& object, const char* key) {
+  auto it = object.find(key);
+  return it == object.end() ? nullptr : it->get_ptr<const uint64_t*>();
+}
+
 class Text {
  public:
   // The samples of one metric follow its Head().
@@ -30,12 +40,15 @@ class Text {
     out_ += "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
     name_ = name;
   }
-  void Sample(const Labels& labels, uint64_t value) {
-    out_ += name_;
+  void Sample(const Labels& labels, uint64_t value) { Sample("", labels, std::to_string(value)); }
+  // Buckets as Histogram has them, and the sum in nanoseconds.
+  void Durations(const Labels& labels, const Json& h);
+  void Sample(const char* suffix, const Labels& labels, const std::string& value) {
+    out_ += name_ + suffix;
     for (size_t i = 0; i < labels.size(); i++) {
       out_ += (i == 0 ? "{" : ",") + labels[i].first + "=\"" + Escape(labels[i].second) + "\"";
     }
-    out_ += (labels.empty() ? " " : "} ") + std::to_string(value) + "\n";
+    out_ += (labels.empty() ? " " : "} ") + value + "\n";
   }
   std::string Take() { return std::move(out_); }
 
@@ -43,14 +56,36 @@ class Text {
   std::string out_, name_;
 };
 
-const uint64_t* NumberIn(const Json& object, const char* key) {
-  auto it = object.find(key);
-  return it == object.end() ? nullptr : it->get_ptr<const uint64_t*>();
-}
-
 std::string StringIn(const Json& object, const char* key) {
   auto it = object.find(key);
   return it != object.end() && it->is_string() ? it->get<std::string>() : "";
+}
+
+// Without digits that tell nothing: 0.25, not 0.250000.
+std::string Seconds(uint64_t ns) {
+  char text[40];
+  std::snprintf(text, sizeof(text), "%" PRIu64 ".%09" PRIu64, ns / 1000000000, ns % 1000000000);
+  std::string s = text;
+  s.erase(s.find_last_not_of('0') + 1);
+  if (s.back() == '.') s.pop_back();
+  return s;
+}
+
+void Text::Durations(const Labels& labels, const Json& h) {
+  auto buckets = h.find("buckets");
+  const uint64_t* sum = NumberIn(h, "sum_ns");
+  if (!sum || buckets == h.end() || buckets->size() != Histogram::kBoundsUs.size() + 1) return;
+  uint64_t count = 0;
+  for (size_t i = 0; i < buckets->size(); i++) {
+    count += (*buckets)[i].get<uint64_t>();
+    Labels with = labels;
+    with.emplace_back("le", i < Histogram::kBoundsUs.size()
+                                ? Seconds(Histogram::kBoundsUs[i] * 1000)
+                                : "+Inf");
+    Sample("_bucket", with, std::to_string(count));
+  }
+  Sample("_sum", labels, Seconds(*sum));
+  Sample("_count", labels, std::to_string(count));
 }
 
 struct Counter {
@@ -61,8 +96,6 @@ struct Counter {
 constexpr Counter kCounters[] = {
     {"misses", "fastoci_misses_total", "Chunks that the kernel asked for."},
     {"fills", "fastoci_fills_total", "Chunks that were handed to the kernel."},
-    {"fails", "fastoci_fails_total", "Chunks whose reads were failed."},
-    {"retries", "fastoci_retries_total", "Fetches that were tried again."},
     {"restored", "fastoci_restored_chunks_total",
      "Chunks served from verified slots of an earlier run."},
     {"mismatches", "fastoci_digest_mismatches_total",
@@ -91,56 +124,105 @@ constexpr Counter kCacheGauges[] = {
     {"chunk_bytes", "fastoci_cache_chunk_bytes", "Size of a slot."},
 };
 
+constexpr Counter kCauses[] = {
+    {"retry", "fastoci_retries_total", "Fetches that were tried again, by what had failed."},
+    {"fail", "fastoci_fails_total", "Chunks whose reads were failed, by the last error."},
+};
+
+constexpr Counter kImageCounters[] = {
+    {"hits", "fastoci_image_hits_total", "Reads of blob data that the kernel served itself."},
+    {"missed", "fastoci_image_misses_total", "Reads of blob data that were not in the cache."},
+    {"errors", "fastoci_image_read_errors_total", "Reads that the kernel failed."},
+    {"read_bytes", "fastoci_image_read_bytes_total", "Bytes read of the image's device."},
+};
+
 constexpr Counter kImageGauges[] = {
+    {"waiting", "fastoci_image_waiting_reads", "Reads that wait now."},
     {"chunks", "fastoci_image_chunks", "Chunks of the image's data spaces."},
     {"present", "fastoci_image_present_chunks", "Chunks of them in the cache."},
 };
 
+// Of images that are attached twice one series is told: the sum of what is
+// counted by device, else the last value.
 template <size_t N>
-void RenderEach(const Json& stat, const char* list, const Counter (&gauges)[N],
+void RenderEach(const Json& stat, const char* list, const Counter (&metrics)[N], const char* type,
                 const std::function<Labels(const Json&)>& labels, Text* text) {
   auto all = stat.find(list);
   if (all == stat.end() || !all->is_array()) return;
-  for (const Counter& g : gauges) {
-    bool any = false;
+  for (const Counter& m : metrics) {
+    std::map<Labels, uint64_t> values;
     for (const Json& one : *all) {
-      const uint64_t* value = NumberIn(one, g.key);
+      const uint64_t* value = NumberIn(one, m.key);
       if (!value) continue;
-      if (!any) text->Head(g.name, "gauge", g.help);
-      any = true;
-      text->Sample(labels(one), *value);
+      uint64_t& sum = values[labels(one)];
+      sum = type == kCounter ? sum + *value : *value;
     }
+    if (!values.empty()) text->Head(m.name, type, m.help);
+    for (const auto& [of, value] : values) text->Sample(of, value);
   }
+}
+
+const Json& In(const Json& object, const char* key) {
+  static const Json kNone = Json::object();
+  auto it = object.find(key);
+  return it != object.end() && it->is_object() ? *it : kNone;
+}
+
+void RenderCauses(const Json& causes, Text* text) {
+  for (const Counter& c : kCauses) {
+    const Json& counts = In(causes, c.key);
+    if (counts.empty()) continue;
+    text->Head(c.name, kCounter, c.help);
+    for (const auto& [cause, n] : counts.items())
+      if (n.is_number_unsigned()) text->Sample({{"cause", cause}}, n.get<uint64_t>());
+  }
+}
+
+void RenderLatency(const Json& latency, Text* text) {
+  if (const Json& miss = In(latency, "miss"); !miss.empty()) {
+    text->Head("fastoci_miss_seconds", kHistogram,
+               "From the kernel's message to the chunk's FILL or FAIL.");
+    text->Durations({}, miss);
+  }
+  const Json& phases = In(latency, "phases");
+  if (phases.empty()) return;
+  text->Head("fastoci_miss_phase_seconds", kHistogram,
+             "Where the time of a run of spans went that somebody waits for.");
+  for (const auto& [phase, h] : phases.items()) text->Durations({{"phase", phase}}, h);
 }
 
 }  // namespace
 
 std::string RenderMetrics(const Json& stat) {
   Text text;
-  text.Head("fastoci_build_info", "gauge", "The helper's version; always 1.");
+  text.Head("fastoci_build_info", kGauge, "The helper's version; always 1.");
   text.Sample({{"version", StringIn(stat, "version")}}, 1);
   if (const uint64_t* jobs = NumberIn(stat, "jobs")) {
-    text.Head("fastoci_jobs", "gauge", "Spans that are fetched, or wait for it.");
+    text.Head("fastoci_jobs", kGauge, "Spans that are fetched, or wait for it.");
     text.Sample({}, *jobs);
   }
   if (auto counters = stat.find("counters"); counters != stat.end()) {
     for (const Counter& c : kCounters) {
       const uint64_t* value = NumberIn(*counters, c.key);
       if (!value) continue;
-      text.Head(c.name, "counter", c.help);
+      text.Head(c.name, kCounter, c.help);
       text.Sample({}, *value);
     }
   }
+  RenderCauses(In(stat, "causes"), &text);
+  RenderLatency(In(stat, "latency"), &text);
   RenderEach(stat, "caches", kCacheGauges,
-             [](const Json& c) { return Labels{{"device", StringIn(c, "device")}}; }, &text);
+             kGauge, [](const Json& c) { return Labels{{"device", StringIn(c, "device")}}; }, &text);
   auto image_labels = [](const Json& i) { return Labels{{"image_id", StringIn(i, "image_id")}}; };
-  RenderEach(stat, "images", kImageGauges, image_labels, &text);
+  RenderEach(stat, "images", kImageCounters, kCounter, image_labels, &text);
+  RenderEach(stat, "images", kImageGauges, kGauge, image_labels, &text);
   auto images = stat.find("images");
   if (images != stat.end() && images->is_array() && !images->empty()) {
-    text.Head("fastoci_image_unserved", "gauge",
+    text.Head("fastoci_image_unserved", kGauge,
               "1 if no miss of the image can be served; fastoci status says why.");
-    for (const Json& i : *images)
-      text.Sample(image_labels(i), StringIn(i, "error").empty() ? 0 : 1);
+    std::map<Labels, uint64_t> unserved;
+    for (const Json& i : *images) unserved[image_labels(i)] |= !StringIn(i, "error").empty();
+    for (const auto& [of, value] : unserved) text.Sample(of, value);
   }
   return text.Take();
 }

@@ -10,6 +10,8 @@
 #include <set>
 #include <sstream>
 
+#include "broker/histogram.h"
+
 namespace fastoci {
 namespace {
 
@@ -22,18 +24,36 @@ nlohmann::json Stat() {
     "counters": {"misses": 12, "fills": 11, "bytes_fetched": 4096, "unheard_of": 1},
     "caches": [{"device": "/dev/loop0", "nr_slots": 100, "present": 7, "chunk_bytes": 65536},
                {"device": "/dev/a\"b\\c\nd", "nr_slots": 5, "present": 0, "chunk_bytes": 65536}],
-    "images": [{"image_id": "ab", "error": ""}, {"image_id": "cd", "error": "no meta image"}]})");
+    "causes": {"retry": {"unavailable": 2, "mismatch": 0}},
+    "images": [{"image_id": "ab", "error": "", "hits": 5, "present": 4},
+               {"image_id": "cd", "error": "no meta image"},
+               {"image_id": "ab", "error": "", "hits": 2, "present": 4}]})");
+}
+
+nlohmann::json SomeLatency() {
+  Histogram h;
+  for (auto t : {std::chrono::microseconds(100), std::chrono::microseconds(101),
+                 std::chrono::microseconds(1500000), std::chrono::microseconds(70000000)})
+    h.Observe(t);
+  return {{"buckets", h.buckets()}, {"sum_ns", h.sum_ns()}};
+}
+
+std::string WithoutSuffix(const std::string& sample) {
+  return std::regex_replace(sample, std::regex("_(bucket|sum|count)$"), "");
 }
 
 // All that stat can have, so that all metrics come out.
 std::string EveryMetric() {
   nlohmann::json stat = Stat();
   for (const char* key :
-       {"fails", "retries", "restored", "mismatches", "rotten", "planted", "scrubbed", "evictions",
+       {"restored", "mismatches", "rotten", "planted", "scrubbed", "evictions",
         "retired", "pieces_unverified", "bytes_background", "bytes_decoded"})
     stat["counters"][key] = 1U;
   for (const char* key : {"restorable", "durable", "evicting"}) stat["caches"][0][key] = 1U;
-  for (const char* key : {"chunks", "present"}) stat["images"][0][key] = 1U;
+  for (const char* key : {"chunks", "present", "missed", "errors", "read_bytes", "waiting"})
+    stat["images"][0][key] = 1U;
+  stat["causes"]["fail"] = {{"io", 1U}};
+  stat["latency"] = {{"miss", SomeLatency()}, {"phases", {{"queue", SomeLatency()}}}};
   return RenderMetrics(stat);
 }
 
@@ -51,8 +71,30 @@ TEST(RenderMetrics, TellsCountersCachesAndImages) {
   EXPECT_THAT(text, Not(HasSubstr("fastoci_evictions_total")));  // stat does not have it
 }
 
+TEST(RenderMetrics, TellsLatencyAsCumulativeHistograms) {
+  const std::string text = EveryMetric();
+  EXPECT_THAT(text, HasSubstr("# TYPE fastoci_miss_seconds histogram\n"
+                              "fastoci_miss_seconds_bucket{le=\"0.0001\"} 1\n"
+                              "fastoci_miss_seconds_bucket{le=\"0.00025\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_miss_seconds_bucket{le=\"1\"} 2\n"
+                              "fastoci_miss_seconds_bucket{le=\"2.5\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_miss_seconds_bucket{le=\"60\"} 3\n"
+                              "fastoci_miss_seconds_bucket{le=\"+Inf\"} 4\n"
+                              "fastoci_miss_seconds_sum 71.500201\n"
+                              "fastoci_miss_seconds_count 4\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_miss_phase_seconds_bucket{phase=\"queue\",le=\"0.0001\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_miss_phase_seconds_count{phase=\"queue\"} 4\n"));
+}
+
+TEST(RenderMetrics, AnImageThatIsAttachedTwiceIsOneSeries) {
+  const std::string text = RenderMetrics(Stat());
+  EXPECT_THAT(text, HasSubstr("counter\nfastoci_image_hits_total{image_id=\"ab\"} 7\n#"));
+  EXPECT_THAT(text, HasSubstr("gauge\nfastoci_image_present_chunks{image_id=\"ab\"} 4\n#"));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_retries_total{cause=\"unavailable\"} 2\n"));
+}
+
 TEST(RenderMetrics, EachMetricHasOneHeadBeforeItsSamples) {
-  std::istringstream lines(RenderMetrics(Stat()));
+  std::istringstream lines(EveryMetric());
   std::set<std::string> seen;
   std::string line, current;
   while (std::getline(lines, line)) {
@@ -65,7 +107,7 @@ TEST(RenderMetrics, EachMetricHasOneHeadBeforeItsSamples) {
       }
       current = name;
     } else {
-      EXPECT_EQ(line.substr(0, line.find_first_of("{ ")), current);
+      EXPECT_EQ(WithoutSuffix(line.substr(0, line.find_first_of("{ "))), current);
     }
   }
   EXPECT_GE(seen.size(), 8U);
@@ -98,7 +140,8 @@ TEST(RenderMetrics, NamesFollowPrometheusConventions) {
     EXPECT_FALSE(std::regex_search(name, other_unit)) << name << ": not a base unit";
     EXPECT_EQ(name.ends_with("_total"), type == "counter") << name << " is a " << type;
     EXPECT_EQ(name.find("_" + type), std::string::npos) << name << " names its type";
-    EXPECT_EQ(name.find("bytes") != std::string::npos, std::regex_search(name, unit)) << name;
+    const bool has_unit = std::regex_search(name, std::regex("bytes|seconds"));
+    EXPECT_EQ(has_unit, std::regex_search(name, unit)) << name << ": the unit is not at its end";
   }
   EXPECT_GT(metrics, 20U);
 }
@@ -115,7 +158,7 @@ TEST(Monitoring, AlertsAndDashboardNameMetricsThatExist) {
     const std::regex metric("fastoci_[a-z_]+");
     size_t found = 0;
     for (std::sregex_iterator it(all.begin(), all.end(), metric), end; it != end; ++it, found++)
-      EXPECT_THAT(metrics, HasSubstr("# TYPE " + it->str() + " ")) << path;
+      EXPECT_THAT(metrics, HasSubstr("# TYPE " + WithoutSuffix(it->str()) + " ")) << path;
     EXPECT_GT(found, 5U);
   }
 }

@@ -59,9 +59,12 @@ bool MissService::CheckSlot(Cache* cache, const Space& space, const Cache::Unche
     if (!where || where->slot != slot) return true;
   }
   ++*bad;
-  Log(LogLevel::kError, "%s: chunk %u in slot %u: %s; it is fetched again when it is read",
-      DigestString(blob.blob_digest).c_str(), what.chunk_no, slot,
-      read.ok() ? "its content is not what its digest says" : read.error().message.c_str());
+  EventFields fields = FieldsOf(bad == &counters_.planted ? "planted" : "rotten", space.image, blob);
+  fields.chunk = what.chunk_no;
+  LogEvent(LogLevel::kError, fields,
+           "%s: chunk %u in slot %u: %s; it is fetched again when it is read", fields.blob.c_str(),
+           what.chunk_no, slot,
+           read.ok() ? "its content is not what its digest says" : read.error().message.c_str());
   if (what.present)
     cache->EvictChunk(what.space, what.chunk_no);
   else
@@ -139,7 +142,14 @@ void MissService::Check() {
       } else if (options_.verify_on_read) {
         slots = cache->TakeRead();
       }
-      (void)ScrubSlots(cache.get(), slots);
+      const uint64_t rotten = counters_.rotten;
+      if (ScrubSlots(cache.get(), slots) && scrub) {
+        EventFields fields;
+        fields.kind = "scrub";
+        fields.count = counters_.rotten - rotten;
+        LogEvent(LogLevel::kInfo, fields, "cache %u: scrubbed, %llu chunks were rotten",
+                 cache->info().cache, static_cast<unsigned long long>(fields.count));
+      }
     }
     lock.lock();
   }

@@ -29,6 +29,9 @@ struct MissService::JobContext {
   std::unique_ptr<AlignedBuffer> chunk;
   std::vector<Sha256Digest> pieces;  // of the chunk in hand
   uint64_t next_offset = 0;          // where the next piece must begin
+  bool read = false;                 // somebody waits for the run
+  Clock::time_point picked;
+  std::chrono::nanoseconds verify{0}, write{0};  // of the try in hand
 
   uint32_t space() const { return run.first.space; }
   uint64_t chunk_bytes() const { return cache->chunk_bytes(); }
@@ -106,6 +109,13 @@ Status MissService::Prepare(const JobQueue::Run& run, JobContext* job) {
   job->blob = &job->meta->blobs[job->blob_no];
   job->refused = space->second.refused;
   job->chunk = std::make_unique<AlignedBuffer>(job->chunk_bytes());
+  job->read = run.urgency >= Urgency::kAhead;
+  job->picked = Clock::now();
+  std::optional<int64_t> oldest;
+  for (uint32_t i = 0; job->read && i < run.nr_spans; i++)
+    for (const JobQueue::Wanted& w : queue_.WantedOf(run.Key(i)))
+      if (w.urgency >= Urgency::kAhead) oldest = std::min(oldest.value_or(w.since), w.since);
+  if (oldest) counters_.PhaseOf(Phase::kQueue).Observe(job->picked - TimeOfStamp(*oldest));
   return job->chunk->ok() ? OkStatus() : Status(ErrnoError("memory", ENOMEM));
 }
 
@@ -133,10 +143,12 @@ void MissService::RunJob(Lane* lane, const JobQueue::Run& run) {
     const Error& e = status.error();
     if (e.kind == ErrorKind::kMismatch) counters_.mismatches++;
     if (stopping()) return;  // the kernel sends what is pending to the next helper
-    Log(LogLevel::kWarning, "%s: try %u: %s", job.Name().c_str(), tries + 1, e.message.c_str());
+    LogEvent(LogLevel::kWarning, FieldsOf("retry", job.image, *job.blob), "%s: try %u: %s",
+             job.Name().c_str(), tries + 1, e.message.c_str());
     if (tries + 1 == kMaxTries || e.kind == ErrorKind::kDenied || e.kind == ErrorKind::kNotFound)
       break;
     counters_.retries++;
+    counters_.retries_by[static_cast<size_t>(e.kind)]++;
     status = OkStatus();
   }
   // What is cached is served although its span cannot be fetched.
@@ -169,10 +181,15 @@ void MissService::FinishRun(JobContext* job, const Status& status) {
   }
   if (failed.empty()) return;
   // Why all of a space is refused was told once.
-  Log(job->refused.empty() ? LogLevel::kError : LogLevel::kDebug, "%s: giving up %zu chunks: %s",
-      job->Name().c_str(), failed.size(),
-      status.ok() ? "not in the span" : status.error().message.c_str());
-  FailChunks(job->run.first.cache, job->space(), failed, EIO);
+  EventFields fields = FieldsOf("miss_failed", job->image, *job->blob);
+  fields.chunk = failed[0].chunk_no;
+  fields.count = failed.size();
+  LogEvent(job->refused.empty() ? LogLevel::kError : LogLevel::kDebug, fields,
+           "%s: giving up %zu chunks, from chunk %u: %s", job->Name().c_str(), failed.size(),
+           failed[0].chunk_no, status.ok() ? "not in the span" : status.error().message.c_str());
+  for (const JobQueue::Wanted& w : failed) Trace(*job, w, false);
+  FailChunks(job->run.first.cache, job->space(), failed,
+             status.ok() ? ErrorKind::kInternal : status.error().kind);
 }
 
 Status MissService::TryRun(Lane* lane, JobContext* job, uint32_t attempt) {
@@ -191,9 +208,36 @@ Status MissService::TryRun(Lane* lane, JobContext* job, uint32_t attempt) {
   if (l.range.out_begin == l.range.out_end) return OkStatus();
   job->next_offset = l.range.out_begin;
   job->pieces.clear();
+  job->verify = job->write = std::chrono::nanoseconds(0);
+  MissTracer::Request traced{.blob = job->blob->blob_digest,
+                             .span = job->begin,
+                             .nr_spans = job->end - job->begin,
+                             .attempt = attempt,
+                             .background = !job->read,
+                             .begin = Clock::now()};
+  tracer_.Add(traced, false);
   Status ran = lane->Run(l, [&](uint64_t offset, ByteSpan piece) {
     return TakePiece(job, offset, piece);
   });
+  {
+    std::lock_guard lock(mutex_);
+    if (auto image = images_.find(job->image); image != images_.end())
+      image->second.bytes_fetched += lane->bytes_fetched();
+  }
+  const LaneTimes times = lane->times();
+  traced.end = Clock::now();
+  traced.lane = times;
+  traced.verify = job->verify;
+  traced.write = job->write;
+  traced.bytes = lane->bytes_fetched();
+  if (!ran.ok()) traced.error = ran.error().message;
+  tracer_.Add(traced, true);
+  if (job->read) {
+    counters_.PhaseOf(Phase::kNetwork).Observe(times.network);
+    counters_.PhaseOf(Phase::kDecode).Observe(times.decode);
+    counters_.PhaseOf(Phase::kVerify).Observe(job->verify);
+    counters_.PhaseOf(Phase::kWrite).Observe(job->write);
+  }
   counters_.bytes_fetched += lane->bytes_fetched();
   if (job->run.urgency == Urgency::kBackground)
     counters_.bytes_background += lane->bytes_fetched();
@@ -208,7 +252,9 @@ Status MissService::TakePiece(JobContext* job, uint64_t data_offset, ByteSpan pi
   if (data_offset != job->next_offset || piece.empty() ||
       piece.size() != std::min<uint64_t>(kDigestBytes, left))
     return Error{ErrorKind::kMismatch, EBADMSG, "the decoder's pieces are out of order"};
+  const auto begin = Clock::now();
   const Sha256Digest digest = Sha256::Of(piece);
+  job->verify += Clock::now() - begin;
   const auto& digests = job->blob->digests;
   if (!digests.empty() && digests[data_offset / kDigestBytes] != digest)
     return MismatchError("digest of data bytes " + std::to_string(data_offset) + "+" +
@@ -222,7 +268,10 @@ Status MissService::TakePiece(JobContext* job, uint64_t data_offset, ByteSpan pi
   job->next_offset = data_offset + piece.size();
   const uint64_t filled = in_chunk + piece.size();
   if (filled < job->chunk_bytes() && job->next_offset < job->blob->data_bytes) return OkStatus();
-  return WriteChunk(job, static_cast<uint32_t>(data_offset / job->chunk_bytes()), filled);
+  const auto write_begin = Clock::now();
+  Status written = WriteChunk(job, static_cast<uint32_t>(data_offset / job->chunk_bytes()), filled);
+  job->write += Clock::now() - write_begin;
+  return written;
 }
 
 Status MissService::WriteChunk(JobContext* job, uint32_t chunk_no, size_t bytes) {
@@ -259,8 +308,25 @@ Result<uint32_t> MissService::WriteSlot(JobContext* job) {
 }
 
 void MissService::Resolve(JobContext* job, uint32_t chunk_no) {
-  std::lock_guard lock(mutex_);
-  queue_.Resolve(job->KeyOf(chunk_no), chunk_no);
+  std::optional<JobQueue::Wanted> was;
+  {
+    std::lock_guard lock(mutex_);
+    was = queue_.Resolve(job->KeyOf(chunk_no), chunk_no);
+  }
+  if (!was || was->urgency < Urgency::kAhead) return;
+  counters_.miss.Observe(Clock::now() - TimeOfStamp(was->since));
+  Trace(*job, *was, true);
+}
+
+void MissService::Trace(const JobContext& job, const JobQueue::Wanted& w, bool ok) {
+  if (!tracer_.on() || w.urgency < Urgency::kAhead) return;
+  const auto since = TimeOfStamp(w.since);
+  tracer_.Add(MissTracer::Chunk{.blob = job.blob->blob_digest,
+                                .chunk_no = w.chunk_no,
+                                .since = since,
+                                .picked = std::max(since, job.picked),
+                                .end = Clock::now(),
+                                .ok = ok});
 }
 
 // Serves what is cached; true if chunks are left that only a source has: those
@@ -297,6 +363,7 @@ bool MissService::ServeCached(JobContext* job) {
       Space space;
       space.info.space = job->space();
       space.meta = job->meta;
+      space.image = job->image;
       space.blob = job->blob_no;
       (void)CheckSlot(job->cache.get(), space, {where->slot, job->space(), chunk_no, false},
                       job->chunk.get(), &counters_.rotten);
@@ -314,14 +381,16 @@ bool MissService::ServeCached(JobContext* job) {
 }
 
 void MissService::FailChunks(uint32_t cache, uint32_t space,
-                             const std::vector<JobQueue::Wanted>& chunks, int err) {
+                             const std::vector<JobQueue::Wanted>& chunks, ErrorKind cause) {
   std::vector<ChunkEntry> entries;
-  for (const JobQueue::Wanted& w : chunks)
-    if (w.urgency >= Urgency::kAhead)  // somebody reads it
-      entries.push_back(
-          {.space = space, .chunk_no = w.chunk_no, .err = static_cast<uint32_t>(err)});
+  for (const JobQueue::Wanted& w : chunks) {
+    if (w.urgency < Urgency::kAhead) continue;  // nobody reads it
+    entries.push_back({.space = space, .chunk_no = w.chunk_no, .err = EIO});
+    counters_.miss.Observe(Clock::now() - TimeOfStamp(w.since));
+  }
   if (entries.empty()) return;
   counters_.fails += entries.size();
+  counters_.fails_by[static_cast<size_t>(cause)] += entries.size();
   Status s = link_->Fail(cache, entries);
   if (!s.ok()) Log(LogLevel::kWarning, "%s", s.error().message.c_str());
 }

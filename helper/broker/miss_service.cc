@@ -103,10 +103,11 @@ std::shared_ptr<Cache> MissService::CacheOf(uint32_t number) {
 void MissService::OnMiss(uint32_t cache, std::span<const ChunkEntry> chunks) {
   link_->Ack(cache, static_cast<uint32_t>(chunks.size()));
   counters_.misses += chunks.size();
+  const auto now = Clock::now();
   std::lock_guard lock(mutex_);
   for (const ChunkEntry& c : chunks) {
-    if (WantLocked(cache, c.space, c.chunk_no, UrgencyOfMiss(c.miss_class))) continue;
-    orphans_.push_back({cache, c, Clock::now()});
+    if (WantLocked(cache, c.space, c.chunk_no, UrgencyOfMiss(c.miss_class), now)) continue;
+    orphans_.push_back({cache, c, now});
     refresh_ = true;
     manage_.notify_all();
   }
@@ -141,14 +142,14 @@ void MissService::OnLost() {
 }
 
 bool MissService::WantLocked(uint32_t cache, uint32_t space_no, uint32_t chunk_no,
-                             Urgency urgency) {
+                             Urgency urgency, Clock::time_point since) {
   auto it = spaces_.find({cache, space_no});
   auto c = caches_.find(cache);
   if (it == spaces_.end() || c == caches_.end() || !it->second.meta) return false;
   const Space& space = it->second;
   if (chunk_no >= space.info.nr_chunks) return true;  // the kernel would not ask
   const uint32_t span = SpanOfChunk(space.info_of_blob(), chunk_no, c->second->info().chunk_shift);
-  queue_.Want({cache, space_no, span}, chunk_no, urgency);
+  queue_.Want({cache, space_no, span}, chunk_no, urgency, since.time_since_epoch().count());
   work_.notify_all();  // not every lane takes every job
   return true;
 }
@@ -188,6 +189,7 @@ void MissService::Refresh() {
   }
   RefreshCaches(*caches);
   RefreshImages(*images);
+  AnnounceImages();
   auto spaces = link_->GetSpaces();  // a new cache may have restored some
   if (spaces.ok()) RefreshSpaces(*spaces);
   RefreshPins();
@@ -252,7 +254,7 @@ void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {
 
 void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
   std::vector<ImageInfo> added;
-  std::vector<uint32_t> removed;
+  std::vector<Image> removed;
   {
     std::lock_guard lock(mutex_);
     for (const ImageInfo& i : images)
@@ -264,11 +266,15 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
         ++it;
         continue;
       }
-      removed.push_back(no);
+      removed.push_back(std::move(it->second));
       it = images_.erase(it);
     }
   }
-  for (uint32_t no : removed) lanes_->CloseImage(no);
+  for (const Image& image : removed) {
+    lanes_->CloseImage(image.info.image);
+    LogEvent(LogLevel::kInfo, FieldsOf("detach", image), "image %u (%s) %s: gone",
+             image.info.image, Hex(image.info.image_id).c_str(), image.name.c_str());
+  }
   for (const ImageInfo& info : added) {
     Image image;
     image.info = info;
@@ -285,12 +291,8 @@ void MissService::RefreshImages(const std::vector<ImageInfo>& images) {
         if (IsSmall(blob) && blob.data_bytes <= kMaxRatio * options_.whole_layer_bytes)
           blob.spans.resize(1);
       image.meta = std::make_shared<const MetaImage>(std::move(*meta));
-      Log(LogLevel::kInfo, "image %u (%s): %zu blobs", info.image, Hex(info.image_id).c_str(),
-          image.meta->blobs.size());
     } else {
       image.error = opened.error().message;
-      Log(LogLevel::kError, "image %u (%s): %s", info.image, Hex(info.image_id).c_str(),
-          image.error.c_str());
     }
     std::lock_guard lock(mutex_);
     image.download_at = Clock::now() + DownloadDelay(options_.download);
@@ -411,7 +413,8 @@ void MissService::AdoptOrphans() {
     std::lock_guard lock(mutex_);
     std::vector<Orphan> rest;
     for (Orphan& o : orphans_) {
-      if (WantLocked(o.cache, o.chunk.space, o.chunk.chunk_no, UrgencyOfMiss(o.chunk.miss_class)))
+      if (WantLocked(o.cache, o.chunk.space, o.chunk.chunk_no, UrgencyOfMiss(o.chunk.miss_class),
+                     o.since))
         continue;
       const bool expired =
           Clock::now() - o.since > std::chrono::milliseconds(options_.miss_deadline_ms);
@@ -420,7 +423,8 @@ void MissService::AdoptOrphans() {
     orphans_ = std::move(rest);
   }
   for (const Orphan& o : late)
-    FailChunks(o.cache, o.chunk.space, {{o.chunk.chunk_no, Urgency::kDemand}}, EIO);
+    FailChunks(o.cache, o.chunk.space, {{o.chunk.chunk_no, Urgency::kDemand, o.since.time_since_epoch().count()}},
+               ErrorKind::kNotFound);
 }
 
 // ---- keeping rows ----
@@ -448,6 +452,8 @@ void MissService::Commit() {
     manage_.wait_for(lock, std::chrono::milliseconds(options_.commit_ms), [&] { return stop_; });
     lock.unlock();
     CommitAll();
+    AnnounceImages();
+    TellEvictions();
     lock.lock();
   }
 }
@@ -463,8 +469,9 @@ std::vector<Cache::Stat> MissService::Caches() {
 std::vector<MissService::ImageStat> MissService::Images() {
   std::lock_guard lock(mutex_);
   std::vector<ImageStat> out;
+  const auto waiting = queue_.WaitingBySpace();
   for (auto& [no, image] : images_) {
-    ImageStat s{image.info, image.error, false, 0, 0};
+    ImageStat s{.info = image.info, .error = image.error, .bytes_fetched = image.bytes_fetched};
     auto cache = caches_.find(image.info.cache);
     for (const auto& [i, id] : pins_[image.info.cache]) s.pinned |= i == image.info.image_id;
     std::set<Sha256Digest> ids;
@@ -475,10 +482,20 @@ std::vector<MissService::ImageStat> MissService::Images() {
         continue;
       s.chunks += space.info.nr_chunks;
       s.present += cache->second->CountPresent(key.second);
+      if (auto w = waiting.find(key); w != waiting.end()) {
+        s.in_flight += w->second.chunks;
+        s.oldest = std::max(s.oldest, std::chrono::duration_cast<std::chrono::milliseconds>(
+                                          Clock::now() - TimeOfStamp(w->second.oldest)));
+      }
     }
     out.push_back(std::move(s));
   }
   return out;
+}
+
+Result<std::vector<ImageInfo>> MissService::ReadCounts() {
+  if (!link_) return std::vector<ImageInfo>();
+  return link_->GetImages();
 }
 
 std::vector<MissService::SpaceStat> MissService::Spaces() {

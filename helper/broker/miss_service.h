@@ -30,10 +30,12 @@
 #include <thread>
 #include <vector>
 
+#include "base/event.h"
 #include "broker/cache.h"
 #include "broker/limits.h"
 #include "broker/job_queue.h"
 #include "broker/lane.h"
+#include "broker/miss_tracer.h"
 #include "config/config.h"
 #include "kernel/kernel_link.h"
 
@@ -93,9 +95,13 @@ class MissService : public KernelEvents {
 
   struct ImageStat {
     ImageInfo info;
-    std::string error;  // why its misses fail, or empty
+    std::string error = {};  // why its misses fail, or empty
     bool pinned = false;
     uint64_t chunks = 0, present = 0;  // of its data spaces
+    uint64_t bytes_fetched = 0;
+    // What readers of these data spaces wait for: how many chunks, since when.
+    uint64_t in_flight = 0;
+    std::chrono::milliseconds oldest{0};
   };
   enum class Verified { kNo, kByChunk, kWhole };
   struct SpaceStat {
@@ -107,9 +113,12 @@ class MissService : public KernelEvents {
   };
   std::vector<Cache::Stat> Caches();
   std::vector<ImageStat> Images();
+  // The images with what the kernel counts now; asks it, so it may wait a little.
+  Result<std::vector<ImageInfo>> ReadCounts();
   std::vector<SpaceStat> Spaces();
   size_t nr_jobs();
   const Counters& counters() const { return counters_; }
+  MissTracer* tracer() { return &tracer_; }
 
   // Never evicts what the attached image uses, or does so again; also after a
   // restart and after a detach.
@@ -125,7 +134,11 @@ class MissService : public KernelEvents {
     ImageInfo info;
     std::shared_ptr<const MetaImage> meta;  // null: could not be read
     std::string error;
-    Clock::time_point download_at;
+    std::string name = {};  // of its device, once it is known
+    Clock::time_point since = Clock::now();
+    bool announced = false;
+    uint64_t bytes_fetched = 0;
+    Clock::time_point download_at = {};
     uint32_t download_failures = 0;  // in a row
   };
   struct Space {
@@ -147,6 +160,10 @@ class MissService : public KernelEvents {
   using SpaceKey = std::pair<uint32_t, uint32_t>;  // cache, space
   using PinList = std::vector<std::pair<Sha256Digest, Sha256Digest>>;  // (image, space)
   struct JobContext;
+  // The queue's stamps are of Clock.
+  static Clock::time_point TimeOfStamp(int64_t stamp) {
+    return Clock::time_point(Clock::duration(stamp));
+  }
 
   void Manage();
   void Refresh();
@@ -160,7 +177,8 @@ class MissService : public KernelEvents {
   std::map<uint32_t, std::set<uint32_t>> UnusedSpacesLocked();
   void AdoptOrphans();
   // False if the chunk's space or its image is not known (yet).
-  bool WantLocked(uint32_t cache, uint32_t space, uint32_t chunk_no, Urgency urgency);
+  bool WantLocked(uint32_t cache, uint32_t space, uint32_t chunk_no, Urgency urgency,
+                  Clock::time_point since);
   void Commit();
   void CommitAll();
   bool MayGrow();
@@ -182,6 +200,12 @@ class MissService : public KernelEvents {
   bool IsSmall(const BlobInfo& blob) const { return blob.blob_bytes <= options_.whole_layer_bytes; }
   SpaceStat StatOfLocked(const Space& space);
 
+  // events: miss_events.cc
+  static EventFields FieldsOf(const char* kind, const Image& image);
+  EventFields FieldsOf(const char* kind, uint32_t image, const BlobInfo& blob);
+  void AnnounceImages();
+  void TellEvictions();
+
   // lanes: miss_jobs.cc
   void RunLane(int number);
   Urgency LeastUrgency(int number) const;
@@ -197,8 +221,9 @@ class MissService : public KernelEvents {
   void Resolve(JobContext* job, uint32_t chunk_no);
   bool NeedsFetch(JobContext* job);
   bool ServeCached(JobContext* job);
+  void Trace(const JobContext& job, const JobQueue::Wanted& chunk, bool ok);
   void FailChunks(uint32_t cache, uint32_t space, const std::vector<JobQueue::Wanted>& chunks,
-                  int err);
+                  ErrorKind cause);
 
   // background verification: miss_check.cc
   void Check();
@@ -214,6 +239,7 @@ class MissService : public KernelEvents {
   KernelLink* link_ = nullptr;
   Ends ends_;
   Counters counters_;
+  MissTracer tracer_;
 
   std::mutex mutex_;
   std::condition_variable work_;    // lanes: a job, or stop
@@ -232,6 +258,7 @@ class MissService : public KernelEvents {
   std::map<SpaceKey, Space> spaces_;
   std::map<uint32_t, PinList> pins_;  // by cache
   std::vector<Orphan> orphans_;
+  uint64_t told_evictions_ = 0;  // the keeper's
   std::vector<std::thread> threads_;
 };
 

@@ -12,6 +12,7 @@
 #include <random>
 #include <set>
 #include <shared_mutex>
+#include <sstream>
 
 #include "base/log.h"
 #include "fastoci_meta.h"
@@ -474,6 +475,41 @@ TEST_F(MissServiceTest, AMissFillsItsWholeSpan) {
   EXPECT_EQ(kernel_->acked, service_->counters().misses);
   EXPECT_EQ(service_->counters().unverified, 0u);
   EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kByChunk);
+}
+
+TEST_F(MissServiceTest, TellsWhereTheTimeOfAMissWent) {
+  tricks_ = {Trick::kFlipByte};
+  Make(250000, 64);
+  EventRing* ring = service_->tracer()->ring();
+  auto tracing = service_->tracer()->Begin();
+  EXPECT_TRUE(ReadsRight(3));  // the last one, where the byte is flipped
+  while (service_->nr_jobs()) std::this_thread::yield();
+  uint64_t cursor = 0;
+  std::string chunks, requests;
+  std::istringstream lines(ring->TakeBehind(&cursor, 1 << 20));
+  for (std::string line; std::getline(lines, line);)
+    (line.find("\"event\":\"chunk\"") != std::string::npos ? chunks : requests) += line + "\n";
+  EXPECT_NE(requests.find("\"event\":\"begun\""), std::string::npos);
+  EXPECT_EQ(std::count(chunks.begin(), chunks.end(), '\n'), 1);
+  EXPECT_NE(chunks.find("\"chunk\":3,"), std::string::npos);
+  EXPECT_EQ(std::count(requests.begin(), requests.end(), '\n'), 4) << "two that began and ended";
+  EXPECT_NE(requests.find("differs"), std::string::npos);
+  const Counters& n = service_->counters();
+  auto count = [](const Histogram& h) {
+    uint64_t sum = 0;
+    for (uint64_t b : h.buckets()) sum += b;
+    return sum;
+  };
+  EXPECT_EQ(count(n.miss), 1U);
+  EXPECT_EQ(count(n.phases[static_cast<size_t>(Phase::kQueue)]), 1U);
+  EXPECT_EQ(count(n.phases[static_cast<size_t>(Phase::kVerify)]), 2U);
+  EXPECT_GT(n.phases[static_cast<size_t>(Phase::kWrite)].sum_ns(), 0U);
+  EXPECT_EQ(n.retries_by[static_cast<size_t>(ErrorKind::kMismatch)], 1U);
+  EXPECT_EQ(service_->Images().at(0).bytes_fetched, n.bytes_fetched);
+  tracing = nullptr;
+  EXPECT_FALSE(service_->tracer()->on());
+  cursor = 0;
+  EXPECT_EQ(ring->TakeBehind(&cursor, 1 << 20), "");
 }
 
 TEST_F(MissServiceTest, WrongBytesAreFetchedAgainAndNeverServed) {

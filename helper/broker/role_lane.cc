@@ -106,6 +106,7 @@ Status RoleLane::Run(const LaneJob& job, const PieceSink& sink) {
   if (job.range.out_begin >= job.range.out_end || job.range.input_begin >= job.range.input_end)
     return Error{ErrorKind::kInternal, EINVAL, "lane: an empty job"};
   bytes_fetched_ = 0;
+  times_ = {};
   for (bool reopen = false;; reopen = true) {
     Status begun = Begin(job, reopen);
     if (!begun.ok()) {
@@ -134,8 +135,11 @@ Status RoleLane::Pump(State* s, const LaneJob& job, const PieceSink& sink) {
     pollfd fds[3] = {{decoder_->socket_fd(), POLLIN, 0},
                      {port_->socket_fd(), POLLIN, 0},
                      {interrupt_fd_, POLLIN, 0}};
+    const auto before = Clock::now();
     if (::poll(fds, 3, static_cast<int>(left)) < 0 && errno != EINTR)
       return ErrnoError("lane: poll");
+    // Whoever ends the wait was waited for.
+    (fds[0].revents ? times_.decode : times_.network) += Clock::now() - before;
     if (fds[2].revents) return Error{ErrorKind::kUnavailable, ECANCELED, "stopping"};
     if (fds[1].revents) {
       auto m = port_->Receive(0);

@@ -36,6 +36,7 @@ class RoleLane : public Lane {
   ~RoleLane() override;
   Status Run(const LaneJob& job, const PieceSink& sink) override;
   uint64_t bytes_fetched() const override { return bytes_fetched_; }
+  LaneTimes times() const override { return times_; }
   Sha256Digest input_digest() const override { return input_digest_; }
 
  private:
@@ -60,6 +61,7 @@ class RoleLane : public Lane {
   std::set<uint64_t> spaces_;  // the decoder was told, and may have forgotten
   uint32_t job_ = 0;
   uint64_t bytes_fetched_ = 0;
+  LaneTimes times_;
   Sha256Digest input_digest_{};
   Bytes piece_;
 };

@@ -124,15 +124,17 @@ void MissService::CheckWholeBlob(const std::shared_ptr<Cache>& cache, const Spac
   if (digests.ok()) return AdoptWhole(cache, space, *digests);
   const std::string& why = digests.error().message;
   if (!lied) {
-    Log(LogLevel::kWarning, "%s: not checked as a whole: %s", name.c_str(), why.c_str());
+    LogEvent(LogLevel::kWarning, FieldsOf("whole_unread", space.image, space.info_of_blob()),
+             "%s: not checked as a whole: %s", name.c_str(), why.c_str());
     SetWhy(space, "the whole blob could not be read: " + why);
     return;
   }
   const bool refuse = options_.whole == WholePolicy::kFail;
   const std::string text = name + " as a whole does not match its digest: " + why;
-  Log(LogLevel::kError, "%s%s", text.c_str(),
-      refuse ? ": nothing of it is served any more"
-             : ": served all the same (wholeBlob is report)");
+  LogEvent(LogLevel::kError, FieldsOf("whole_wrong", space.image, space.info_of_blob()), "%s%s",
+           text.c_str(),
+           refuse ? ": nothing of it is served any more"
+                  : ": served all the same (wholeBlob is report)");
   {
     std::lock_guard lock(mutex_);
     auto it = spaces_.find({space.info.cache, space.info.space});
@@ -184,8 +186,10 @@ void MissService::AdoptWhole(const std::shared_ptr<Cache>& cache, const Space& s
       (void)CheckSlot(cache.get(), now, *what, &buffer, &counters_.planted);
   }
   const uint64_t planted = counters_.planted - before;
-  Log(planted ? LogLevel::kError : LogLevel::kInfo, "%s: verified as a whole, %llu cached chunks "
-      "differed%s", DigestString(blob.blob_digest).c_str(),
+  EventFields fields = FieldsOf("whole_verified", space.image, blob);
+  fields.count = planted;
+  LogEvent(planted ? LogLevel::kError : LogLevel::kInfo, fields,
+      "%s: verified as a whole, %llu cached chunks differed%s", fields.blob.c_str(),
       static_cast<unsigned long long>(planted),
       planted ? ": a source lied; files that were read from them may still be in the page cache: "
                 "restart what runs from this image"

@@ -44,6 +44,9 @@ struct ImageInfo {
   uint32_t meta_dev = 0;
   uint32_t cache_dev = 0;
   Sha256Digest image_id{};
+  // GetImages() alone: reads of blob data so far, and those that wait now.
+  uint64_t hits = 0, misses = 0, errors = 0;
+  uint32_t waiting = 0;
 };
 
 struct SpaceInfo {

@@ -35,6 +35,8 @@ Error KernelError(const char* what, int err, const std::string& ext_ack) {
 
 uint32_t GetU32(nlattr* a) { return a && nla_len(a) >= 4 ? nla_get_u32(a) : 0; }
 
+uint64_t GetU64(nlattr* a) { return a && nla_len(a) >= 8 ? nla_get_u64(a) : 0; }
+
 template <size_t N>
 void GetBytes(nlattr* a, std::array<uint8_t, N>* out) {
   if (a && nla_len(a) == static_cast<int>(N))
@@ -431,6 +433,10 @@ Result<std::vector<ImageInfo>> NetlinkLink::GetImages() {
     i.meta_dev = GetU32(a[FASTOCI_A_META_DEV]);
     i.cache_dev = GetU32(a[FASTOCI_A_CACHE_DEV]);
     GetBytes(a[FASTOCI_A_IMAGE_ID], &i.image_id);
+    i.hits = GetU64(a[FASTOCI_A_NR_HITS]);
+    i.misses = GetU64(a[FASTOCI_A_NR_MISSED]);
+    i.errors = GetU64(a[FASTOCI_A_NR_ERRORS]);
+    i.waiting = GetU32(a[FASTOCI_A_NR_PARKED]);
     out.push_back(i);
   }
   return out;
@@ -446,8 +452,7 @@ Result<std::vector<SpaceInfo>> NetlinkLink::GetSpaces() {
     s.cache = GetU32(a[FASTOCI_A_CACHE]);
     s.space = GetU32(a[FASTOCI_A_SPACE]);
     GetBytes(a[FASTOCI_A_SPACE_ID], &s.id);
-    if (a[FASTOCI_A_DATA_BYTES] && nla_len(a[FASTOCI_A_DATA_BYTES]) == 8)
-      s.data_bytes = nla_get_u64(a[FASTOCI_A_DATA_BYTES]);
+    s.data_bytes = GetU64(a[FASTOCI_A_DATA_BYTES]);
     s.nr_chunks = GetU32(a[FASTOCI_A_NR_CHUNKS]);
     s.nr_present = GetU32(a[FASTOCI_A_NR_PRESENT]);
     out.push_back(s);

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the block layer counts of FastOCI's devices, out of sysfs: no I/O of a
+// device, and no lock of device-mapper, is waited for.
+#ifndef FASTOCI_KERNEL_DISK_USE_H_
+#define FASTOCI_KERNEL_DISK_USE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace fastoci {
+
+struct DiskUse {
+  std::string name;            // the image's, as in its device's UUID
+  uint32_t major = 0, minor = 0;
+  std::vector<uint32_t> below;  // devices it lies on: major << 20 | minor
+  uint64_t read_bytes = 0;      // since it was made, hits and misses
+};
+
+// Devices whose UUID is FastOCI's. Those that go meanwhile are left out.
+std::vector<DiskUse> FastociDisks(const std::string& sysfs = "/sys");
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_KERNEL_DISK_USE_H_
