@@ -16,6 +16,7 @@ namespace fastoci {
 namespace {
 
 constexpr size_t kMaxReplyBytes = 16 << 20;
+constexpr int kFollowTickMs = 100;
 using Clock = std::chrono::steady_clock;
 
 Error NoHelper(const std::string& path, const std::string& why, int err) {
@@ -85,6 +86,33 @@ Result<nlohmann::json> CallHelper(const std::string& path, const nlohmann::json&
     return Error{ErrorKind::kIo, EIO, "the helper refused " + request.value("op", "the request")};
   }
   return reply;
+}
+
+Status FollowHelper(const std::string& path, const nlohmann::json& request, int64_t timeout_ms,
+                    const std::function<bool(const std::string&)>& on_line) {
+  FASTOCI_TRY(UniqueFd fd, Connect(path));
+  std::string buffered = request.dump() + "\n";
+  const auto size = static_cast<ssize_t>(buffered.size());  // small: the socket takes it whole
+  if (::send(fd.get(), buffered.data(), buffered.size(), MSG_NOSIGNAL) != size)
+    return NoHelper(path, std::strerror(errno), errno);
+  buffered.clear();
+  FASTOCI_CHECK_OK(WaitFor(fd.get(), POLLIN, Clock::now() + std::chrono::milliseconds(timeout_ms),
+                           path));
+  for (;;) {
+    char buffer[4096];
+    const ssize_t n = ::recv(fd.get(), buffer, sizeof(buffer), 0);
+    if (n > 0) buffered.append(buffer, static_cast<size_t>(n));
+    for (size_t end; (end = buffered.find('\n')) != std::string::npos;) {
+      const std::string line = buffered.substr(0, end);
+      buffered.erase(0, end + 1);
+      if (!on_line(line)) return OkStatus();
+    }
+    if (n == 0) return NoHelper(path, "it closed the connection", EPIPE);
+    if (n < 0 && errno != EAGAIN && errno != EINTR) return ErrnoError(path);
+    if (buffered.size() > kMaxReplyBytes) return InvalidError("the helper's reply is too long");
+    struct pollfd poll_fd = {fd.get(), POLLIN, 0};
+    if (::poll(&poll_fd, 1, kFollowTickMs) == 0 && !on_line("")) return OkStatus();
+  }
 }
 
 Result<std::string> HelperCacheDevice(const std::string& path, int64_t timeout_ms) {

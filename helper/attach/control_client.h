@@ -5,6 +5,7 @@
 #define FASTOCI_ATTACH_CONTROL_CLIENT_H_
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
@@ -18,6 +19,11 @@ inline constexpr char kDefaultControlSocket[] = "/run/fastoci/control.sock";
 // error becomes kIo.
 Result<nlohmann::json> CallHelper(const std::string& socket_path, const nlohmann::json& request,
                                   int64_t timeout_ms);
+// Sends a request and hands over each line that comes, the reply first, until
+// on_line returns false; it is also called with "" where nothing came for a
+// moment. kUnavailable if the helper goes. timeout_ms: for the first line.
+Status FollowHelper(const std::string& socket_path, const nlohmann::json& request,
+                    int64_t timeout_ms, const std::function<bool(const std::string& line)>& on_line);
 // Op "cache": the block device that holds the cache.
 Result<std::string> HelperCacheDevice(const std::string& socket_path, int64_t timeout_ms);
 

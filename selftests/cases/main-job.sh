@@ -30,13 +30,29 @@ is 'the original image is byte for byte what it was' \
 	"$(curl -s "http://$REGISTRY/v2/nasty/manifests/latest" -H 'Accept: application/vnd.oci.image.manifest.v1+json' | sha256sum)" "$before"
 start_helper
 check 'attach and mount' fastoci attach "$image" --plain --mount "$mnt"
+largest=$(cd "$mnt" && find . -xdev -type f -printf '%s %p\n' | sort -rn | sed -n '1s/^[0-9]* \.//p')
+check 'a cold read under fastoci trace' fastoci trace nasty-latest_fastoci -o "$WORK/start.html" --json -- cp "$mnt$largest" /dev/null
+cp "$WORK/check.out" "$WORK/trace.json"
+check 'its page shows the file that waited' "$PYTHON" "$SELFTESTS/lib/tracepage.py" "$WORK/start.html" "$largest"
+is 'nothing is missing in it' "$(jq -c '[.lost, .notes, .missed > 0, .chunks > 0, .requests > 0]' "$WORK/trace.json")" '[0,[],true,true,true]'
+is 'and nothing is left in tracefs' "$(ls /sys/kernel/tracing/instances)" ''
+check 'top says what is local' jq -e '.images[0] | .name == "nasty-latest_fastoci" and .present > 0 and .fetched_bytes > 0 and .misses > 0' \
+	<(fastoci top --once --json)
+check 'on a terminal, too, and leaves it as it was' "$PYTHON" "$SELFTESTS/lib/topscreen.py" nasty-latest "$BIN/fastoci" top
 check 'every path, type, mode, owner, time, size, content, xattr, device and link is right' same_tree "$mnt"
 check 'behind the ends of files are zeros' "$PYTHON" "$SELFTESTS/lib/eofzeros.py" "$mnt"
 first=$(misses)
 check 'that took misses' test "$first" -gt 0
 check 'e2fsck finds nothing' e2fsck -fn /dev/mapper/$dm
 
+is 'misses took time in each phase' "$(fastoci status --json | jq '[.helper.latency.phases[].sum_ns > 0] | all')" true
+fastoci events --follow --json > "$WORK/events" 2> "$WORK/events.err" &
+follower=$!
+defer kill $follower
+told() { jq -se "[.[] | select($1)] | length > 0" "$WORK/events"; }
+check 'events tell of the attach' wait_for 20 told '.event == "attach" and .image == "nasty-latest_fastoci"'
 check 'SIGTERM ends the helper cleanly' stop_helper
+check 'who follows sees that' wait_for 20 told '.event == "stop"'
 check 'the tree is right again without a helper' same_tree "$mnt"
 is 'and without a miss' "$(misses)" "$first"
 check 'detach' fastoci detach nasty-latest_fastoci
@@ -58,7 +74,12 @@ done
 touch "$WORK/stop"
 check 'ten kills amid reads: nothing failed, all content right' wait $readers
 note "$(tail -n 3 "$WORK/readers")"
+starts() { [ "$(jq -s '[.[] | select(.event == "start")] | length' "$WORK/events")" -ge 5 ]; }
+check 'who followed saw the next helpers' wait_for 20 starts
 check 'detach that' fastoci detach nasty-latest_fastoci
+check 'and this' wait_for 20 told '.event == "detach" and .image == "nasty-latest_fastoci"'
+check 'events without --follow end' test -n "$(timeout 20 "$BIN/fastoci" events)"
+kill $follower
 
 # As README has it.
 check 'assemble' fastoci assemble "$image" --plain -o "$DISK/demo.img"

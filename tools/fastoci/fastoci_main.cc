@@ -11,8 +11,11 @@
 #include "base/digest.h"
 #include "config/config.h"
 #include "tools/fastoci/copy_command.h"
+#include "tools/fastoci/events_command.h"
 #include "tools/fastoci/output.h"
 #include "tools/fastoci/rebuild_command.h"
+#include "tools/fastoci/top_command.h"
+#include "tools/fastoci/trace_command.h"
 
 namespace fastoci {
 namespace {
@@ -37,6 +40,9 @@ struct Options {
   MountRequest mount;
   DetachRequest detach;
   CopyRequest copy;
+  EventsRequest events;
+  TopRequest top;
+  TraceRequestOptions trace;
   std::string original;  // that an image is rebuilt of
   std::string what;   // an image's name, reference, device or mount point
   std::string dir;    // mount
@@ -331,7 +337,7 @@ struct Parser {
   CLI::App app{"Run containers from OCI images that are not downloaded yet."};
   CLI::App *attach, *assemble, *inspect, *check, *copy, *mount, *umount, *detach, *list, *status;
   CLI::App *pin, *unpin, *gc, *scrub, *config, *config_check, *reload, *drain;
-  CLI::App *ps, *fail, *hold, *restore, *doctor;
+  CLI::App *ps, *fail, *hold, *restore, *doctor, *events, *top, *trace;
 
   explicit Parser(Options* o) {
     app.footer(kFooter);
@@ -343,15 +349,15 @@ struct Parser {
     app.add_option("--control", o->paths.control_socket,
                    "the helper's socket, default /run/fastoci/control.sock")
         ->type_name("SOCKET");
+    app.add_option("--node-config", o->paths.config,
+                   "the node's configuration (default: see fastoci-config.json(5))")
+        ->type_name("FILE");
     app.add_flag("--json", o->json, "print JSON");
     app.add_flag("-q,--quiet", o->quiet, "print no progress");
     AddAttach(o);
     AddOthers(o);
     AddNode(o);
   }
-    app.add_option("--node-config", o->paths.config,
-                   "the node's configuration (default: see fastoci-config.json(5))")
-        ->type_name("FILE");
 
   void AddAttach(Options* o) {
     attach = app.add_subcommand("attach", "make a block device of an image");
@@ -468,6 +474,9 @@ struct Parser {
     hold = app.add_subcommand("hold", "let them wait for a helper");
     hold->add_option("image", o->what, "name, reference, device or mount point")->required();
     restore = app.add_subcommand("restore", "attach and mount what was before a reboot");
+    events = AddEventsCommand(&app, &o->events);
+    top = AddTopCommand(&app, &o->top);
+    trace = AddTraceCommand(&app, &o->trace);
     doctor = app.add_subcommand("doctor", "what is wrong here, and what to do");
   }
 };
@@ -505,6 +514,9 @@ int Run(int argc, char** argv) {
   if (*parser.hold) return run.Hold();
   if (*parser.restore) return run.Restore();
   if (*parser.doctor) return run.Doctor();
+  if (*parser.trace) return RunTrace(options.trace, options.paths, options.json, options.quiet);
+  if (*parser.top) return RunTop(options.top, options.paths, options.json);
+  if (*parser.events) return RunEvents(options.events, options.paths, options.json);
   return run.StatusOf();
 }
 

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attach/usage.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "attach/control_client.h"
+#include "kernel/disk_use.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kStatMs = 1000;
+
+std::optional<uint64_t> Number(const Json& object, const char* key) {
+  auto it = object.find(key);
+  if (it == object.end() || !it->is_number_unsigned()) return std::nullopt;
+  return it->get<uint64_t>();
+}
+
+void AddHelper(const Json& stat, UsageSample* sample) {
+  sample->helper = true;
+  auto list = [&](const char* key) {
+    auto it = stat.find(key);
+    return it != stat.end() && it->is_array() ? *it : Json::array();
+  };
+  for (const Json& cache : list("caches")) {
+    sample->slots += Number(cache, "nr_slots").value_or(0);
+    sample->present_slots += Number(cache, "present").value_or(0);
+    sample->slot_bytes = Number(cache, "chunk_bytes").value_or(0);
+  }
+  if (auto counters = stat.find("counters"); counters != stat.end() && counters->is_object())
+    sample->fetched_bytes = Number(*counters, "bytes_fetched").value_or(0);
+  for (const Json& image : list("images")) {
+    for (ImageUsage& usage : sample->images) {
+      if (image.value("name", Json()) != usage.name) continue;
+      usage.in_flight = Number(image, "in_flight");
+      usage.oldest_ms = Number(image, "oldest_ms");
+      usage.fetched_bytes = Number(image, "bytes_fetched");
+    }
+  }
+}
+
+}  // namespace
+
+Result<UsageSample> SampleUsage(const AttachPaths& paths) {
+  UsageSample sample;
+  FASTOCI_TRY(auto images, ListImages(paths));
+  const auto disks = FastociDisks();
+  sample.at = std::chrono::steady_clock::now();
+  for (const ImageReport& r : images) {
+    if (!r.attached || !r.status) continue;
+    const ImageStatus& s = *r.status;
+    ImageUsage usage;
+    usage.name = r.name;
+    usage.chunks = s.chunks_total;
+    usage.present = s.chunks_cached;
+    usage.hits = s.hits;
+    usage.misses = s.misses;
+    usage.errors = s.errors;
+    usage.waiting = s.pending;
+    usage.helper = s.helper;
+    usage.policy = s.policy;
+    for (const DiskUse& disk : disks)
+      if (disk.major == r.major && disk.minor == r.minor) usage.read_bytes = disk.read_bytes;
+    sample.images.push_back(std::move(usage));
+  }
+  auto stat = CallHelper(paths.control_socket, {{"op", "stat"}}, kStatMs);
+  if (stat.ok()) AddHelper(*stat, &sample);
+  return sample;
+}
+
+double RateOf(uint64_t before, uint64_t now, double seconds) {
+  if (seconds <= 0) return 0;
+  return static_cast<double>(now >= before ? now - before : now) / seconds;
+}
+
+std::vector<ImageRate> Compare(const UsageSample& before, const UsageSample& now) {
+  const double seconds = std::chrono::duration<double>(now.at - before.at).count();
+  std::vector<ImageRate> out;
+  for (const ImageUsage& usage : now.images) {
+    ImageUsage old;
+    auto it = std::find_if(before.images.begin(), before.images.end(),
+                           [&](const ImageUsage& u) { return u.name == usage.name; });
+    const bool known = it != before.images.end() && it->hits <= usage.hits &&
+                       it->misses <= usage.misses && it->read_bytes <= usage.read_bytes;
+    if (known) old = *it;
+    ImageRate rate;
+    rate.now = usage;
+    // Of an image that is new to us, what it read before is no rate.
+    if (known) rate.read_per_s = RateOf(old.read_bytes, usage.read_bytes, seconds);
+    if (known && usage.fetched_bytes && old.fetched_bytes)
+      rate.fetched_per_s = RateOf(*old.fetched_bytes, *usage.fetched_bytes, seconds);
+    uint64_t hits = usage.hits - old.hits, all = hits + usage.misses - old.misses;
+    if (all == 0) hits = usage.hits, all = usage.hits + usage.misses;
+    if (all > 0) rate.hit_ratio = static_cast<double>(hits) / static_cast<double>(all);
+    out.push_back(std::move(rate));
+  }
+  return out;
+}
+
+}  // namespace fastoci

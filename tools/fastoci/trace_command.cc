@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/fastoci/trace_command.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "attach/control_client.h"
+#include "attach/trace.h"
+#include "attach/trace_page.h"
+#include "base/unique_fd.h"
+#include "tools/fastoci/output.h"
+
+extern char** environ;
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kStatMs = 5000;
+constexpr int kTickMs = 20;
+constexpr int kSettleMs = 300;  // the last answers are on their way
+
+volatile sig_atomic_t g_interrupted = 0;
+void OnInterrupt(int) { g_interrupted = 1; }
+
+int64_t NowNs() {
+  timespec t;
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<int64_t>(t.tv_sec) * 1000000000 + t.tv_nsec;
+}
+
+// What the helper says of the image: the kernel's number and the size of a chunk.
+struct Numbers {
+  uint32_t image_no = 0;
+  uint64_t chunk_bytes = 0;
+};
+
+Result<Numbers> AskNumbers(const AttachPaths& paths, const std::string& name) {
+  FASTOCI_TRY(Json stat, CallHelper(paths.control_socket, {{"op", "stat"}}, kStatMs));
+  for (const Json& image : stat.value("images", Json::array())) {
+    if (image.value("name", "") != name) continue;
+    Numbers n;
+    n.image_no = image.value("image", 0U);
+    for (const Json& cache : stat.value("caches", Json::array()))
+      if (cache.value("cache", 0U) == image.value("cache", 0U))
+        n.chunk_bytes = cache.value("chunk_bytes", uint64_t{0});
+    return n;
+  }
+  return NotFoundError("the helper does not know " + name + " (yet)");
+}
+
+// The helper's half, on a thread: its stream comes as it likes.
+class HelperTrace {
+ public:
+  explicit HelperTrace(const std::string& socket) {
+    thread_ = std::thread([this, socket] {
+      Status s = FollowHelper(socket, {{"op", "trace"}}, kStatMs, [&](const std::string& line) {
+        begun_ = true;
+        AddHelperLine(line, &got_);
+        return !stop_;
+      });
+      if (!s.ok()) got_.notes.push_back("From some time on the helper's side is missing: " + s.error().message);
+      begun_ = true;
+    });
+  }
+  ~HelperTrace() { Join(); }
+  bool begun() const { return begun_; }
+  void Finish(Trace* trace) {
+    Join();
+    trace->chunks = std::move(got_.chunks);
+    trace->requests = std::move(got_.requests);
+    trace->lost += got_.lost;
+    trace->notes.insert(trace->notes.end(), got_.notes.begin(), got_.notes.end());
+  }
+
+ private:
+  void Join() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+  Trace got_;
+  std::atomic<bool> stop_ = false, begun_ = false;
+  std::thread thread_;
+};
+
+Result<pid_t> Spawn(const std::vector<std::string>& command) {
+  std::vector<char*> argv;
+  for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(nullptr);
+  pid_t pid;
+  const int err = ::posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ);
+  if (err != 0) return ErrnoError("run " + command[0], err);
+  return pid;
+}
+
+// Until the command ended, the time is over, or Ctrl-C; then what comes late.
+void Gather(const TraceRequestOptions& request, pid_t child, KernelTrace* kernel, Trace* trace) {
+  const int64_t end =
+      request.seconds > 0 ? trace->begin_ns + static_cast<int64_t>(request.seconds * 1e9) : INT64_MAX;
+  auto wait = [&] {
+    pollfd fd = {kernel ? kernel->fd() : -1, POLLIN, 0};
+    (void)::poll(&fd, 1, kTickMs);
+    if (kernel) kernel->Read(trace);
+  };
+  int status;
+  while (!g_interrupted && NowNs() < end && (child < 0 || ::waitpid(child, &status, WNOHANG) == 0)) wait();
+  trace->end_ns = std::min(NowNs(), end);
+  if (kernel) kernel->Stop();
+  for (const int64_t settled = NowNs() + kSettleMs * int64_t{1000000}; NowNs() < settled;) wait();
+}
+
+Status Run(const TraceRequestOptions& request, const AttachPaths& paths, bool quiet, Trace* trace) {
+  FASTOCI_TRY(ImageReport image, FindImage(paths, request.image));
+  if (!image.attached) return NotFoundError(image.name + ": not attached");
+  FASTOCI_TRY(Numbers numbers, AskNumbers(paths, image.name));
+  trace->image = image.name;
+  trace->ref = image.state.ref;
+  trace->chunk_bytes = numbers.chunk_bytes;
+  auto kernel = KernelTrace::Begin(numbers.image_no);
+  if (!kernel.ok())
+    trace->notes.push_back("Reads are not shown, only what the helper fetched: " + kernel.error().message);
+  HelperTrace helper(paths.control_socket);
+  while (!helper.begun() && !g_interrupted) ::usleep(1000);
+
+  struct sigaction action = {};
+  action.sa_handler = OnInterrupt;
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+  trace->begin_ns = NowNs();
+  pid_t child = -1;
+  if (!request.command.empty()) {
+    FASTOCI_TRY(child, Spawn(request.command));
+  } else if (!quiet) {
+    std::fprintf(stderr, "tracing %s%s\n", image.name.c_str(),
+                 request.seconds > 0 ? "" : "; Ctrl-C ends it");
+  }
+  Gather(request, child, kernel.ok() ? &*kernel : nullptr, trace);
+  helper.Finish(trace);
+
+  // Mounts may have come with the command.
+  if (auto now = FindImage(paths, image.name); now.ok()) image.mounts = now->mounts;
+  auto extents = ExtentMap::Read(image.state.meta_path);
+  if (!extents.ok())
+    trace->notes.push_back("How long reads waited is not shown: " + extents.error().message);
+  Result<FileMap> files = NotFoundError(image.name + " is not mounted now (to the end, and in this mount namespace)");
+  if (!image.mounts.empty()) files = FileMap::Scan(image.mounts[0]);
+  if (!files.ok()) trace->notes.push_back("Paths are not shown: " + files.error().message);
+  const std::string page =
+      RenderTracePage(*trace, extents.ok() ? &*extents : nullptr, files.ok() ? &*files : nullptr);
+  return WriteFileAtomic(request.output, AsBytes(page));
+}
+
+}  // namespace
+
+CLI::App* AddTraceCommand(CLI::App* app, TraceRequestOptions* request) {
+  CLI::App* trace = app->add_subcommand("trace", "a page that shows what a start reads and waits for");
+  trace->add_option("image", request->image, "name, reference, device or mount point")->required();
+  trace->add_option("-o,--output", request->output, "the HTML file to write")->type_name("FILE")->required();
+  trace->add_option("--seconds", request->seconds, "how long (default: until the command ends, or Ctrl-C)")
+      ->type_name("S")
+      ->check(CLI::Range(0.1, 86400.0));
+  trace->add_option("command", request->command, "what to run meanwhile, behind --")->type_name("COMMAND...");
+  trace->footer("Examples:\n"
+                "  fastoci trace demo-latest_fastoci -o start.html -- chroot /mnt/demo /usr/bin/app --version\n"
+                "  fastoci trace demo-latest_fastoci -o start.html --seconds 30");
+  return trace;
+}
+
+int RunTrace(const TraceRequestOptions& request, const AttachPaths& paths, bool json, bool quiet) {
+  Trace trace;
+  Status status = Run(request, paths, quiet, &trace);
+  if (!status.ok()) return PrintError(status.error(), json);
+  uint64_t misses = 0;
+  for (const TraceRead& read : trace.reads) misses += read.kind == TraceRead::kMiss;
+  if (json) {
+    PrintJson({{"page", request.output},
+               {"seconds", static_cast<double>(trace.end_ns - trace.begin_ns) / 1e9},
+               {"reads", trace.reads.size()},
+               {"missed", misses},
+               {"chunks", trace.chunks.size()},
+               {"requests", trace.requests.size()},
+               {"lost", trace.lost},
+               {"notes", trace.notes}});
+  } else if (!quiet) {
+    for (const std::string& note : trace.notes) std::fprintf(stderr, "fastoci: warning: %s\n", note.c_str());
+    std::printf("%s: %zu reads, %llu of them missed, %zu requests\n", request.output.c_str(),
+                trace.reads.size(), static_cast<unsigned long long>(misses), trace.requests.size());
+  }
+  return kExitOk;
+}
+
+}  // namespace fastoci
