@@ -32,3 +32,16 @@ measure brd /dev/ram0 67108864
 measure linear /dev/mapper/l 67108864
 fastoci fastoci_10k /dev/ram1 "$2" "$work/cache10k"
 fastoci fastoci_1m /dev/ram2 "$3" "$work/cache1m"
+
+# Beside it, a file: of ext4 on the ramdisk, and of the least that a file system in user space can do, bindfs over memory.
+modprobe ext4
+modprobe fuse
+mkdir -p /run/ext4 /run/memory /run/fuse
+dmsetup remove l
+mkfs.ext4 -q -E lazy_itable_init=0 /dev/ram0
+mount /dev/ram0 /run/ext4
+mount -t tmpfs memory /run/memory
+for dir in /run/ext4 /run/memory; do dd if=/dev/zero of=$dir/file bs=1M count=40 conv=fsync status=none; done
+bindfs /run/memory /run/fuse
+measure ext4 /run/ext4/file 41943040
+measure fuse /run/fuse/file 41943040
