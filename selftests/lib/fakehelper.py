@@ -14,6 +14,7 @@ import mkmeta
 CMD = dict(REGISTER=1, ALLOC=2, RETURN=3, ACK=4, FILL=5, FAIL=6, EVICT=7, RESTORE=8, GET_CACHES=9, GET_IMAGES=10,
            GET_SPACES=11, GET_SLOTS=12, GET_PENDING=13, MISS=14, EVICTED=15, IMAGE_ADDED=16, IMAGE_REMOVED=17, CACHE_ADDED=18,
            CACHE_REMOVED=19, SLOT_BAD=20)
+PROTOCOL_VERSION = 2
 VERSION, GENERATION, FLAGS, CACHE, COUNT, SLOTS, CHUNKS, CHUNK = 1, 2, 3, 4, 6, 7, 8, 9
 A_SPACE, SPACE_ID, DATA_BYTES, NR_FREE, NR_PENDING = 10, 11, 12, 19, 22
 NR_HITS, NR_MISSED, NR_ERRORS, NR_PARKED = 25, 26, 27, 28
@@ -54,7 +55,7 @@ class Helper:
         if register:
             self.register(takeover)
 
-    def register(self, takeover=False, version=2):
+    def register(self, takeover=False, version=PROTOCOL_VERSION):
         body = attr(VERSION, version) + (attr(FLAGS, 1) if takeover else b"")
         self.generation = dict(attrs(self.call(self.family, CMD["REGISTER"], body)))[GENERATION]
 

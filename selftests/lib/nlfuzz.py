@@ -61,7 +61,7 @@ class Fuzzer(Helper):
         if kind == CACHE and self.rnd.random() < 0.9:
             return attr(kind, self.cache)
         if kind == VERSION and self.rnd.random() < 0.9:
-            return attr(kind, 1)
+            return attr(kind, PROTOCOL_VERSION)
         if kind == SPACE_ID and self.rnd.random() < 0.9:
             return attr(kind, bytes([self.rnd.randrange(4)]) * 32)
         if kind == DATA_BYTES:

@@ -82,9 +82,9 @@ def main():
         os.pwrite(disk, BLOB[chunk_no * mkmeta.CHUNK:(chunk_no + 1) * mkmeta.CHUNK], (slot + 1) * mkmeta.CHUNK)
 
     a = Helper(register=False)
-    refused("a helper that is too old is told so", errno.EPROTONOSUPPORT, a.register, False, 0,
+    refused("a helper that is too old is told so", errno.EPROTONOSUPPORT, a.register, False, PROTOCOL_VERSION - 1,
             words="the helper is older than dm-fastoci")
-    refused("one that is too new, too", errno.EPROTONOSUPPORT, a.register, False, 2,
+    refused("one that is too new, too", errno.EPROTONOSUPPORT, a.register, False, PROTOCOL_VERSION + 1,
             words="the helper is newer than dm-fastoci")
     a.register()
     cache = u32(a.dump("GET_CACHES")[0][CACHE])
