@@ -40,11 +40,12 @@ namespace fastoci {
 class Cache {
  public:
   // Reads the kernel's map, hands it what the database knows beside, and drops
-  // rows that the map contradicts. db may be null: nothing outlives the cache.
-  // link and counters must outlive it.
+  // rows that the map contradicts. db may be null: nothing outlives the cache, and
+  // no_db says why. link and counters must outlive it.
   static Result<std::shared_ptr<Cache>> Open(KernelLink* link, const CacheInfo& info,
                                              std::unique_ptr<CacheDevice> device,
-                                             std::unique_ptr<CacheDb> db, Counters* counters);
+                                             std::unique_ptr<CacheDb> db, Counters* counters,
+                                             const std::string& no_db = "");
 
   const CacheInfo& info() const { return info_; }
   CacheDevice* device() { return device_.get(); }

@@ -20,7 +20,8 @@ namespace fastoci {
 
 Result<std::shared_ptr<Cache>> Cache::Open(KernelLink* link, const CacheInfo& info,
                                            std::unique_ptr<CacheDevice> device,
-                                           std::unique_ptr<CacheDb> db, Counters* counters) {
+                                           std::unique_ptr<CacheDb> db, Counters* counters,
+                                           const std::string& no_db) {
   const CacheGeometry& g = device->geometry();
   if (g.uuid != info.uuid || g.nr_slots != info.nr_slots || g.chunk_shift != info.chunk_shift)
     return MismatchError(device->path() + ": its superblock is not the one that the kernel read: "
@@ -28,6 +29,12 @@ Result<std::shared_ptr<Cache>> Cache::Open(KernelLink* link, const CacheInfo& in
   std::shared_ptr<Cache> cache(new Cache(link, info, counters));
   cache->device_ = std::move(device);
   cache->db_ = std::move(db);
+  if (!no_db.empty()) {
+    std::lock_guard lock(cache->mutex_);
+    cache->SetTrouble(&cache->db_trouble_,
+                      no_db + ": the cache will not outlive a restart of the helper: mend it and "
+                              "start the helper again");
+  }
   FASTOCI_CHECK_OK(cache->Reconcile());
   return cache;
 }

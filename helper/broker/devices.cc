@@ -15,6 +15,20 @@
 #include "kernel/loop.h"
 
 namespace fastoci {
+namespace {
+
+// Makes a cache anew, unless a table or another program has the device.
+Status Remake(const std::string& path, uint32_t chunk_shift) {
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoError(path);
+  const Bytes zeros(FASTOCI_CACHE_SB_BYTES);
+  if (::pwrite(fd.get(), zeros.data(), zeros.size(), 0) != static_cast<ssize_t>(zeros.size()) ||
+      ::fsync(fd.get()) != 0)
+    return ErrnoError(path);
+  return CacheDevice::Format(path, chunk_shift);
+}
+
+}  // namespace
 
 Result<DeviceNodes> DeviceNodes::Open(const std::string& dir) {
   FASTOCI_CHECK_OK(MakeDirs(dir, 0700));
@@ -60,19 +74,32 @@ Result<std::string> PrepareCache(const CacheOptions& o) {
     FASTOCI_TRY(LoopDevice loop, AttachLoop(o.dir + "/cache.img", o.size_bytes));
     path = loop.path;
   }
+  if (!std::has_single_bit(o.chunk_bytes))
+    return InvalidError("the chunk size is not a power of two");
+  const auto chunk_shift = static_cast<uint32_t>(std::countr_zero(o.chunk_bytes));
   FASTOCI_TRY(bool blank, CacheDevice::IsBlank(path));
   if (blank) {
-    if (!std::has_single_bit(o.chunk_bytes))
-      return InvalidError("the chunk size is not a power of two");
-    FASTOCI_CHECK_OK(
-        CacheDevice::Format(path, static_cast<uint32_t>(std::countr_zero(o.chunk_bytes))));
+    FASTOCI_CHECK_OK(CacheDevice::Format(path, chunk_shift));
     Log(LogLevel::kInfo, "%s: made a new cache", path.c_str());
   }
   auto device = CacheDevice::Open(path);  // checks its superblock
   if (device.ok()) return (*device)->path();
   Error e = device.error();
-  e.message += ": give another device, or clear this one's first 4096 bytes to lose what it holds";
-  return e;
+  if (e.kind != ErrorKind::kInvalid) return e;
+  if (!o.device.empty()) {
+    e.message +=
+        ": give another device, or clear this one's first 4096 bytes to lose what it holds";
+    return e;
+  }
+  // A file of our own holds nothing that cannot be fetched again.
+  if (Status s = Remake(path, chunk_shift); !s.ok()) {
+    e.message += ": cannot make it anew: " + s.error().message +
+                 ": detach all images, then start the helper again";
+    return e;
+  }
+  Log(LogLevel::kWarning, "%s: made a new cache: what %s/cache.img held is fetched again",
+      e.message.c_str(), o.dir.c_str());
+  return path;
 }
 
 }  // namespace fastoci

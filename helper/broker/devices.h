@@ -32,7 +32,8 @@ struct CacheOptions {
   uint64_t size_bytes = 0;
   uint32_t chunk_bytes = 65536;
 };
-// The path of a device with a superblock; formats a blank one.
+// The path of a device with a superblock; formats a blank one, and makes a file
+// anew whose superblock cannot be used, if no table uses it.
 Result<std::string> PrepareCache(const CacheOptions& options);
 
 }  // namespace fastoci

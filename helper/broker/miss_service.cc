@@ -198,15 +198,15 @@ void MissService::Refresh() {
 Result<std::shared_ptr<Cache>> MissService::OpenCache(const CacheInfo& info) {
   FASTOCI_TRY(auto device, devices_.open_cache(info.dev));
   std::unique_ptr<CacheDb> db;
+  std::string no_db;
   if (!options_.db_path.empty()) {
     auto opened = CacheDb::Open(options_.db_path, info.uuid);
     if (opened.ok())
       db = std::move(*opened);
     else
-      Log(LogLevel::kError, "%s: the cache will not outlive a restart",
-          opened.error().message.c_str());
+      no_db = opened.error().message;
   }
-  return Cache::Open(link_, info, std::move(device), std::move(db), &counters_);
+  return Cache::Open(link_, info, std::move(device), std::move(db), &counters_, no_db);
 }
 
 void MissService::RefreshCaches(const std::vector<CacheInfo>& caches) {

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Cache devices that refuse slots or cannot be read any more, are full or belong to something else: reads go on where a way
-# exists.
-# timeout: 300
+# Cache devices that refuse slots or cannot be read any more, are full or read-only, have another geometry or belong to
+# something else: reads go on where a way exists.
+# timeout: 420
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 lib=$SELFTESTS/lib
@@ -152,6 +152,74 @@ rm "$WORK/small/filler"
 dmsetup remove t
 stop_helper
 losetup -d "$cache"
+for bs in 1M 1K; do dd if=/dev/zero of="$WORK/small/filler$bs" bs=$bs status=none 2>/dev/null; done
+refused() { # COMMAND...: it ends with 1, in time; its words are in $WORK/refused
+	timeout 20 "$@" > "$WORK/refused" 2>&1
+	[ $? = 1 ]
+}
+check 'no cache begins on a full one' refused "$BIN/fastoci-helperd" --cache-dir "$WORK/small/c2" --cache-size-mb 16
+matches 'the message names place and reason' "$(cat "$WORK/refused")" "error: $WORK/small/c2.*: No space left on device"
+rm -r "$WORK"/small/*
+
+# A file system that came up read-only, as after an error. (Made so below a cache that is in use, ext4 warns or shuts down.)
+check 'the helper makes a cache on a sound file system' start "$WORK/small/c" --cache-size-mb 16
+cache=$(helper_stat cache_device)
+stop_helper
+losetup -d "$cache"
+must mount -o remount,ro "$WORK/small"
+check 'a helper does not start on it' refused "$BIN/fastoci-helperd" --cache-dir "$WORK/small/c" --cache-size-mb 16
+matches 'the message names the file and the reason' "$(cat "$WORK/refused")" "error: .*$WORK/small/c/.*: Read-only file system"
+must dd if=/dev/zero of=/dev/ram1 bs=1M count=8 oflag=direct status=none
+check 'with a device of its own it does' start "$WORK/small/c" --cache-device /dev/ram1
+check 'creates a device' create /dev/ram1
+check 'every read is right' same
+matches 'and says what it cannot keep' "$(helper_stat 'caches[0].trouble')" \
+	'cache database: .*: the cache will not outlive a restart of the helper: mend it'
+dmsetup remove t
+stop_helper
+must mount -o remount,rw "$WORK/small"
+check 'writable, it is used again' start "$WORK/small/c" --cache-size-mb 16
+cache=$(helper_stat cache_device)
+check 'creates a device' create "$cache"
+check 'every read is right' same
+
+# A superblock of another geometry. A file of the helper's own is made anew, but never below a table.
+put_superblock() { # FILE CHUNK_SHIFT SLOTS [VERSION]
+	"$PYTHON" - "$lib" "$@" <<-'PY'
+	import sys
+	sys.path.insert(0, sys.argv[1])
+	from metaimage import CacheSb
+	sb = CacheSb(int(sys.argv[4]), int(sys.argv[3]))
+	sb.version = int((sys.argv[5:] or ["1"])[0])
+	with open(sys.argv[2], "r+b") as f:
+	    f.write(bytes(sb))
+	PY
+	sync
+	blockdev --flushbufs "$cache"
+}
+stop_helper
+put_superblock "$cache" 16 100000
+check 'a cache with too many slots below a table is refused' refused "$BIN/fastoci-helperd" --cache-dir "$WORK/small/c"
+matches 'the message says what to do' "$(cat "$WORK/refused")" 'slots lie outside of the device: .*busy: detach all images'
+dmsetup remove t
+check 'without one it is made anew' start "$WORK/small/c"
+matches 'which is told' "$(cat "$WORK/helper.log")" 'slots lie outside of the device: made a new cache: what .* is fetched again'
+check 'creates a device' create "$cache"
+check 'every read is right' same
+dmsetup remove t
+stop_helper
+losetup -d "$cache"
+cache=/dev/ram1
+put_superblock /dev/ram1 16 10 2
+check 'a device of another version is refused' refused "$BIN/fastoci-helperd" --cache-dir "$DISK/c6" --cache-device /dev/ram1
+matches 'the message says what to do' "$(cat "$WORK/refused")" '/dev/ram1: cache: unknown version 2: give another device, or clear'
+put_superblock /dev/ram1 18 12
+check 'one with larger chunks and fewer slots is taken' start "$DISK/c6" --cache-device /dev/ram1
+check 'creates a device' create /dev/ram1
+check 'every read is right' same
+is 'in its geometry' "$(helper_stat 'caches[0].nr_slots')" 12
+dmsetup remove t
+stop_helper
 
 # The machine's root, an overlay on tmpfs: before 6.6 it takes O_DIRECT and then fails every read.
 check 'the helper starts over an overlay' start /var/tmp/c --cache-size-mb 16
@@ -166,8 +234,7 @@ losetup -d "$cache"
 # A device that holds something else is left alone.
 must mkfs.ext4 -q -F /dev/ram1
 sum=$(sha256sum < /dev/ram1)
-timeout 20 "$BIN/fastoci-helperd" --cache-dir "$DISK/c3" --cache-device /dev/ram1 > "$WORK/refused" 2>&1
-is 'a file system is not taken for a cache' $? 1
+check 'a file system is not taken for a cache' refused "$BIN/fastoci-helperd" --cache-dir "$DISK/c3" --cache-device /dev/ram1
 matches 'the message names the device and the reason' "$(cat "$WORK/refused")" '/dev/ram1: .*(superblock|blank)'
 is 'and nothing was written to it' "$(sha256sum < /dev/ram1)" "$sum"
 umount "$WORK/small"
