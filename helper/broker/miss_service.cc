@@ -135,6 +135,12 @@ void MissService::OnImage(const ImageInfo&, bool) {
   manage_.notify_all();
 }
 
+void MissService::OnCacheRemoved(uint32_t) {
+  std::lock_guard lock(mutex_);
+  refresh_ = true;
+  manage_.notify_all();
+}
+
 void MissService::OnLost() {
   std::lock_guard lock(mutex_);
   refresh_ = lost_ = true;

@@ -89,6 +89,7 @@ class MissService : public KernelEvents {
   void OnEvicted(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   void OnSlotBad(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   void OnImage(const ImageInfo& image, bool added) override;
+  void OnCacheRemoved(uint32_t cache) override;
   void OnLost() override;
   void OnReplaced() override;
   void OnBroken() override;

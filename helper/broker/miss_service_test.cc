@@ -77,6 +77,10 @@ class FakeKernel : public KernelLink {
     std::lock_guard lock(mutex_);
     image_shown_ = shown;
   }
+  void ShowCache(bool shown) {
+    std::lock_guard lock(mutex_);
+    cache_shown_ = shown;
+  }
 
   // Reads a chunk as a bio would: 0 and its bytes, or an errno.
   int Read(uint32_t chunk, Bytes* out, uint8_t miss_class = FASTOCI_CLASS_DEMAND) {
@@ -245,7 +249,10 @@ class FakeKernel : public KernelLink {
     for (uint32_t s = 0; s < nr_slots_; s++) bad += all.count(s) != 1;
     return bad;
   }
-  Result<std::vector<CacheInfo>> GetCaches() override { return std::vector<CacheInfo>{cache_}; }
+  Result<std::vector<CacheInfo>> GetCaches() override {
+    std::lock_guard lock(mutex_);
+    return cache_shown_ ? std::vector<CacheInfo>{cache_} : std::vector<CacheInfo>{};
+  }
   Result<std::vector<ImageInfo>> GetImages() override {
     std::lock_guard lock(mutex_);
     return image_shown_ ? std::vector<ImageInfo>{image_} : std::vector<ImageInfo>{};
@@ -283,7 +290,7 @@ class FakeKernel : public KernelLink {
   CacheInfo cache_;
   ImageInfo image_;
   SpaceInfo space_;
-  bool image_shown_ = true;
+  bool image_shown_ = true, cache_shown_ = true;
   uint32_t nr_slots_, nr_chunks_;
   std::set<uint32_t> free_, reserved_, evicting_, bad_, misses_, failed_, accessed_;
   std::map<uint32_t, uint32_t> map_, readers_;
@@ -764,6 +771,18 @@ TEST_F(MissServiceTest, AMissBeforeItsImageIsServedLaterOrFailsInTime) {
   kernel_->ShowImage(true);
   service_->OnImage({}, true);
   reader.join();
+}
+
+TEST_F(MissServiceTest, ACacheGoesSomeTimeAfterItsLastImage) {
+  Make(200000, 64);
+  while (service_->Images().empty()) std::this_thread::yield();
+  kernel_->ShowImage(false);
+  service_->OnImage({}, false);
+  while (!service_->Images().empty()) std::this_thread::yield();
+  EXPECT_EQ(service_->Caches().size(), 1u);
+  kernel_->ShowCache(false);
+  service_->OnCacheRemoved(1);
+  while (!service_->Caches().empty()) std::this_thread::yield();
 }
 
 TEST_F(MissServiceTest, LostEventsAreAskedForAgain) {

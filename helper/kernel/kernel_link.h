@@ -78,6 +78,8 @@ class KernelEvents {
   // nobody gets them until the cache goes, also if they were being evicted.
   virtual void OnSlotBad(uint32_t cache, std::span<const ChunkEntry> chunks) = 0;
   virtual void OnImage(const ImageInfo& image, bool added) = 0;
+  // Comes some time after its last image was removed; until then it is listed.
+  virtual void OnCacheRemoved(uint32_t cache) = 0;
   // Events were lost (ENOBUFS): dump caches and images, then GetPending().
   virtual void OnLost() = 0;
   // Another helper took over: no command of this one counts any more. From any

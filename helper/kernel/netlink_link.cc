@@ -277,6 +277,7 @@ void NetlinkLink::HandleEvent(const nlmsghdr* nlh) {
     case FASTOCI_CMD_MISS: events_->OnMiss(cache, ParseChunks(a[FASTOCI_A_CHUNKS])); break;
     case FASTOCI_CMD_EVICTED: events_->OnEvicted(cache, ParseChunks(a[FASTOCI_A_CHUNKS])); break;
     case FASTOCI_CMD_SLOT_BAD: events_->OnSlotBad(cache, ParseChunks(a[FASTOCI_A_CHUNKS])); break;
+    case FASTOCI_CMD_CACHE_REMOVED: events_->OnCacheRemoved(cache); break;
     case FASTOCI_CMD_IMAGE_ADDED:
     case FASTOCI_CMD_IMAGE_REMOVED: {
       ImageInfo image;

@@ -50,6 +50,11 @@ class Server : public KernelEvents {
     (added ? images_added : images_removed)++;
     changed_.notify_all();
   }
+  void OnCacheRemoved(uint32_t) override {
+    std::lock_guard lock(mutex_);
+    caches_removed++;
+    changed_.notify_all();
+  }
   void OnLost() override { lost = true; }
   void OnBroken() override { broken = true; }
 
@@ -105,7 +110,7 @@ class Server : public KernelEvents {
   bool stop = false;
   std::atomic<bool> lost{false}, broken{false};
   std::atomic<bool> ok{true}, fail{false};
-  int images_added = 0, images_removed = 0;
+  int images_added = 0, images_removed = 0, caches_removed = 0;
   std::set<uint32_t> evicted;
   std::vector<ChunkEntry> filled;
 
@@ -316,6 +321,7 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
 
   EXPECT_TRUE(Sh("dmsetup remove t"));
   EXPECT_TRUE(server.WaitFor([&] { return server.images_removed == 1; }));
+  EXPECT_TRUE(server.WaitFor([&] { return server.caches_removed == 1; }));
   EXPECT_TRUE(server.ok);
   server.Stop();
   worker.join();
