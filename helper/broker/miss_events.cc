@@ -49,7 +49,8 @@ void MissService::AnnounceImages() {
       for (const DiskUse& disk : disks)
         if (std::count(disk.below.begin(), disk.below.end(), image.info.meta_dev))
           image.name = disk.name;
-      if (image.name.empty() && Clock::now() - image.since < kNamelessFor) continue;
+      if (image.name.empty() && image.error.empty() && Clock::now() - image.since < kNamelessFor)
+        continue;
       image.announced = true;
       found.push_back(image);
     }
