@@ -129,13 +129,11 @@ void MissService::OnBroken() {
   if (ends_.broken) ends_.broken();
 }
 
-void MissService::OnImage(const ImageInfo&, bool) {
-  std::lock_guard lock(mutex_);
-  refresh_ = true;
-  manage_.notify_all();
-}
+void MissService::OnImage(const ImageInfo&, bool) { RefreshSoon(); }
 
-void MissService::OnCacheRemoved(uint32_t) {
+void MissService::OnCacheRemoved(uint32_t) { RefreshSoon(); }
+
+void MissService::RefreshSoon() {
   std::lock_guard lock(mutex_);
   refresh_ = true;
   manage_.notify_all();

@@ -167,6 +167,7 @@ class MissService : public KernelEvents {
   }
 
   void Manage();
+  void RefreshSoon();  // by the manager
   void Refresh();
   void RefreshCaches(const std::vector<CacheInfo>& caches);
   void RefreshImages(const std::vector<ImageInfo>& images);
