@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "attach/manifest.h"
 #include "base/digest.h"
 #include "base/unique_fd.h"
 #include "registry/credentials.h"
@@ -101,10 +102,9 @@ Result<bool> Search::TryReferrers() {
     if (index.error().kind == ErrorKind::kNotFound) return false;
     return index.error();
   }
-  const Json j = Json::parse(*index, nullptr, false);
-  for (const Json& m : Child(j, "manifests")) {
-    const std::string of = Text(m, "digest");
-    if (Text(m, "artifactType") != kArtifactType || !ParseDigest(of).ok()) continue;
+  auto artifacts = ReferrersOfType(*index, kArtifactType);
+  if (!artifacts.ok()) return false;
+  for (const std::string& of : *artifacts) {
     if (++seen > kMaxSignatures) return false;
     FASTOCI_TRY(bool good, TryManifest(ref.WithDigest(of)));
     if (good) return true;
