@@ -46,7 +46,9 @@ class Pause:
 
     def held(self):
         if not until(lambda: self.read("held") == "Y"):
-            raise SystemExit(f"{self.name}: nobody entered {self.functions}")
+            expired = self.read("expired") == "Y"
+            raise SystemExit(f"{self.name}: " + ("who was held is not any more" if expired else
+                                                 f"nobody entered {self.functions}"))
 
     def go(self):
         self.gone = True
