@@ -125,7 +125,17 @@ struct fastoci_stats {
 	u64 hits;
 	u64 misses;
 	u64 errors;
+	u64 hit_ns;			/* of the hits that are timed */
+	u64 hit_times[FASTOCI_NR_HIT_TIMES];
 };
+
+/* Which of hit_times counts a hit that took @ns. */
+static inline u32 fastoci_hit_time_index(u64 ns)
+{
+	u64 units = (ns ? ns - 1 : 0) >> FASTOCI_HIT_TIME_SHIFT;
+
+	return min_t(u32, fls64(units), FASTOCI_NR_HIT_TIMES - 1);
+}
 
 /* One table. Parked bios keep the device, and so this, alive. */
 struct fastoci_image {
@@ -159,6 +169,7 @@ struct fastoci_bio {
 	struct fastoci_image *image;
 	struct fastoci_space *space;
 	u64 data_sector;		/* first sector in the data space */
+	u64 timed_at;			/* ns, 0: not a hit that is timed */
 	struct bvec_iter iter;		/* what is to be read, but for the sector: data_sector */
 	unsigned long parked_at;	/* jiffies */
 	union {

@@ -561,7 +561,9 @@ static int put_counts(struct sk_buff *skb, const struct fastoci_image *image)
 	return nla_put_u64_64bit(skb, FASTOCI_A_NR_HITS, sum.hits, FASTOCI_A_PAD) ||
 	       nla_put_u64_64bit(skb, FASTOCI_A_NR_MISSED, sum.misses, FASTOCI_A_PAD) ||
 	       nla_put_u64_64bit(skb, FASTOCI_A_NR_ERRORS, sum.errors, FASTOCI_A_PAD) ||
-	       nla_put_u32(skb, FASTOCI_A_NR_PARKED, image->nr_parked);
+	       nla_put_u32(skb, FASTOCI_A_NR_PARKED, image->nr_parked) ||
+	       nla_put(skb, FASTOCI_A_HIT_TIMES, sizeof(sum.hit_times), sum.hit_times) ||
+	       nla_put_u64_64bit(skb, FASTOCI_A_HIT_NS, sum.hit_ns, FASTOCI_A_PAD);
 }
 
 static void dump_images_of(struct fastoci_cache *cache, void *arg)

@@ -56,6 +56,7 @@ bool fastoci_read_again(struct fastoci_image *image, struct fastoci_bio *pb, con
 		/* These say nothing of the slot: of readahead, drivers give up early. */
 		return false;
 	}
+	pb->timed_at = 0; /* what goes on is no plain hit */
 	pb->image = image;
 	pb->verdict = status;
 	/* Who finds the list empty queues: the others may be over, and their cache gone, by now. */

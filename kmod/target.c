@@ -14,6 +14,9 @@
 #include "fastoci.h"
 #include "trace.h"
 
+/* One hit of so many on a CPU is timed: to read the clock costs as much as a look-up. */
+#define HITS_PER_TIMED 64
+
 static atomic_t next_image_no = ATOMIC_INIT(0);
 
 /*
@@ -63,6 +66,7 @@ static int miss(struct fastoci_image *image, struct bio *bio, struct fastoci_bio
 	if (avail < bio_sectors(bio))
 		dm_accept_partial_bio(bio, avail);
 	pb->iter = bio->bi_iter;
+	pb->timed_at = 0;
 	this_cpu_inc(image->stats->misses);
 	if (bio->bi_opf & REQ_NOWAIT) {
 		fastoci_note_miss(pb, bio);
@@ -112,6 +116,9 @@ static int fastoci_map(struct dm_target *ti, struct bio *bio)
 		pb->data_sector = target;
 		pb->nr_failures = 0;
 		pb->parked_before = false;
+		pb->timed_at = 0;
+		if (unlikely(!(this_cpu_read(image->stats->hits) % HITS_PER_TIMED)))
+			pb->timed_at = ktime_get_ns();
 		if (likely(fastoci_try_hit(image, pb->space, target, bio, pb, true))) {
 			pb->iter = bio->bi_iter; /* as it was cut, for another try */
 			trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_BLOB, true);
@@ -133,6 +140,12 @@ static int fastoci_map(struct dm_target *ti, struct bio *bio)
 	}
 }
 
+static void count_hit_time(struct fastoci_image *image, u64 ns)
+{
+	this_cpu_inc(image->stats->hit_times[fastoci_hit_time_index(ns)]);
+	this_cpu_add(image->stats->hit_ns, ns);
+}
+
 static int fastoci_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
 	struct fastoci_bio *pb = dm_per_bio_data(bio, sizeof(*pb));
@@ -143,6 +156,8 @@ static int fastoci_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *e
 		if (unlikely(*error || pb->nr_failures) &&
 		    fastoci_read_again(image, pb, bio, *error))
 			return DM_ENDIO_INCOMPLETE;
+		if (unlikely(pb->timed_at) && !*error)
+			count_hit_time(image, ktime_get_ns() - pb->timed_at);
 		fastoci_srcu_leave(&image->cache->srcu, pb->srcu_idx);
 		pb->srcu_idx = -1;
 	}
@@ -400,7 +415,7 @@ static void end_suspend(struct dm_target *ti)
 
 void fastoci_image_count(const struct fastoci_image *image, struct fastoci_stats *sum)
 {
-	int cpu;
+	int cpu, i;
 
 	*sum = (struct fastoci_stats){};
 	for_each_possible_cpu(cpu) {
@@ -409,6 +424,9 @@ void fastoci_image_count(const struct fastoci_image *image, struct fastoci_stats
 		sum->hits += READ_ONCE(s->hits);
 		sum->misses += READ_ONCE(s->misses);
 		sum->errors += READ_ONCE(s->errors);
+		sum->hit_ns += READ_ONCE(s->hit_ns);
+		for (i = 0; i < FASTOCI_NR_HIT_TIMES; i++)
+			sum->hit_times[i] += READ_ONCE(s->hit_times[i]);
 	}
 }
 

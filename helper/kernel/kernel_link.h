@@ -14,6 +14,7 @@
 
 #include "base/digest.h"
 #include "base/result.h"
+#include "fastoci_netlink.h"
 
 namespace fastoci {
 
@@ -47,6 +48,9 @@ struct ImageInfo {
   // GetImages() alone: reads of blob data so far, and those that wait now.
   uint64_t hits = 0, misses = 0, errors = 0;
   uint32_t waiting = 0;
+  // Of some of the hits, see FASTOCI_NR_HIT_TIMES; 0 with a module that does not time them.
+  std::array<uint64_t, FASTOCI_NR_HIT_TIMES> hit_times{};
+  uint64_t hit_ns = 0;
 };
 
 struct SpaceInfo {

@@ -438,6 +438,9 @@ Result<std::vector<ImageInfo>> NetlinkLink::GetImages() {
     i.misses = GetU64(a[FASTOCI_A_NR_MISSED]);
     i.errors = GetU64(a[FASTOCI_A_NR_ERRORS]);
     i.waiting = GetU32(a[FASTOCI_A_NR_PARKED]);
+    if (nlattr* times = a[FASTOCI_A_HIT_TIMES]; times && nla_len(times) == int{sizeof(i.hit_times)})
+      std::memcpy(i.hit_times.data(), nla_data(times), sizeof(i.hit_times));
+    i.hit_ns = GetU64(a[FASTOCI_A_HIT_NS]);
     out.push_back(i);
   }
   return out;

@@ -52,7 +52,7 @@
  *   GET_CACHES, GET_IMAGES, GET_SPACES, GET_SLOTS, GET_PENDING   dumps
  *             GET_PENDING is the helper's own (GENERATION) and empty itself: it
  *             makes the kernel send every pending miss again as MISS events.
- *             GET_IMAGES adds NR_HITS, NR_MISSED, NR_ERRORS, NR_PARKED.
+ *             GET_IMAGES adds NR_HITS, NR_MISSED, NR_ERRORS, NR_PARKED, HIT_TIMES, HIT_NS.
  *             GET_SLOTS with FLAGS = FASTOCI_SLOTS_CLEAR_ACCESSED clears
  *             the access bits that it reports.
  *
@@ -80,6 +80,15 @@
 
 #define FASTOCI_MAX_BATCH	256
 #define FASTOCI_MISS_WINDOW	1024
+
+/*
+ * How long hits took, from the look-up to the end of the cache device's read: of
+ * the first and of each 64th on a CPU. Entry i counts those of more than
+ * 2^(SHIFT + i - 1) and at most 2^(SHIFT + i) ns; the first has no lower bound,
+ * the last no upper one.
+ */
+#define FASTOCI_HIT_TIME_SHIFT	10
+#define FASTOCI_NR_HIT_TIMES	24
 
 enum fastoci_cmd {
 	FASTOCI_CMD_UNSPEC,
@@ -140,6 +149,8 @@ enum fastoci_attr {
 	FASTOCI_A_NR_MISSED,	/* u64: those that were not */
 	FASTOCI_A_NR_ERRORS,	/* u64: reads that the image failed */
 	FASTOCI_A_NR_PARKED,	/* u32: reads of an image that wait now */
+	FASTOCI_A_HIT_TIMES,	/* binary: FASTOCI_NR_HIT_TIMES host-endian u64, see there */
+	FASTOCI_A_HIT_NS,	/* u64: sum of the times that are counted there */
 
 	__FASTOCI_A_MAX
 };

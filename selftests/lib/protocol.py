@@ -122,6 +122,10 @@ def main():
     counts = a.dump("GET_IMAGES")[0]
     check("GET_IMAGES counts both", [struct.unpack("=Q", counts[k])[0] for k in (NR_HITS, NR_MISSED, NR_ERRORS)] == [1, 1, 0])
     check("and who waits", u32(counts[NR_PARKED]) == 0)
+    times = struct.unpack("=24Q", counts[HIT_TIMES])
+    ns, = struct.unpack("=Q", counts[HIT_NS])
+    floor = sum(n << 9 + i for i, n in enumerate(times) if i)
+    check("a CPU's first hit is timed", sum(times) == 1 and floor < ns, f"{times} {ns}")
     fill(a, no, slot)
     check("the same FILL again succeeds", True)
     second, = alloc(a)
