@@ -923,9 +923,14 @@ TEST_F(MissServiceTest, ASlotThatCannotBeReadIsRetiredAndItsChunkFetchedAgain) {
   for (bool told : {true, false}) {
     Make(10 * kChunk, 64);
     EXPECT_TRUE(ReadsRight(3));
-    for (int i = 0; i < 1000 && service_->Caches().at(0).durable == 0; i++)
+    auto all_durable = [&] {
+      const Cache::Stat s = service_->Caches().at(0);
+      return service_->nr_jobs() == 0 && s.durable == s.present;
+    };
+    for (int i = 0; i < 1000 && !all_durable(); i++)
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     const uint64_t durable = service_->Caches().at(0).durable;
+    ASSERT_GT(durable, 0U);
     const uint32_t slot = kernel_->Retire(3, told);
     EXPECT_TRUE(ReadsRight(3)) << told;
     Cache::Stat stat = service_->Caches().at(0);
