@@ -82,6 +82,7 @@ void AddCounts(MissService* service, nlohmann::json* images) {
     image["missed"] = of->misses;
     image["errors"] = of->errors;
     image["waiting"] = of->waiting;
+    image["hit_times"] = {{"buckets", of->hit_times}, {"sum_ns", of->hit_ns}};
     for (const DiskUse& disk : disks) {
       if (std::find(disk.below.begin(), disk.below.end(), of->meta_dev) == disk.below.end())
         continue;
@@ -146,6 +147,9 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                      {"scrubbed", n.scrubbed.load()},
                      {"retired", n.retired.load()},
                      {"evictions", n.evictions.load()},
+                     {"requests", n.requests.load()},
+                     {"request_retries", n.request_retries.load()},
+                     {"tokens", n.tokens.load()},
                      {"bytes_fetched", n.bytes_fetched.load()},
                      {"bytes_background", n.bytes_background.load()},
                      {"bytes_decoded", n.bytes_decoded.load()},

@@ -40,6 +40,7 @@ struct Counters {
   Count unverified{0};     // pieces without a digest
   Count bytes_fetched{0};  // received for misses: compressed, as a source has them
   Count bytes_background{0};  // of these, by the background download
+  Count requests{0}, request_retries{0}, tokens{0};  // of the fetcher, see HttpTally
   Count bytes_decoded{0};  // of data spaces, verified
   ByCause retries_by{}, fails_by{};  // by ErrorKind: what retries and fails are the sums of
   Histogram miss;                    // from the kernel's message to FILL or FAIL

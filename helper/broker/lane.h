@@ -13,6 +13,7 @@
 
 #include "broker/meta_image.h"
 #include "broker/span_plan.h"
+#include "http/http_client.h"
 
 namespace fastoci {
 
@@ -47,6 +48,7 @@ class Lane {
   // What the last Run received from the blob's sources, whatever became of it.
   virtual uint64_t bytes_fetched() const = 0;
   virtual LaneTimes times() const { return {}; }  // of the last Run
+  virtual HttpTally http() const { return {}; }   // of the last Run, as the fetcher says
   // Of a hashing lane: SHA-256 of all the input of the last Run that succeeded.
   virtual Sha256Digest input_digest() const = 0;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "broker/metrics.h"
 
+#include <array>
 #include <cinttypes>
 #include <functional>
 #include <map>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "broker/histogram.h"
+#include "fastoci_netlink.h"
 
 namespace fastoci {
 namespace {
@@ -41,8 +43,9 @@ class Text {
     name_ = name;
   }
   void Sample(const Labels& labels, uint64_t value) { Sample("", labels, std::to_string(value)); }
-  // Buckets as Histogram has them, and the sum in nanoseconds.
-  void Durations(const Labels& labels, const Json& h);
+  // h: "buckets", one by bound and one for what is larger, and "sum_ns".
+  template <size_t N>
+  void Durations(const Labels& labels, const Json& h, const std::array<uint64_t, N>& bounds_ns);
   void Sample(const char* suffix, const Labels& labels, const std::string& value) {
     out_ += name_ + suffix;
     for (size_t i = 0; i < labels.size(); i++) {
@@ -71,17 +74,28 @@ std::string Seconds(uint64_t ns) {
   return s;
 }
 
-void Text::Durations(const Labels& labels, const Json& h) {
+constexpr auto kHelperBoundsNs = [] {
+  auto bounds = Histogram::kBoundsUs;
+  for (uint64_t& b : bounds) b *= 1000;
+  return bounds;
+}();
+
+constexpr auto kKernelBoundsNs = [] {
+  std::array<uint64_t, FASTOCI_NR_HIT_TIMES - 1> bounds{};
+  for (size_t i = 0; i < bounds.size(); i++) bounds[i] = uint64_t{1} << (FASTOCI_HIT_TIME_SHIFT + i);
+  return bounds;
+}();
+
+template <size_t N>
+void Text::Durations(const Labels& labels, const Json& h, const std::array<uint64_t, N>& bounds_ns) {
   auto buckets = h.find("buckets");
   const uint64_t* sum = NumberIn(h, "sum_ns");
-  if (!sum || buckets == h.end() || buckets->size() != Histogram::kBoundsUs.size() + 1) return;
+  if (!sum || buckets == h.end() || buckets->size() != N + 1) return;
   uint64_t count = 0;
   for (size_t i = 0; i < buckets->size(); i++) {
     count += (*buckets)[i].get<uint64_t>();
     Labels with = labels;
-    with.emplace_back("le", i < Histogram::kBoundsUs.size()
-                                ? Seconds(Histogram::kBoundsUs[i] * 1000)
-                                : "+Inf");
+    with.emplace_back("le", i < N ? Seconds(bounds_ns[i]) : "+Inf");
     Sample("_bucket", with, std::to_string(count));
   }
   Sample("_sum", labels, Seconds(*sum));
@@ -107,6 +121,11 @@ constexpr Counter kCounters[] = {
     {"evictions", "fastoci_evictions_total", "Chunks that were evicted."},
     {"retired", "fastoci_retired_slots_total", "Slots that the cache device refused."},
     {"pieces_unverified", "fastoci_unverified_pieces_total", "Pieces that have no digest."},
+    {"requests", "fastoci_registry_requests_total",
+     "Requests for blobs, redirects and those to token servers among them."},
+    {"request_retries", "fastoci_registry_retries_total",
+     "Requests that were tried again before their blob's fetch ended."},
+    {"tokens", "fastoci_registry_tokens_total", "Tokens that token servers gave."},
     {"bytes_fetched", "fastoci_fetched_bytes_total",
      "Bytes received from sources, as they are there: compressed."},
     {"bytes_background", "fastoci_background_fetched_bytes_total",
@@ -182,13 +201,35 @@ void RenderLatency(const Json& latency, Text* text) {
   if (const Json& miss = In(latency, "miss"); !miss.empty()) {
     text->Head("fastoci_miss_seconds", kHistogram,
                "From the kernel's message to the chunk's FILL or FAIL.");
-    text->Durations({}, miss);
+    text->Durations({}, miss, kHelperBoundsNs);
   }
   const Json& phases = In(latency, "phases");
   if (phases.empty()) return;
   text->Head("fastoci_miss_phase_seconds", kHistogram,
              "Where the time of a run of spans went that somebody waits for.");
-  for (const auto& [phase, h] : phases.items()) text->Durations({{"phase", phase}}, h);
+  for (const auto& [phase, h] : phases.items()) 
+    text->Durations({{"phase", phase}}, h, kHelperBoundsNs);
+}
+
+// By image as RenderEach tells a counter: of images that are attached twice, the sum.
+void RenderHitTimes(const Json& images, Text* text) {
+  std::map<std::string, std::pair<std::vector<uint64_t>, uint64_t>> sums;
+  for (const Json& image : images) {
+    const Json& times = In(image, "hit_times");
+    const uint64_t* ns = NumberIn(times, "sum_ns");
+    auto buckets = times.find("buckets");
+    if (!ns || buckets == times.end() || !buckets->is_array()) continue;
+    auto& [counts, sum] = sums[StringIn(image, "image_id")];
+    counts.resize(buckets->size());
+    for (size_t i = 0; i < counts.size(); i++) counts[i] += (*buckets)[i].get<uint64_t>();
+    sum += *ns;
+  }
+  if (sums.empty()) return;
+  text->Head("fastoci_image_hit_seconds", kHistogram,
+             "From the kernel's look-up to the end of the cache device's read, of one hit in 64.");
+  for (const auto& [id, of] : sums)
+    text->Durations({{"image_id", id}}, {{"buckets", of.first}, {"sum_ns", of.second}},
+                    kKernelBoundsNs);
 }
 
 }  // namespace
@@ -223,6 +264,7 @@ std::string RenderMetrics(const Json& stat) {
     std::map<Labels, uint64_t> unserved;
     for (const Json& i : *images) unserved[image_labels(i)] |= !StringIn(i, "error").empty();
     for (const auto& [of, value] : unserved) text.Sample(of, value);
+    RenderHitTimes(*images, &text);
   }
   return text.Take();
 }

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "broker/histogram.h"
+#include "fastoci_netlink.h"
 
 namespace fastoci {
 namespace {
@@ -38,6 +39,14 @@ nlohmann::json SomeLatency() {
   return {{"buckets", h.buckets()}, {"sum_ns", h.sum_ns()}};
 }
 
+// One of at most 1,024 ns, two of more than 2^32 ns.
+nlohmann::json SomeHitTimes() {
+  std::array<uint64_t, FASTOCI_NR_HIT_TIMES> times{};
+  times.front() = 1;
+  times.back() = 2;
+  return {{"buckets", times}, {"sum_ns", 10000001000U}};
+}
+
 std::string WithoutSuffix(const std::string& sample) {
   return std::regex_replace(sample, std::regex("_(bucket|sum|count)$"), "");
 }
@@ -47,12 +56,13 @@ std::string EveryMetric() {
   nlohmann::json stat = Stat();
   for (const char* key :
        {"restored", "mismatches", "rotten", "planted", "scrubbed", "evictions",
-        "retired", "pieces_unverified", "bytes_background", "bytes_decoded"})
+        "requests", "request_retries", "tokens", "retired", "pieces_unverified", "bytes_background", "bytes_decoded"})
     stat["counters"][key] = 1U;
   for (const char* key : {"restorable", "durable", "evicting"}) stat["caches"][0][key] = 1U;
   for (const char* key : {"chunks", "present", "missed", "errors", "read_bytes", "waiting"})
     stat["images"][0][key] = 1U;
   stat["causes"]["fail"] = {{"io", 1U}};
+  stat["images"][0]["hit_times"] = stat["images"][2]["hit_times"] = SomeHitTimes();
   stat["latency"] = {{"miss", SomeLatency()}, {"phases", {{"queue", SomeLatency()}}}};
   return RenderMetrics(stat);
 }
@@ -84,6 +94,17 @@ TEST(RenderMetrics, TellsLatencyAsCumulativeHistograms) {
                               "fastoci_miss_seconds_count 4\n"));
   EXPECT_THAT(text, HasSubstr("\nfastoci_miss_phase_seconds_bucket{phase=\"queue\",le=\"0.0001\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("\nfastoci_miss_phase_seconds_count{phase=\"queue\"} 4\n"));
+}
+
+TEST(RenderMetrics, TellsTheKernelsHitTimesOfAnImageInOneSeries) {
+  EXPECT_THAT(EveryMetric(),
+              HasSubstr("# TYPE fastoci_image_hit_seconds histogram\n"
+                        "fastoci_image_hit_seconds_bucket{image_id=\"ab\",le=\"0.000001024\"} 2\n"));
+  EXPECT_THAT(EveryMetric(),
+              HasSubstr("\nfastoci_image_hit_seconds_bucket{image_id=\"ab\",le=\"4.294967296\"} 2\n"
+                        "fastoci_image_hit_seconds_bucket{image_id=\"ab\",le=\"+Inf\"} 6\n"
+                        "fastoci_image_hit_seconds_sum{image_id=\"ab\"} 20.000002\n"
+                        "fastoci_image_hit_seconds_count{image_id=\"ab\"} 6\n"));
 }
 
 TEST(RenderMetrics, AnImageThatIsAttachedTwiceIsOneSeries) {

@@ -238,12 +238,19 @@ Status MissService::TryRun(Lane* lane, JobContext* job, uint32_t attempt) {
     counters_.PhaseOf(Phase::kVerify).Observe(job->verify);
     counters_.PhaseOf(Phase::kWrite).Observe(job->write);
   }
-  counters_.bytes_fetched += lane->bytes_fetched();
-  if (job->run.urgency == Urgency::kBackground)
-    counters_.bytes_background += lane->bytes_fetched();
+  CountFetch(*lane, job->run.urgency == Urgency::kBackground);
   FASTOCI_CHECK_OK(ran);
   if (job->next_offset != l.range.out_end) return MismatchError("the lane ended before its range");
   return OkStatus();
+}
+
+void MissService::CountFetch(const Lane& lane, bool background) {
+  counters_.bytes_fetched += lane.bytes_fetched();
+  if (background) counters_.bytes_background += lane.bytes_fetched();
+  const HttpTally http = lane.http();
+  counters_.requests += http.requests;
+  counters_.request_retries += http.retries;
+  counters_.tokens += http.tokens;
 }
 
 Status MissService::TakePiece(JobContext* job, uint64_t data_offset, ByteSpan piece) {

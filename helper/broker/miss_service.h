@@ -217,6 +217,7 @@ class MissService : public KernelEvents {
   void Abandon(const JobQueue::Run& run);
   void FinishRun(JobContext* job, const Status& status);
   Status TryRun(Lane* lane, JobContext* job, uint32_t attempt);
+  void CountFetch(const Lane& lane, bool background);  // its last Run
   Status TakePiece(JobContext* job, uint64_t data_offset, ByteSpan piece);
   Status WriteChunk(JobContext* job, uint32_t chunk_no, size_t bytes);
   Result<uint32_t> WriteSlot(JobContext* job);

@@ -107,6 +107,7 @@ Status RoleLane::Run(const LaneJob& job, const PieceSink& sink) {
     return Error{ErrorKind::kInternal, EINVAL, "lane: an empty job"};
   bytes_fetched_ = 0;
   times_ = {};
+  http_ = {};
   for (bool reopen = false;; reopen = true) {
     Status begun = Begin(job, reopen);
     if (!begun.ok()) {
@@ -168,6 +169,13 @@ Status RoleLane::PassRest(State* s) {
   return s->fetch_ended ? OkStatus() : port_->Consumed(job_, s->consumed);
 }
 
+void RoleLane::EndFetch(State* s, const FetchMessage& m) {
+  s->fetch_ended = true;
+  http_.requests += m.requests;
+  http_.retries += m.retries;
+  http_.tokens += m.tokens;
+}
+
 Status RoleLane::OnFetch(State* s, const FetchMessage& m) {
   if (m.job != job_ || s->fetch_ended) return OkStatus();  // the end of an earlier one
   switch (m.op) {
@@ -178,11 +186,11 @@ Status RoleLane::OnFetch(State* s, const FetchMessage& m) {
         return Error{ErrorKind::kUnavailable, EPIPE, "fetcher: impossible totals"};
       bytes_fetched_ += m.total - s->fetched;
       s->fetched = m.total;
-      s->fetch_ended = m.op == FetchOp::kDone;
+      if (m.op == FetchOp::kDone) EndFetch(s, m);
       if (s->decode_ended) return PassRest(s);
       return decoder_->Input(s->fetched, s->fetch_ended);
     case FetchOp::kFailed: {
-      s->fetch_ended = true;
+      EndFetch(s, m);
       const auto kind = m.kind <= static_cast<uint32_t>(ErrorKind::kInternal)
                             ? static_cast<ErrorKind>(m.kind)
                             : ErrorKind::kInternal;
@@ -234,9 +242,9 @@ bool RoleLane::Drain(State* s) {
     if (fds[2].revents) return false;
     if (fds[1].revents) {
       auto m = port_->Receive(0);
-      if (m.ok())
-        s->fetch_ended = m->job == job_ && (m->op == FetchOp::kDone || m->op == FetchOp::kFailed);
-      else if (m.error().err != ETIMEDOUT)
+      if (m.ok()) {
+        if (m->job == job_ && (m->op == FetchOp::kDone || m->op == FetchOp::kFailed)) EndFetch(s, *m);
+      } else if (m.error().err != ETIMEDOUT)
         return false;
     }
     if (fds[0].revents) {

@@ -37,6 +37,7 @@ class RoleLane : public Lane {
   Status Run(const LaneJob& job, const PieceSink& sink) override;
   uint64_t bytes_fetched() const override { return bytes_fetched_; }
   LaneTimes times() const override { return times_; }
+  HttpTally http() const override { return http_; }
   Sha256Digest input_digest() const override { return input_digest_; }
 
  private:
@@ -46,6 +47,7 @@ class RoleLane : public Lane {
   Status Pump(State* s, const LaneJob& job, const PieceSink& sink);
   Status OpenPort();
   Status OnFetch(State* s, const FetchMessage& m);
+  void EndFetch(State* s, const FetchMessage& m);
   Status OnDecode(State* s, const DecodeMessage& m, const PieceSink& sink);
   Status PassRest(State* s);
   bool Drain(State* s);
@@ -62,6 +64,7 @@ class RoleLane : public Lane {
   uint32_t job_ = 0;
   uint64_t bytes_fetched_ = 0;
   LaneTimes times_;
+  HttpTally http_;
   Sha256Digest input_digest_{};
   Bytes piece_;
 };

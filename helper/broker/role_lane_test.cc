@@ -69,6 +69,7 @@ class FakePort : public FetchPort {
   void Reply(FetchOp op, uint32_t job, uint64_t total, int err = 0) {
     FetchMessage m = {};
     m.op = op, m.job = job, m.total = total, m.err = err;
+    m.requests = 1, m.retries = 2, m.tokens = 3;
     m.kind = static_cast<uint32_t>(ErrorKind::kUnavailable);
     std::strcpy(m.text, "connection\nrefused");
     (void)!::send(theirs_.get(), &m, sizeof(m), MSG_NOSIGNAL);
@@ -267,6 +268,9 @@ TEST_F(RoleLaneTest, AHashingLaneTellsTheDigestOfAllItsInput) {
       EXPECT_EQ(out, data_);
       EXPECT_EQ(lane_->input_digest(), Sha256::Of(ports_.blob));
       EXPECT_EQ(lane_->bytes_fetched(), ports_.blob.size());
+      EXPECT_EQ(lane_->http().requests, 1U) << "of the last Run";
+      EXPECT_EQ(lane_->http().retries, 2U);
+      EXPECT_EQ(lane_->http().tokens, 3U);
     }
     Bytes& blob = ports_.blob;  // behind what the decoder needs, or within: the digest knows
     blob.back() ^= 1;

@@ -89,8 +89,7 @@ Result<std::vector<Sha256Digest>> MissService::ReadWhole(const Space& space, uin
     digests.push_back(Sha256::Of(piece));
     return Pace(begin, lane->bytes_fetched());
   });
-  counters_.bytes_fetched += lane->bytes_fetched();
-  counters_.bytes_background += lane->bytes_fetched();
+  CountFetch(*lane, true);
   if (!ran.ok()) return ran.error();
   if (next != blob.data_bytes) return MismatchError("the lane ended before its range");
   if (const Sha256Digest got = lane->input_digest(); got != blob.blob_digest)

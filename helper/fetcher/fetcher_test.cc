@@ -48,6 +48,7 @@ struct Outcome {
   int err = 0;
   std::string text;
   uint32_t source = 0;
+  HttpTally http;
 };
 
 class FetcherTest : public testing::Test {
@@ -124,6 +125,7 @@ class FetcherTest : public testing::Test {
       }
       return true;
     }
+    o->http = {m->requests, m->retries, m->tokens};
     if (m->op == FetchOp::kFailed) {
       o->err = m->err;
       o->text = m->text;
@@ -234,10 +236,14 @@ TEST_F(FetcherTest, CancelEndsEachKindOfWait) {
 TEST_F(FetcherTest, RegistryFaults) {
   stub_.Inject(Fault::kClose, 2, 100000);
   stub_.Inject(Fault::kStatus, 1, 503);
-  ExpectGood(Run(1, 50, data_.size() - 50), 50, data_.size() - 50);
+  Outcome o = Run(1, 50, data_.size() - 50);
+  ExpectGood(o, 50, data_.size() - 50);
+  EXPECT_EQ(o.http.requests, 4U);
+  EXPECT_EQ(o.http.retries, 3U);
 
   stub_.Inject(Fault::kStatus, 1, 404);
-  Outcome o = Run(1, 10, 1000);
+  o = Run(1, 10, 1000);
+  EXPECT_EQ(o.http.requests, 1U) << "of the last job";
   ExpectFailed(o, ENOENT, "HTTP 404");
   EXPECT_EQ(o.text, "blob " + digest_ + Range(10, 1000) + stub_.host() +
                         "/demo: HTTP 404 (injected)");
@@ -412,9 +418,13 @@ TEST_F(FetcherTest, CredentialsAreReadAgainAfter401) {
     stub_.RequireAuth(auth, "user", "first");
     store("first");
     Restart({"--credentials", path});
-    ExpectGood(Run(1, 10, 1000), 10, 1000);
-    stub_.RequireAuth(auth, "user", "second");
     Outcome o = Run(1, 10, 1000);
+    ExpectGood(o, 10, 1000);
+    const bool token = auth == StubRegistry::Auth::kBearer;
+    EXPECT_EQ(o.http.tokens, token ? 1U : 0U);
+    EXPECT_EQ(o.http.requests, token ? 3U : 2U) << "refused, the token, served";
+    stub_.RequireAuth(auth, "user", "second");
+    o = Run(1, 10, 1000);
     ExpectFailed(o, EACCES, "HTTP 401");
     EXPECT_EQ(o.text.find("first"), std::string::npos) << o.text;
     store("second");

@@ -128,6 +128,7 @@ void Lane::Serve(const FetchMessage& request) {
   canceled_ = false;
   total_ = consumed_ = 0;
   source_ = 0;
+  tally_ = {};
   deadline_ = DeadlineIn(request.deadline_ms);
   Status s = Transfer(request);
   FetchMessage m{};
@@ -139,6 +140,9 @@ void Lane::Serve(const FetchMessage& request) {
   } else {
     m = FailedMessage(job_, s.error());
   }
+  m.requests = tally_.requests;
+  m.retries = tally_.retries;
+  m.tokens = tally_.tokens;
   if (!Reply(m).ok()) gone_ = true;
 }
 
@@ -181,6 +185,7 @@ Status Lane::ReadSource(const BlobLocation& source, const FetchBlob& blob, uint6
   CallOptions call;
   call.deadline = deadline;
   call.watch = &watch_;
+  call.tally = &tally_;
   call.fresh_connection = fresh;
   call.scheme = source.scheme;
   Status s = registry_->GetBlobRange(

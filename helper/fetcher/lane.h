@@ -72,6 +72,7 @@ class Lane {
   uint64_t total_ = 0;
   uint64_t consumed_ = 0;
   uint32_t source_ = 0;
+  HttpTally tally_;
   SteadyTime deadline_;
 };
 

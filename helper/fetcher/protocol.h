@@ -33,7 +33,7 @@ namespace fastoci {
 
 inline constexpr int kFetcherControlFd = 3;
 inline constexpr uint64_t kFetchRingBytes = 1 << 20;
-inline constexpr int kMessageTextBytes = 228;
+inline constexpr int kMessageTextBytes = 216;
 
 enum class FetchOp : uint32_t {
   kAddLane = 1,
@@ -61,6 +61,9 @@ struct FetchMessage {
                          // Done: which one gave the last byte
   int32_t err;           // Failed: positive errno for the kernel
   uint32_t kind;         // Failed: ErrorKind
+  uint32_t requests;     // Done, Failed: HttpTally of the job
+  uint32_t retries;
+  uint32_t tokens;
   char text[kMessageTextBytes];  // Failed: NUL-terminated, no secrets
 };
 static_assert(sizeof(FetchMessage) == 288);

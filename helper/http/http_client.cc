@@ -400,6 +400,7 @@ Result<HttpResponse> HttpClient::Send(const HttpRequest& request) {
   for (int hop = 0;; hop++) {
     Exchange x;
     x.response.url = url;
+    if (request.tally) request.tally->requests++;
     FASTOCI_CHECK_OK(impl_->SendOnce(request, url, with_auth, &x));
     bool may_follow = request.follow_redirects &&
                       (request.method == "GET" || request.method == "HEAD");

@@ -85,6 +85,13 @@ struct HttpResponse {
   std::string Header(const std::string& name) const;
 };
 
+// What calls cost. Counted by the thread that sends.
+struct HttpTally {
+  uint32_t requests = 0;  // one by one: redirects, refusals and token servers' too
+  uint32_t retries = 0;   // attempts after one that failed
+  uint32_t tokens = 0;    // received from token servers
+};
+
 struct HttpRequest {
   std::string method = "GET";
   std::string url;
@@ -104,6 +111,7 @@ struct HttpRequest {
 
   SteadyTime deadline = SteadyTime::max();
   Watch* watch = nullptr;
+  HttpTally* tally = nullptr;
   bool fresh_connection = false;  // do not reuse a pooled connection
   bool follow_redirects = true;   // GET and HEAD only
 };

@@ -38,6 +38,13 @@ bool ParseNumber(const std::string& text, uint64_t* value) {
 
 bool IsRetryableStatus(int status) { return status == 408 || status == 429 || status >= 500; }
 
+// Another attempt is not for the connection that failed.
+void PrepareAttempt(const AttemptInfo& info, HttpRequest* request) {
+  if (info.number == 0) return;
+  request->fresh_connection = true;
+  if (request->tally) request->tally->retries++;
+}
+
 // What one attempt at a range has to check and to pass on.
 struct RangeState {
   ByteRange range;
@@ -134,7 +141,7 @@ Result<HttpResponse> SendWithRetry(const HttpSend& send, const HttpRequest& requ
   FASTOCI_CHECK_OK(
       Retry(policy, request.deadline, request.watch, [&](AttemptInfo* info) -> Status {
         HttpRequest copy = request;
-        copy.fresh_connection = request.fresh_connection || info->number > 0;
+        PrepareAttempt(*info, &copy);
         FASTOCI_TRY(response, send(&copy));
         if (!IsRetryableStatus(response.status)) return OkStatus();
         info->retry_after_ms = ParseRetryAfterMs(response.Header("retry-after"));
@@ -153,7 +160,7 @@ Status GetRange(const HttpSend& send, const HttpRequest& request, ByteRange rang
   return Retry(policy, request.deadline, request.watch, [&](AttemptInfo* info) -> Status {
     uint64_t before = state.done;
     HttpRequest r = request;
-    r.fresh_connection = request.fresh_connection || info->number > 0;
+    PrepareAttempt(*info, &r);
     r.headers.emplace_back("Range", "bytes=" + std::to_string(range.offset + state.done) + "-" +
                                         std::to_string(range.offset + range.length - 1));
     r.headers.emplace_back("Accept-Encoding", "identity");

@@ -93,6 +93,7 @@ struct RegistryClient::Impl {
     r.url = std::move(url);
     r.deadline = std::min(call.deadline, DeadlineIn(timeout_ms));
     r.watch = call.watch;
+    r.tally = call.tally;
     r.fresh_connection = call.fresh_connection;
     return r;
   }

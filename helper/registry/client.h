@@ -45,6 +45,7 @@ struct RegistryOptions {
 struct CallOptions {
   SteadyTime deadline = SteadyTime::max();
   Watch* watch = nullptr;
+  HttpTally* tally = nullptr;
   bool fresh_connection = false;
   std::string scheme;  // "http" or "https"; empty: by host and plain_http
 };

@@ -98,6 +98,7 @@ Result<Authorization> RequestToken(HttpClient* http, const Challenge& challenge,
   request.deadline = like.deadline;
   request.watch = like.watch;
   request.fresh_connection = like.fresh_connection;
+  request.tally = like.tally;
   if (credential && !credential->identity_token.empty()) {
     request.method = "POST";
     request.url = realm;
@@ -118,7 +119,9 @@ Result<Authorization> RequestToken(HttpClient* http, const Challenge& challenge,
   auto response = http->Send(request);
   if (!response.ok()) return response.error().Wrap("token server");
   if (response->status != 200) return StatusError(*response).Wrap("token server");
-  return ParseToken(body);
+  FASTOCI_TRY(Authorization token, ParseToken(body));
+  if (like.tally) like.tally->tokens++;
+  return token;
 }
 
 }  // namespace

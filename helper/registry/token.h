@@ -51,7 +51,7 @@ struct Authorization {
 
 // Answers the challenges of a 401: Bearer if offered, else Basic. scope is
 // "repository:<name>:pull[,push]". kDenied if there is nothing to answer with.
-// deadline and watch of like apply to the token request.
+// deadline, watch and tally of like apply to the token request.
 Result<Authorization> Authenticate(HttpClient* http, const HttpResponse& response,
                                    const std::string& scope,
                                    const std::optional<Credential>& credential,

@@ -76,6 +76,7 @@ for name in "${passing[@]}"; do
 	once "$name" "$next"
 done
 check 'what is there is all right' bash -c "for f in '$DISK'/files/*; do cmp \$f '$mnt'/\${f##*/} || exit 1; done"
+check 'the tries of single requests are counted' test "$(counter request_retries)" -gt 0 -a "$(counter requests)" -gt "$(counter request_retries)"
 check 'detach' fastoci detach faults-latest_fastoci
 check 'the helper ends' stop_helper
 losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")"
