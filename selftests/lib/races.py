@@ -3,9 +3,10 @@
 """races.py DM_NAME META CACHE_DEV: the races that the design names, each in the order that hurts.
 
 One side is held by fastoci-pause.ko where it enters a function, the other side runs, and then the first goes on. The
-device is one of mkmeta.py's image with the policy `hold`. Prints KTAP.
+device is one of mkmeta.py's image with the policy `hold`; it has its cache, CACHE_DEV, by a linear device "c". Prints
+KTAP.
 """
-import errno, os, signal, sys, threading, time
+import errno, os, signal, subprocess, sys, threading, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap
@@ -261,6 +262,61 @@ class Races:
             p.go()
         check("nor is it its successor's", until(lambda: slot not in self.helper.slots()))
         old.close()
+
+    # ---- a read of the cache device that failed, against ... ----
+
+    def cache_fails(self, fails):
+        """Not while somebody is held: a change of a table waits for all processors."""
+        size = os.lseek(self.helper.disk, 0, os.SEEK_END) // 512
+        table = f"0 {size} error" if fails else f"0 {size} linear {self.cache_dev} 0"
+        for command in ("suspend", "c"), ("reload", "c", "--table", table), ("resume", "c"):
+            subprocess.run(("dmsetup", *command), check=True)
+
+    def retire_and_evict(self):
+        at, no, want = self.fresh()
+        slot = self.helper.serve(no)
+        self.cache_fails(True)
+        with Pause("a read failed, evict", "fastoci_slot_retire") as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.helper.evict(no)
+            p.go()
+            self.helper.wait_for("SLOT_BAD")
+        self.cache_fails(False)
+        self.helper.asked(no)
+        other = self.helper.serve(no)
+        check("the chunk of a slot that fails while it is evicted goes elsewhere", other != slot and r.done() == want)
+        self.helper.evict(no)
+        gone = dict(attrs(dict(attrs(self.helper.wait_for("EVICTED")[CHUNKS]))[CHUNK]))
+        check("the slot is bad and not given back",
+              u32(gone[SLOT]) == other and self.helper.slots()[slot][STATE][0] == BAD)
+
+    def retire_and_fill(self):
+        at, no, want = self.fresh()
+        slot, refused = self.helper.serve(no), []
+
+        def fill():
+            try:
+                self.helper.fill(no, slot)
+            except OSError as e:
+                refused.append((e.errno, any(m[0] == CMD["SLOT_BAD"] for m in self.helper.events)))
+
+        self.cache_fails(True)
+        with Pause("a slot is retired, FILL", "fastoci_send_slot_bad") as p:
+            r = Reader(self.path, at)
+            p.held()
+            t = threading.Thread(target=fill)
+            t.start()
+            t.join(0.5)
+            early = not t.is_alive()
+            p.go()
+            t.join()
+        self.cache_fails(False)
+        check(f"who may not fill a slot, as it is bad, was told so: {refused}",
+              not early and refused == [(errno.EPERM, True)])
+        self.helper.asked(no)
+        self.helper.serve(no)
+        check("and its read goes on", r.done() == want)
 
     # ---- a message that is about to be sent, against ... ----
 
