@@ -58,13 +58,15 @@ bool fastoci_try_hit(struct fastoci_image *image, struct fastoci_space *space, u
 	return true;
 }
 
-static int miss(struct fastoci_image *image, struct bio *bio, struct fastoci_bio *pb)
+static int miss(struct fastoci_image *image, u32 sector, struct bio *bio, struct fastoci_bio *pb)
 {
 	u32 shift = image->cache->chunk_shift - SECTOR_SHIFT;
 	u32 avail = (1U << shift) - (pb->data_sector & ((1U << shift) - 1));
 
 	if (avail < bio_sectors(bio))
 		dm_accept_partial_bio(bio, avail);
+	trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_BLOB, false);
+	pb->image = image;
 	pb->iter = bio->bi_iter;
 	pb->timed_at = 0;
 	this_cpu_inc(image->stats->misses);
@@ -124,9 +126,7 @@ static int fastoci_map(struct dm_target *ti, struct bio *bio)
 			trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_BLOB, true);
 			return DM_MAPIO_REMAPPED;
 		}
-		trace_fastoci_map(image, sector, bio, FASTOCI_EXTENT_BLOB, false);
-		pb->image = image;
-		return miss(image, bio, pb);
+		return miss(image, sector, bio, pb);
 	case FASTOCI_EXTENT_META:
 		bio_set_dev(bio, image->meta_dev->bdev);
 		bio->bi_iter.bi_sector = target;

@@ -179,13 +179,17 @@ int RunTrace(const TraceRequestOptions& request, const AttachPaths& paths, bool 
   Trace trace;
   Status status = Run(request, paths, quiet, &trace);
   if (!status.ok()) return PrintError(status.error(), json);
-  uint64_t misses = 0;
-  for (const TraceRead& read : trace.reads) misses += read.kind == TraceRead::kMiss;
+  uint64_t misses = 0, read_bytes = 0;
+  for (const TraceRead& read : trace.reads) {
+    misses += read.kind == TraceRead::kMiss;
+    if (read.kind != TraceRead::kMeta) read_bytes += read.nr_sectors * 512;
+  }
   if (json) {
     PrintJson({{"page", request.output},
                {"seconds", static_cast<double>(trace.end_ns - trace.begin_ns) / 1e9},
                {"reads", trace.reads.size()},
                {"missed", misses},
+               {"read_bytes", read_bytes},
                {"chunks", trace.chunks.size()},
                {"requests", trace.requests.size()},
                {"lost", trace.lost},
