@@ -19,6 +19,7 @@ same_tree() { # same_tree DIR: it is that of the independent unpacker
 load_module
 gzip -dc "$SELFTESTS/fixtures/layers/layer3.tar.gz" > "$WORK/layer3.tar"
 start_registry
+echo '{"exporterConfig": {"enable": true}}' > "$WORK/config.json"
 mkdir -p "$DISK/wanted" "$DISK/layout"
 must "$PYTHON" "$SELFTESTS/lib/applylayers.py" "$DISK/wanted" "${layers[@]}"
 tree "$DISK/wanted" "$WORK/wanted"
@@ -28,12 +29,15 @@ before=$(curl -s "http://$REGISTRY/v2/nasty/manifests/latest" -H 'Accept: applic
 convert nasty latest latest_fastoci
 is 'the original image is byte for byte what it was' \
 	"$(curl -s "http://$REGISTRY/v2/nasty/manifests/latest" -H 'Accept: application/vnd.oci.image.manifest.v1+json' | sha256sum)" "$before"
-start_helper
+start_helper --config "$WORK/config.json"
 check 'attach and mount' fastoci attach "$image" --plain --mount "$mnt"
 largest=$(cd "$mnt" && find . -xdev -type f -printf '%s %p\n' | sort -rn | sed -n '1s/^[0-9]* \.//p')
 check 'a cold read under fastoci trace' fastoci trace nasty-latest_fastoci -o "$WORK/start.html" --json -- cp "$mnt$largest" /dev/null
 cp "$WORK/check.out" "$WORK/trace.json"
 check 'its page shows the file that waited' "$PYTHON" "$SELFTESTS/lib/tracepage.py" "$WORK/start.html" "$largest"
+# Readers round up to pages.
+is 'each byte of it was read once' "$(jq .read_bytes "$WORK/trace.json")" $(($(stat -c %s "$mnt$largest") + 4095 & ~4095))
+cp "$WORK/start.html" "$SELFTEST_FILES/" # for selftests/check, which has a browser
 is 'nothing is missing in it' "$(jq -c '[.lost, .notes, .missed > 0, .chunks > 0, .requests > 0]' "$WORK/trace.json")" '[0,[],true,true,true]'
 is 'and nothing is left in tracefs' "$(ls /sys/kernel/tracing/instances)" ''
 check 'top says what is local' jq -e '.images[0] | .name == "nasty-latest_fastoci" and .present > 0 and .fetched_bytes > 0 and .misses > 0' \
@@ -45,6 +49,7 @@ first=$(misses)
 check 'that took misses' test "$first" -gt 0
 check 'e2fsck finds nothing' e2fsck -fn /dev/mapper/$dm
 
+curl -s http://127.0.0.1:9863/metrics > "$SELFTEST_FILES/metrics" # for promtool
 is 'misses took time in each phase' "$(fastoci status --json | jq '[.helper.latency.phases[].sum_ns > 0] | all')" true
 fastoci events --follow --json > "$WORK/events" 2> "$WORK/events.err" &
 follower=$!

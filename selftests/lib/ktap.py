@@ -6,13 +6,14 @@ count = failed = 0
 
 
 def check(name, good, note=""):
-    """Prints the result; a failure's note before it, line by line."""
+    """Prints the result, a failure's note before it, line by line. Whether it is good."""
     global count, failed
     count += 1
     failed += not good
     if not good and note:
         print("# " + note.replace("\n", "\n# "))
     print("ok" if good else "not ok", count, name, flush=True)
+    return good
 
 
 def end():
