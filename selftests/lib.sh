@@ -286,7 +286,7 @@ dm_status() { dmsetup status --noflush "$1" | cut -d' ' -f4-; }
 
 # --- what must hold at the end ----------------------------------------------
 kernel_log_clean() {
-	! dmesg | grep -E 'BUG:|WARNING:|Oops|KASAN:|INFO: (possible|task|trying)|Call Trace'
+	! dmesg | grep -E "BUG:|WARNING:|Oops|KASAN:|INFO: (possible|task|trying)|${kernel_traces:-Call Trace}"
 }
 no_dm_devices() { [ "$(dmsetup ls 2>/dev/null)" = "No devices found" ] || [ -z "$(dmsetup ls 2>/dev/null)" ]; }
 no_loop_devices() { [ -z "$(losetup -a)" ]; }

@@ -1,24 +1,28 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""faults.py META_DEV CACHE_DEV TEXT_START TEXT_END: allocations of the module that fail, on a kernel with fault injection.
+"""faults.py META_DEV CACHE_DEV TEXT_START TEXT_END MODULE: allocations of the module that fail, with fault injection.
 
 First each operation is repeated with its first, second, ... allocation failing (/proc/thread-self/fail-nth, the filters
-for reclaim off), until it has none left that could: it may fail, with a clear error, and afterwards it must work. Then
+for reclaim off), until it has none left that could: it may fail, with a clear error, and afterwards it must work. The same with calls that
+fastoci-fail.ko makes fail. Then
 readers go on for a while with a part of all allocations below the module's text failing, and with I/O errors on the
 cache device: a read may fail, but never be wrong, and nothing may hang. Prints KTAP; leaks are the case's to find.
 """
-import errno, mmap, os, random, struct, subprocess, sys, threading, time
+import ctypes, errno, mmap, os, random, struct, subprocess, sys, threading, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import mkmeta
-from corrupt import Device, write
+import dmdevice
 import ktap
+from dmdevice import Device, write
 from fakehelper import *
 from ktap import check
 from metaimage import CacheSb
 
 DEBUGFS = "/sys/kernel/debug"
-META, CACHE_DEV, START, END = sys.argv[1:5]
+META, CACHE_DEV, START, END, MODULE = sys.argv[1:6]
+
+
 def knob(fault, **values):
     for name, value in values.items():
         with open(f"{DEBUGFS}/{fault}/{name.replace('_', '-')}", "w") as f:
@@ -26,20 +30,16 @@ def knob(fault, **values):
 
 
 class Live(Device):
-    """A device that is resumed, too."""
-    SUSPEND, STATUS, MESSAGE = ((3 << 30 | 312 << 16 | 0xFD << 8) + nr for nr in (6, 12, 14))
+    """A device whose table is refused with an errno."""
 
     def load(self, sectors):
         line = f"{META} {CACHE_DEV}".encode() + b"\0"
         line += bytes(-len(line) % 8)
-        self.ioctl(self.LOAD, 1, struct.pack("<QQiI16s", 0, sectors, 0, 40 + len(line), b"fastoci") + line)
+        self.ioctl(dmdevice.LOAD, 1, struct.pack("<QQiI16s", 0, sectors, 0, 40 + len(line), b"fastoci") + line)
 
     def up(self, sectors):
         self.load(sectors)
-        self.ioctl(self.SUSPEND)  # without DM_SUSPEND_FLAG: resume
-
-    def message(self, words):
-        self.ioctl(self.MESSAGE, 0, struct.pack("<Q", 0) + words + b"\0")
+        self.resume()
 
 
 def patiently(call, *args):
@@ -87,13 +87,69 @@ def each_nth(name, operation, repair=lambda: None, most=3000):
     check(f"{name}: each of its {n - 1} allocations may fail", works and n < most, f"{n - 1} points: {sorted(map(str, errors))}")
 
 
+# What fault injection does not reach, with what it returns then: a pointer's end or an errno.
+CONSTRUCTOR = dict(pcpu_alloc_noprof=0, bioset_init=-errno.ENOMEM, __init_srcu_struct=-errno.ENOMEM,
+                   dm_io_client_create=-errno.ENOMEM, dm_get_device=-errno.ENODEV, dm_io=-errno.EIO)
+MODULE_INIT = dict(alloc_workqueue=0, __kmem_cache_create_args=0, netlink_register_notifier=-errno.ENOMEM,
+                   genl_register_family=-errno.ENOMEM, dm_register_target=-errno.EEXIST)
+FAIL = "/sys/module/fastoci_fail/parameters/"
+
+
+def fail_calls(name, functions, operation, repair):
+    """Fails one call after another of each of @functions that @operation makes."""
+    for function, value in functions.items():
+        bad, n = [], 0
+        while n < 200:
+            n += 1
+            with open(FAIL + "at", "w") as f:
+                f.write(f"{function} {value} {n}")
+            try:
+                operation()
+                err = 0
+            except OSError as e:
+                err = e.errno
+            with open(FAIL + "failed") as f:
+                failed = f.read().strip() == "Y"
+            with open(FAIL + "at", "w") as f:
+                f.write("\n")
+            if not err:
+                repair()
+            if not failed:
+                if err:
+                    bad.append(f"then {errno.errorcode[err]}")
+                break
+            if err != (-value or errno.ENOMEM):
+                bad.append(f"call {n}: {err}")
+        check(f"{name}: each of its {n - 1} calls of {function} may fail", not bad and 1 < n < 200, f"{n - 1} calls: {bad}")
+
+
+def syscall(*args):
+    if LIBC.syscall(*args):
+        raise OSError(ctypes.get_errno(), "module")
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def module_phase(path):
+    """The module is loaded anew while what its init calls fails."""
+    unload = lambda: syscall(176, b"dm_fastoci", os.O_NONBLOCK)
+    with open(path, "rb") as f:
+        load = lambda: syscall(313, f.fileno(), b"", 0)
+        unload()
+        each_nth("load the module", load, unload)
+        fail_calls("load the module", MODULE_INIT, load, unload)
+        load()
+
+
 def nth_phase(image, sectors):
     dev = Live("t")
-    each_nth("load a table", lambda: dev.load(sectors), lambda: dev.ioctl(dev.CLEAR))
+    each_nth("load a table", lambda: dev.load(sectors), lambda: dev.clear())
+    fail_calls("load a table", CONSTRUCTOR, lambda: dev.load(sectors), lambda: dev.clear())
     dev.up(sectors)
-    each_nth("reload", lambda: dev.load(sectors), lambda: dev.ioctl(dev.CLEAR))
-    each_nth("status", lambda: dev.ioctl(dev.STATUS, 0, bytes(4096)))
-    each_nth("a message", lambda: dev.message(b"suspend_grace_ms 1000"))
+    each_nth("reload", lambda: dev.load(sectors), lambda: dev.clear())
+    each_nth("status", lambda: dev.status())
+    each_nth("a message", lambda: dev.message("suspend_grace_ms 1000"))
     each_nth("REGISTER", lambda: Helper(register=True).sock.close())
     h = Helper()
     cache, space = u32(h.dump("GET_CACHES")[0][CACHE]), u32(h.dump("GET_SPACES")[0][A_SPACE])
@@ -130,14 +186,14 @@ def nth_phase(image, sectors):
     h.sock.close()
 
     def remove():
-        dev.ioctl(dev.REMOVE)
+        dev.remove()
 
     def again():
-        dev.ioctl(dev.CREATE)
+        dev.ioctl(dmdevice.CREATE)
         dev.up(sectors)
 
     each_nth("remove", remove, again)
-    dev.ioctl(dev.REMOVE)
+    dev.remove()
 
 
 class PatientHelper(threading.Thread):
@@ -245,7 +301,8 @@ def main():
         knob("fail_make_request", verbose=0, interval=1, times=-1, probability=20 if on else 0)
 
     random_phase("one request of five to the cache fails", content, 8, lambda: disk(True), lambda: disk(False))
-    dev.ioctl(dev.REMOVE)
+    dev.remove()
+    module_phase(MODULE)
     ktap.end()
 
 
