@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "fastoci_meta.h"
 #include "image/oci_image.h"
 #include "kernel/dm_control.h"
@@ -20,20 +20,8 @@ using Json = nlohmann::json;
 constexpr char kPrefix[] = "containerd.io/snapshot/overlaybd/";
 constexpr uint64_t kMaxDigestsBytes = (FASTOCI_MAX_DATA_BYTES >> FASTOCI_DIGEST_SHIFT) * FASTOCI_DIGEST_BYTES;
 
-std::string Text(const Json& object, const std::string& key) {
-  if (!object.is_object()) return "";
-  auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
-}
-
-Json Child(const Json& object, const std::string& key) {
-  if (!object.is_object()) return {};
-  auto it = object.find(key);
-  return it == object.end() ? Json() : *it;
-}
-
 std::string Annotation(const Json& annotations, const std::string& name) {
-  return Text(annotations, kPrefix + name);
+  return JsonText(annotations, kPrefix + name);
 }
 
 Result<Json> ParseObject(const std::string& body, const char* what) {
@@ -53,12 +41,12 @@ Error NotFastoci(size_t layer, const std::string& what) {
 
 Result<MetaLayer> ParseLayer(const Json& layer, size_t number) {
   MetaLayer out;
-  out.digest = Text(layer, "digest");
+  out.digest = JsonText(layer, "digest");
   FASTOCI_CHECK_OK(ParseDigest(out.digest));
-  Json size = Child(layer, "size");
+  Json size = JsonChild(layer, "size");
   if (!size.is_number_unsigned()) return InvalidError("a layer has no size");
   out.bytes = size.get<uint64_t>();
-  Json notes = Child(layer, "annotations");
+  Json notes = JsonChild(layer, "annotations");
   for (const char* name : {"turbo-oci/target-", "fastoci/target-"}) {
     if (!out.target_digest.empty()) break;
     out.target_digest = Annotation(notes, std::string(name) + "digest");
@@ -70,7 +58,7 @@ Result<MetaLayer> ParseLayer(const Json& layer, size_t number) {
     if (named.empty()) return NotFastoci(number, "an ordinary layer");
     out.target_digest = out.digest;
     out.target_bytes = out.bytes;
-    out.target_media_type = Text(layer, "mediaType");
+    out.target_media_type = JsonText(layer, "mediaType");
   }
   uint64_t limit = out.native ? FASTOCI_MAX_DATA_BYTES : kMaxMetaLayerBytes;
   if (out.bytes == 0 || out.bytes > limit) {
@@ -88,9 +76,9 @@ Result<MetaLayer> ParseLayer(const Json& layer, size_t number) {
 Result<std::vector<std::string>> LayerDigests(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the original's manifest"));
   std::vector<std::string> digests;
-  Json layers = Child(j, "layers");
+  Json layers = JsonChild(j, "layers");
   if (!layers.is_array()) return InvalidError("the original's manifest has no layers");
-  for (const Json& layer : layers) digests.push_back(Text(layer, "digest"));
+  for (const Json& layer : layers) digests.push_back(JsonText(layer, "digest"));
   return digests;
 }
 
@@ -108,16 +96,16 @@ std::string Architecture() {
 
 Result<FastociManifest> ParseFastociManifest(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
-  Json layers = Child(j, "layers");
+  Json layers = JsonChild(j, "layers");
   if (!layers.is_array() || layers.empty()) return InvalidError("the manifest has no layers");
   if (layers.size() > kMaxLayers)
     return InvalidError("the manifest has " + std::to_string(layers.size()) + " layers; at most " +
                         std::to_string(kMaxLayers) + " can be stacked");
   FastociManifest out;
-  out.subject = Text(Child(j, "subject"), "digest");
+  out.subject = JsonText(JsonChild(j, "subject"), "digest");
   for (const Json& layer : layers) {
     FASTOCI_TRY(MetaLayer parsed, ParseLayer(layer, out.layers.size() + 1));
-    Json notes = Child(layer, "annotations");
+    Json notes = JsonChild(layer, "annotations");
     if (Annotation(notes, "acceleration-layer") == "yes") {
       if (&layer != &layers.back())
         return InvalidError(Number(out.layers.size() + 1) +
@@ -134,13 +122,13 @@ Result<FastociManifest> ParseFastociManifest(const std::string& body) {
 
 Result<std::string> PickPlatform(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
-  Json manifests = Child(j, "manifests");
+  Json manifests = JsonChild(j, "manifests");
   if (!manifests.is_array()) return std::string();
   std::string arch = Architecture();
   for (const Json& m : manifests) {
-    Json platform = Child(m, "platform");
-    if (Text(platform, "os") != "linux" || Text(platform, "architecture") != arch) continue;
-    std::string digest = Text(m, "digest");
+    Json platform = JsonChild(m, "platform");
+    if (JsonText(platform, "os") != "linux" || JsonText(platform, "architecture") != arch) continue;
+    std::string digest = JsonText(m, "digest");
     FASTOCI_CHECK_OK(ParseDigest(digest));
     return digest;
   }
@@ -151,9 +139,9 @@ Result<std::vector<std::string>> ReferrersOfType(const std::string& index_body,
                                                  const std::string& artifact_type) {
   FASTOCI_TRY(Json j, ParseObject(index_body, "the list of referrers"));
   std::vector<std::string> found;
-  for (const Json& m : Child(j, "manifests")) {
-    if (Text(m, "artifactType") != artifact_type) continue;
-    std::string digest = Text(m, "digest");
+  for (const Json& m : JsonChild(j, "manifests")) {
+    if (JsonText(m, "artifactType") != artifact_type) continue;
+    std::string digest = JsonText(m, "digest");
     if (ParseDigest(digest).ok()) found.push_back(digest);
   }
   return found;
@@ -162,19 +150,18 @@ Result<std::vector<std::string>> ReferrersOfType(const std::string& index_body,
 Status TakeDigests(const std::string& artifact_body, const std::string& image_digest,
                    FastociManifest* manifest) {
   FASTOCI_TRY(Json j, ParseObject(artifact_body, "the artifact with chunk digests"));
-  if (Text(j, "artifactType") != kDigestsArtifact || Text(Child(j, "subject"), "digest") != image_digest)
+  if (JsonText(j, "artifactType") != kDigestsArtifact || JsonText(JsonChild(j, "subject"), "digest") != image_digest)
     return MismatchError("it is no artifact with the chunk digests of " + image_digest);
-  Json layers = Child(j, "layers");
+  Json layers = JsonChild(j, "layers");
   if (!layers.is_array() || layers.size() > kMaxLayers)
     return InvalidError("it has no layers, or too many");
   for (const Json& layer : layers) {
-    std::string digest = Text(layer, "digest");
+    std::string digest = JsonText(layer, "digest");
     FASTOCI_CHECK_OK(ParseDigest(digest));
-    Json size = Child(layer, "size");
-    uint64_t bytes = size.is_number_unsigned() ? size.get<uint64_t>() : 0;
+    const uint64_t bytes = JsonNumber(layer, "size");
     if (bytes == 0 || bytes > kMaxDigestsBytes || bytes % FASTOCI_DIGEST_BYTES != 0)
       return InvalidError(digest + " cannot be a list of digests: " + std::to_string(bytes) + " bytes");
-    std::string about = Text(Child(layer, "annotations"), "org.fastoci.layer");
+    std::string about = JsonText(JsonChild(layer, "annotations"), "org.fastoci.layer");
     for (MetaLayer& native : manifest->layers) {
       if (!native.native || native.digest != about || !native.digests_digest.empty()) continue;
       native.digests_digest = digest;

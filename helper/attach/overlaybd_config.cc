@@ -3,9 +3,8 @@
 
 #include <unistd.h>
 
-#include <nlohmann/json.hpp>
-
 #include "base/digest.h"
+#include "base/json.h"
 #include "fastoci_meta.h"
 #include "registry/reference.h"
 
@@ -13,11 +12,6 @@ namespace fastoci {
 namespace {
 
 using Json = nlohmann::json;
-
-std::string Text(const Json& object, const char* key) {
-  auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
-}
 
 bool IsReadable(const std::string& path) {
   return !path.empty() && ::access(path.c_str(), R_OK) == 0;
@@ -44,15 +38,15 @@ Result<BlobLocation> ParseBlobUrl(std::string url) {
 
 // A turboOCI lower has a target, and its fs.meta as a file.
 Status ParseTurbo(const Json& lower, MetaLayer* out) {
-  out->fs_meta_path = Text(lower, "file");
+  out->fs_meta_path = JsonText(lower, "file");
   if (!IsReadable(out->fs_meta_path))
     return NotFoundError("its fs.meta cannot be read: " + out->fs_meta_path);
-  std::string index = Text(lower, "gzipIndex");
+  std::string index = JsonText(lower, "gzipIndex");
   if (IsReadable(index)) out->gzip_meta_path = index;
   out->target_media_type = std::string("application/vnd.oci.image.layer.v1.tar") +
                            (out->gzip_meta_path.empty() ? "" : "+gzip");
-  out->target_digest = Text(lower, "targetDigest");
-  if (std::string file = Text(lower, "targetFile"); IsReadable(file)) out->blob_path = file;
+  out->target_digest = JsonText(lower, "targetDigest");
+  if (std::string file = JsonText(lower, "targetFile"); IsReadable(file)) out->blob_path = file;
   if (out->blob_path.empty() && out->target_digest.empty())
     return NotFoundError("its targetFile cannot be read, and it has no targetDigest");
   return OkStatus();
@@ -61,10 +55,10 @@ Status ParseTurbo(const Json& lower, MetaLayer* out) {
 Status ParseNative(const Json& lower, MetaLayer* out) {
   out->native = true;
   out->target_media_type = "application/vnd.oci.image.layer.v1.tar";
-  out->digest = out->target_digest = Text(lower, "digest");
-  std::string dir = Text(lower, "dir");
+  out->digest = out->target_digest = JsonText(lower, "digest");
+  std::string dir = JsonText(lower, "dir");
   for (const std::string& path :
-       {Text(lower, "file"), dir + "/overlaybd.commit", dir + "/.commit", dir + "/overlaybd.sealed"}) {
+       {JsonText(lower, "file"), dir + "/overlaybd.commit", dir + "/.commit", dir + "/overlaybd.sealed"}) {
     if (!IsReadable(path) || (dir.empty() && path.starts_with("/overlaybd"))) continue;
     out->blob_path = path;
     return OkStatus();
@@ -82,7 +76,7 @@ Status ParseNative(const Json& lower, MetaLayer* out) {
 Result<MetaLayer> ParseLower(const Json& lower) {
   MetaLayer out;
   if (!lower.is_object()) return InvalidError("not an object");
-  bool turbo = !Text(lower, "targetDigest").empty() || !Text(lower, "targetFile").empty();
+  bool turbo = !JsonText(lower, "targetDigest").empty() || !JsonText(lower, "targetFile").empty();
   FASTOCI_CHECK_OK(turbo ? ParseTurbo(lower, &out) : ParseNative(lower, &out));
   if (!out.target_digest.empty()) FASTOCI_CHECK_OK(ParseDigest(out.target_digest));
   return out;
@@ -94,7 +88,7 @@ Result<OverlaybdConfig> ParseOverlaybdConfig(const std::string& text) {
   Json j = Json::parse(text, nullptr, false);
   if (!j.is_object()) return InvalidError("the config is not a JSON object");
   OverlaybdConfig config;
-  if (std::string url = Text(j, "repoBlobUrl"); !url.empty()) {
+  if (std::string url = JsonText(j, "repoBlobUrl"); !url.empty()) {
     FASTOCI_TRY(config.location, ParseBlobUrl(url));
   }
   auto lowers = j.find("lowers");

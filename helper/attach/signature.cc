@@ -4,10 +4,10 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 
-#include <nlohmann/json.hpp>
 
 #include "attach/manifest.h"
 #include "base/digest.h"
+#include "base/json.h"
 #include "base/unique_fd.h"
 #include "registry/credentials.h"
 
@@ -25,22 +25,10 @@ constexpr size_t kMaxSignatures = 64;  // that are looked at, of one image
 constexpr uint64_t kMaxPayloadBytes = 64 * 1024;
 constexpr int kMinSecurityBits = 112;  // RSA of 2048 bits
 
-std::string Text(const Json& object, const char* key) {
-  if (!object.is_object()) return "";
-  auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
-}
-
-Json Child(const Json& object, const char* key) {
-  if (!object.is_object()) return {};
-  auto it = object.find(key);
-  return it != object.end() ? *it : Json();
-}
-
 // Of an authentic payload: the digest that it vouches for.
 std::string SignedDigest(const std::string& payload) {
   const Json j = Json::parse(payload, nullptr, false);
-  return Text(Child(Child(j, "critical"), "image"), "docker-manifest-digest");
+  return JsonText(JsonChild(JsonChild(j, "critical"), "image"), "docker-manifest-digest");
 }
 
 // What was found while no good signature was.
@@ -58,14 +46,14 @@ struct Search {
 };
 
 Result<bool> Search::Try(const Json& layer) {
-  if (Text(layer, "mediaType") != kPayloadType) return false;
+  if (JsonText(layer, "mediaType") != kPayloadType) return false;
   if (++seen > kMaxSignatures) return false;
-  const auto signature = Base64Decode(Text(Child(layer, "annotations"), kSignature));
+  const auto signature = Base64Decode(JsonText(JsonChild(layer, "annotations"), kSignature));
   if (!signature.ok() || signature->empty()) {
     reason = "a signature is not in base64";
     return false;
   }
-  auto payload = client->ReadBlob(ref, Text(layer, "digest"), kMaxPayloadBytes);
+  auto payload = client->ReadBlob(ref, JsonText(layer, "digest"), kMaxPayloadBytes);
   if (!payload.ok()) {
     const ErrorKind kind = payload.error().kind;
     if (kind == ErrorKind::kUnavailable || kind == ErrorKind::kDenied) return payload.error();
@@ -89,7 +77,7 @@ Result<bool> Search::TryManifest(const Reference& at) {
     return manifest.error();
   }
   const Json j = Json::parse(manifest->body, nullptr, false);
-  for (const Json& layer : Child(j, "layers")) {
+  for (const Json& layer : JsonChild(j, "layers")) {
     FASTOCI_TRY(bool good, Try(layer));
     if (good) return true;
   }

@@ -10,10 +10,10 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/byte_reader.h"
+#include "base/json.h"
 #include "kernel/dm_control.h"
 
 namespace fastoci {
@@ -129,25 +129,21 @@ std::string StateToJson(const ImageState& s) {
 Result<ImageState> StateFromJson(const std::string& text) {
   auto j = nlohmann::json::parse(text, nullptr, false);
   if (!j.is_object()) return InvalidError("state.json is damaged");
-  auto get = [&](const char* key) {
-    auto it = j.find(key);
-    return it != j.end() && it->is_string() ? it->get<std::string>() : std::string();
-  };
   auto version = j.find("version");
   if (version == j.end() || !version->is_number_integer() || *version != kStateVersion) {
     return InvalidError("state.json has another version");
   }
   ImageState s;
-  s.name = get("name");
-  s.ref = get("ref");
-  s.manifest_digest = get("manifest_digest");
-  s.meta_path = get("meta_path");
-  s.meta_sha256 = get("meta_sha256");
-  s.fsck_sha256 = get("fsck_sha256");
+  s.name = JsonText(j, "name");
+  s.ref = JsonText(j, "ref");
+  s.manifest_digest = JsonText(j, "manifest_digest");
+  s.meta_path = JsonText(j, "meta_path");
+  s.meta_sha256 = JsonText(j, "meta_sha256");
+  s.fsck_sha256 = JsonText(j, "fsck_sha256");
   auto attached = j.find("attached");
   s.attached = attached != j.end() && attached->is_boolean() && attached->get<bool>();
-  s.policy = get("policy");
-  s.cache_device = get("cache_device");
+  s.policy = JsonText(j, "policy");
+  s.cache_device = JsonText(j, "cache_device");
   if (auto mounts = j.find("mounts"); mounts != j.end() && mounts->is_array()) {
     for (const auto& dir : *mounts) {
       if (dir.is_string()) s.mounts.push_back(dir.get<std::string>());

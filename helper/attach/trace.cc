@@ -13,9 +13,9 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "base/byte_reader.h"
+#include "base/json.h"
 #include "fastoci_meta.h"
 
 namespace fastoci {
@@ -47,11 +47,6 @@ int64_t Ns(const Json& j, const char* key) {
   return it != j.end() && it->is_number_integer() ? it->get<int64_t>() : 0;
 }
 
-std::string Text(const Json& j, const char* key) {
-  auto it = j.find(key);
-  return it != j.end() && it->is_string() ? it->get<std::string>() : "";
-}
-
 bool Flag(const Json& j, const char* key) {
   auto it = j.find(key);
   return it != j.end() && it->is_boolean() && it->get<bool>();
@@ -62,7 +57,7 @@ uint64_t Count(const Json& j, const char* key) {
 }
 
 TraceRequest RequestOf(const Json& j) {
-  return {.blob = Text(j, "blob"),
+  return {.blob = JsonText(j, "blob"),
           .span = Count(j, "span"),
           .spans = Count(j, "spans"),
           .attempt = Count(j, "try"),
@@ -74,7 +69,7 @@ TraceRequest RequestOf(const Json& j) {
           .decode_ns = Ns(j, "decode"),
           .verify_ns = Ns(j, "verify"),
           .write_ns = Ns(j, "write"),
-          .error = Text(j, "error")};
+          .error = JsonText(j, "error")};
 }
 
 }  // namespace
@@ -113,9 +108,9 @@ std::optional<TraceRead> ParseTraceLine(const std::string& line) {
 void AddHelperLine(const std::string& line, Trace* trace) {
   const Json j = Json::parse(line, nullptr, false);
   if (!j.is_object()) return;
-  const std::string event = Text(j, "event");
+  const std::string event = JsonText(j, "event");
   if (event == "chunk" && trace->chunks.size() < kMaxRecords) {
-    trace->chunks.push_back({.blob = Text(j, "blob"),
+    trace->chunks.push_back({.blob = JsonText(j, "blob"),
                              .chunk_no = static_cast<uint32_t>(Count(j, "chunk")),
                              .since_ns = Ns(j, "since"),
                              .picked_ns = Ns(j, "picked"),
@@ -131,7 +126,7 @@ void AddHelperLine(const std::string& line, Trace* trace) {
     });
     if (begun != trace->requests.rend()) *begun = request;
     else trace->requests.push_back(request);
-  } else if (const std::string error = Text(j, "error"); event.empty() && !error.empty()) {
+  } else if (const std::string error = JsonText(j, "error"); event.empty() && !error.empty()) {
     trace->notes.push_back("Misses and requests are not shown: the helper says: " + error);
   } else if (event == "lost") {
     trace->lost += Count(j, "count");

@@ -6,6 +6,7 @@
 
 #include "base/byte_reader.h"
 #include "base/digest.h"
+#include "base/json.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
@@ -19,6 +20,18 @@ TEST(ByteReader, ReadPastTheEndFailsForGood) {
   EXPECT_EQ(r.U16(), 0U);
   EXPECT_FALSE(r.ok());
   EXPECT_EQ(r.U8(), 0U) << "a failed reader gives nothing more";
+}
+
+TEST(Json, MembersThatAreNotThereOrOfAnotherTypeAreEmpty) {
+  const auto j = nlohmann::json::parse(R"({"t": "x", "n": 7, "m": -7, "o": {}})");
+  EXPECT_EQ(JsonText(j, "t"), "x");
+  EXPECT_EQ(JsonNumber(j, "n"), 7U);
+  for (const char* key : {"n", "o", "none"}) EXPECT_EQ(JsonText(j, key), "") << key;
+  for (const char* key : {"t", "m", "o", "none"}) EXPECT_EQ(JsonNumber(j, key), 0U) << key;
+  for (const char* no_object : {"[]", "7", "null", "\"t\""}) {
+    EXPECT_EQ(JsonText(nlohmann::json::parse(no_object), "t"), "") << no_object;
+    EXPECT_EQ(JsonNumber(nlohmann::ordered_json::parse(no_object), "n"), 0U) << no_object;
+  }
 }
 
 TEST(ByteWriter, RoundTripsThroughTheReader) {

@@ -9,9 +9,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "broker/event_ring.h"
 #include "broker/miss_service.h"
@@ -173,25 +173,15 @@ nlohmann::json Pin(MissService* service, const nlohmann::json& request, bool pin
 
 }  // namespace
 
-namespace {
-
-std::string OpOf(const nlohmann::json& request) {
-  if (!request.is_object()) return "";
-  auto it = request.find("op");
-  return it != request.end() && it->is_string() ? it->get<std::string>() : "";
-}
-
-}  // namespace
-
 std::string ControlOp(const std::string& line) {
-  return OpOf(nlohmann::json::parse(line, nullptr, false));
+  return JsonText(nlohmann::json::parse(line, nullptr, false), "op");
 }
 
 std::string HandleControl(MissService* service, const std::string& cache_device,
                           const std::string& line) {
   nlohmann::json reply;
   auto request = nlohmann::json::parse(line, nullptr, false);
-  const std::string op = OpOf(request);
+  const std::string op = JsonText(request, "op");
   if (op == "ping")
     reply = {{"ok", true}, {"version", FASTOCI_VERSION}, {"pid", ::getpid()}};
   else if (op == "stat")

@@ -5,10 +5,10 @@
 #include <cinttypes>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
 #include "broker/histogram.h"
 #include "fastoci_netlink.h"
 
@@ -58,11 +58,6 @@ class Text {
  private:
   std::string out_, name_;
 };
-
-std::string StringIn(const Json& object, const char* key) {
-  auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
-}
 
 // Without digits that tell nothing: 0.25, not 0.250000.
 std::string Seconds(uint64_t ns) {
@@ -219,7 +214,7 @@ void RenderHitTimes(const Json& images, Text* text) {
     const uint64_t* ns = NumberIn(times, "sum_ns");
     auto buckets = times.find("buckets");
     if (!ns || buckets == times.end() || !buckets->is_array()) continue;
-    auto& [counts, sum] = sums[StringIn(image, "image_id")];
+    auto& [counts, sum] = sums[JsonText(image, "image_id")];
     counts.resize(buckets->size());
     for (size_t i = 0; i < counts.size(); i++) counts[i] += (*buckets)[i].get<uint64_t>();
     sum += *ns;
@@ -237,7 +232,7 @@ void RenderHitTimes(const Json& images, Text* text) {
 std::string RenderMetrics(const Json& stat) {
   Text text;
   text.Head("fastoci_build_info", kGauge, "The helper's version; always 1.");
-  text.Sample({{"version", StringIn(stat, "version")}}, 1);
+  text.Sample({{"version", JsonText(stat, "version")}}, 1);
   if (const uint64_t* jobs = NumberIn(stat, "jobs")) {
     text.Head("fastoci_jobs", kGauge, "Spans that are fetched, or wait for it.");
     text.Sample({}, *jobs);
@@ -253,8 +248,8 @@ std::string RenderMetrics(const Json& stat) {
   RenderCauses(In(stat, "causes"), &text);
   RenderLatency(In(stat, "latency"), &text);
   RenderEach(stat, "caches", kCacheGauges,
-             kGauge, [](const Json& c) { return Labels{{"device", StringIn(c, "device")}}; }, &text);
-  auto image_labels = [](const Json& i) { return Labels{{"image_id", StringIn(i, "image_id")}}; };
+             kGauge, [](const Json& c) { return Labels{{"device", JsonText(c, "device")}}; }, &text);
+  auto image_labels = [](const Json& i) { return Labels{{"image_id", JsonText(i, "image_id")}}; };
   RenderEach(stat, "images", kImageCounters, kCounter, image_labels, &text);
   RenderEach(stat, "images", kImageGauges, kGauge, image_labels, &text);
   auto images = stat.find("images");
@@ -262,7 +257,7 @@ std::string RenderMetrics(const Json& stat) {
     text.Head("fastoci_image_unserved", kGauge,
               "1 if no miss of the image can be served; fastoci status says why.");
     std::map<Labels, uint64_t> unserved;
-    for (const Json& i : *images) unserved[image_labels(i)] |= !StringIn(i, "error").empty();
+    for (const Json& i : *images) unserved[image_labels(i)] |= !JsonText(i, "error").empty();
     for (const auto& [of, value] : unserved) text.Sample(of, value);
     RenderHitTimes(*images, &text);
   }

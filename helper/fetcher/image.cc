@@ -2,9 +2,9 @@
 #include "fetcher/image.h"
 
 #include <climits>
-#include <nlohmann/json.hpp>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "fastoci_meta.h"
 
 namespace fastoci {
@@ -12,31 +12,17 @@ namespace {
 
 using Json = nlohmann::json;
 
-// The member if it is there with that type, else an empty or null one.
-std::string StringField(const Json& object, const char* name) {
-  auto it = object.find(name);
-  if (it == object.end()) return "";
-  const auto* text = it->get_ptr<const std::string*>();
-  return text != nullptr ? *text : "";
-}
-
 const Json* ArrayField(const Json& object, const char* name) {
   auto it = object.find(name);
   return it != object.end() && it->is_array() ? &*it : nullptr;
 }
 
-uint64_t NumberField(const Json& object, const char* name) {
-  auto it = object.find(name);
-  if (it == object.end() || !it->is_number_unsigned()) return 0;
-  return *it->get_ptr<const Json::number_unsigned_t*>();
-}
-
 Result<BlobLocation> ParseRegistry(const Json& json, bool plain_http) {
   BlobLocation l;
   l.type = BlobLocation::Type::kRegistry;
-  l.scheme = StringField(json, "scheme");
-  l.repository.host = StringField(json, "host");
-  l.repository.repository = StringField(json, "repository");
+  l.scheme = JsonText(json, "scheme");
+  l.repository.host = JsonText(json, "host");
+  l.repository.repository = JsonText(json, "repository");
   if (!IsRegistryHost(l.repository.host)) return InvalidError("bad host");
   if (!IsRepositoryName(l.repository.repository)) return InvalidError("bad repository");
   if (l.scheme != "http" && l.scheme != "https") return InvalidError("bad scheme");
@@ -48,7 +34,7 @@ Result<BlobLocation> ParseRegistry(const Json& json, bool plain_http) {
 Result<BlobLocation> ParseFile(const Json& json) {
   BlobLocation l;
   l.type = BlobLocation::Type::kFile;
-  l.path = StringField(json, "path");
+  l.path = JsonText(json, "path");
   if (l.path.empty() || l.path[0] != '/' || l.path.size() >= PATH_MAX ||
       l.path.find('\0') != std::string::npos)
     return InvalidError("bad path");
@@ -58,16 +44,16 @@ Result<BlobLocation> ParseFile(const Json& json) {
 Result<FetchBlob> ParseBlob(const Json& json, bool plain_http) {
   if (!json.is_object()) return InvalidError("not an object");
   FetchBlob blob;
-  blob.digest = StringField(json, "digest");
+  blob.digest = JsonText(json, "digest");
   auto digest = ParseDigest(blob.digest);
   if (!digest.ok()) return digest.error();
-  blob.bytes = NumberField(json, "size");
+  blob.bytes = JsonNumber(json, "size");
   if (blob.bytes == 0 || blob.bytes > INT64_MAX) return InvalidError("bad size");
   const Json* sources = ArrayField(json, "sources");
   if (sources == nullptr || sources->size() > kMaxSources) return InvalidError("bad sources");
   for (const Json& s : *sources) {
     if (!s.is_object()) return InvalidError("a source is not an object");
-    std::string type = StringField(s, "type");
+    std::string type = JsonText(s, "type");
     if (type == "registry") {
       FASTOCI_TRY(BlobLocation l, ParseRegistry(s, plain_http));
       blob.sources.push_back(std::move(l));
@@ -89,7 +75,7 @@ std::string BlobLocation::ToString() const {
 Result<FetchImage> ParseFetchImage(const std::string& json, bool plain_http) {
   Json root = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (!root.is_object()) return InvalidError("image JSON: not a JSON object");
-  if (NumberField(root, "version") != 1)
+  if (JsonNumber(root, "version") != 1)
     return Error{ErrorKind::kUnsupported, EOPNOTSUPP, "image JSON: version is not 1"};
   const Json* blobs = ArrayField(root, "blobs");
   if (blobs == nullptr || blobs->size() > FASTOCI_MAX_BLOBS)

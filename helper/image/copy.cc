@@ -3,10 +3,10 @@
 
 #include <fcntl.h>
 
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "base/unique_fd.h"
 #include "base/unnamed_file.h"
 #include "image/oci_image.h"
@@ -22,10 +22,6 @@ constexpr char kTargetKey[] = "containerd.io/snapshot/overlaybd/turbo-oci/target
 constexpr char kOldTargetKey[] = "containerd.io/snapshot/overlaybd/fastoci/target-digest";
 constexpr int kMaxIndexDepth = 4;
 
-std::string Text(const Json& j, const char* key) {
-  return j.is_object() && j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : "";
-}
-
 class Copier {
  public:
   Copier(ImageStore* from, ImageStore* to, const CopyOptions& options)
@@ -37,7 +33,7 @@ class Copier {
     if (j.contains("manifests") && j["manifests"].is_array()) {
       if (depth == kMaxIndexDepth) return InvalidError("indexes within indexes");
       for (const Json& m : j["manifests"]) {
-        FASTOCI_TRY(Manifest child, from_->GetManifest(Text(m, "digest")));
+        FASTOCI_TRY(Manifest child, from_->GetManifest(JsonText(m, "digest")));
         FASTOCI_CHECK_OK(Copy(child, "", depth + 1));
       }
     }
@@ -46,13 +42,13 @@ class Copier {
       for (const Json& layer : j["layers"]) {
         FASTOCI_CHECK_OK(CopyDescriptor(layer));
         if (!layer.contains("annotations")) continue;
-        std::string target = Text(layer["annotations"], kTargetKey);
-        if (target.empty()) target = Text(layer["annotations"], kOldTargetKey);
+        std::string target = JsonText(layer["annotations"], kTargetKey);
+        if (target.empty()) target = JsonText(layer["annotations"], kOldTargetKey);
         if (!target.empty()) FASTOCI_CHECK_OK(CopyBlob(target, 0));
       }
     }
     if (j.contains("subject") && depth < kMaxIndexDepth) {
-      FASTOCI_TRY(Manifest subject, from_->GetManifest(Text(j["subject"], "digest")));
+      FASTOCI_TRY(Manifest subject, from_->GetManifest(JsonText(j["subject"], "digest")));
       FASTOCI_CHECK_OK(Copy(subject, "", depth + 1));
     }
     FASTOCI_TRY(std::string digest, to_->PutManifest(tag, manifest.media_type, manifest.body));
@@ -67,8 +63,8 @@ class Copier {
     Json j = Json::parse(referrers, nullptr, false);
     if (!j.is_object() || !j.contains("manifests") || !j["manifests"].is_array()) return digest;
     for (const Json& m : j["manifests"]) {
-      if (Text(m, "artifactType") != kDigestsArtifact) continue;
-      FASTOCI_TRY(Manifest artifact, from_->GetManifest(Text(m, "digest")));
+      if (JsonText(m, "artifactType") != kDigestsArtifact) continue;
+      FASTOCI_TRY(Manifest artifact, from_->GetManifest(JsonText(m, "digest")));
       if (copied_.contains(artifact.digest)) continue;
       FASTOCI_CHECK_OK(Copy(artifact, "", depth + 1));
     }
@@ -76,10 +72,7 @@ class Copier {
   }
 
   Status CopyDescriptor(const Json& d) {
-    uint64_t bytes = d.is_object() && d.contains("size") && d["size"].is_number_unsigned()
-                         ? d["size"].get<uint64_t>()
-                         : 0;
-    return CopyBlob(Text(d, "digest"), bytes);
+    return CopyBlob(JsonText(d, "digest"), JsonNumber(d, "size"));
   }
 
   // bytes: 0 if it is not known.

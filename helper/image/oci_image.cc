@@ -3,9 +3,8 @@
 
 #include <sys/utsname.h>
 
-#include <nlohmann/json.hpp>
-
 #include "base/digest.h"
+#include "base/json.h"
 #include "image/assemble.h"
 
 namespace fastoci {
@@ -33,12 +32,6 @@ constexpr uint64_t kDefaultVsizeGib = 64;
 constexpr char kAnnotationPrefix[] = "containerd.io/snapshot/overlaybd/";
 constexpr char kTurboVersion[] = "0.1.0-turbo.ociv1", kNativeVersion[] = "0.1.0";
 
-std::string Text(const Json& object, const char* key) {
-  if (!object.is_object()) return "";
-  auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
-}
-
 Result<Json> ParseObject(const std::string& body, const char* what) {
   Json j = Json::parse(body, nullptr, false);
   if (!j.is_object()) return InvalidError(std::string(what) + " is not a JSON object");
@@ -49,7 +42,7 @@ Result<Descriptor> ParseDescriptor(const Json& object, const char* key) {
   auto it = object.find(key);
   if (it == object.end() || !it->is_object())
     return InvalidError(std::string("the manifest has no ") + key);
-  Descriptor d{Text(*it, "mediaType"), Text(*it, "digest"), 0};
+  Descriptor d{JsonText(*it, "mediaType"), JsonText(*it, "digest"), 0};
   FASTOCI_CHECK_OK(ParseDigest(d.digest));
   auto size = it->find("size");
   if (size == it->end() || !size->is_number_unsigned())
@@ -87,8 +80,8 @@ Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& bod
     IndexEntry e;
     FASTOCI_TRY(e.descriptor, ParseDescriptor(wrapped, "manifests"));
     if (m.contains("platform")) {
-      e.os = Text(m["platform"], "os");
-      e.arch = Text(m["platform"], "architecture");
+      e.os = JsonText(m["platform"], "os");
+      e.arch = JsonText(m["platform"], "architecture");
     }
     e.attestation = m.contains("annotations") && m["annotations"].is_object() &&
                     m["annotations"].contains(kReferenceType);
@@ -141,7 +134,7 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
     Json wrapped = {{"layers", layer}};
     FASTOCI_TRY(Descriptor d, ParseDescriptor(wrapped, "layers"));
     if (layer.contains("annotations") &&
-        !Text(layer["annotations"], "containerd.io/snapshot/overlaybd/version").empty())
+        !JsonText(layer["annotations"], "containerd.io/snapshot/overlaybd/version").empty())
       return Error{ErrorKind::kUnsupported, EINVAL, "the image is a converted one already"};
     Result<fastoci_codec> codec = CodecOfMediaType(d.media_type);
     if (!codec.ok())

@@ -2,9 +2,9 @@
 #include "image/scan_store.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "base/unique_fd.h"
 #include "image/meta_layer.h"
 
@@ -37,22 +37,14 @@ std::optional<LayerScan> Parse(const std::string& record, const LayerSource& lay
   if (!r.ok() || !std::equal(magic.begin(), magic.end(), kMagic)) return std::nullopt;
   Json j = Json::parse(text.begin(), text.end(), nullptr, false);
   if (!j.is_object() || !j.contains("of") || j["of"] != KeyOf(layer)) return std::nullopt;
-  auto number = [&](const char* name) {
-    auto it = j.find(name);
-    return it != j.end() && it->is_number_unsigned() ? it->get<uint64_t>() : 0;
-  };
-  auto word = [&](const char* name) {
-    auto it = j.find(name);
-    return it != j.end() && it->is_string() ? it->get<std::string>() : std::string();
-  };
   auto part = [&](const char* name) {
-    ByteSpan bytes = r.Take(number(name));
+    ByteSpan bytes = r.Take(JsonNumber(j, name));
     return Bytes(bytes.begin(), bytes.end());
   };
   LayerScan scan;
-  scan.tar_bytes = number("tarBytes");
-  scan.diff_id = word("diffId");
-  scan.beyond_turbo = word("beyondTurbo");
+  scan.tar_bytes = JsonNumber(j, "tarBytes");
+  scan.diff_id = JsonText(j, "diffId");
+  scan.beyond_turbo = JsonText(j, "beyondTurbo");
   scan.gzip_meta = part("gzipMeta");
   scan.zstd_index = part("zstdIndex");
   scan.chunk_digests = part("chunkDigests");

@@ -2,11 +2,11 @@
 #include "registry/client.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "registry/token.h"
 
 namespace fastoci {
@@ -49,18 +49,13 @@ std::string MediaTypeOf(const HttpResponse& response) {
   return type;
 }
 
-std::string StringOr(const Json& object, const char* name, const std::string& fallback) {
-  auto it = object.find(name);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : fallback;
-}
-
 // The entry that a manifest gets in its subject's referrers index.
 Json ReferrerDescriptor(const Json& manifest, const std::string& media_type,
                         const std::string& body) {
   Json d = {{"mediaType", media_type}, {"digest", DigestOf(body)}, {"size", body.size()}};
-  std::string type = StringOr(manifest, "artifactType", "");
+  std::string type = JsonText(manifest, "artifactType");
   if (auto config = manifest.find("config"); type.empty() && config != manifest.end() && config->is_object())
-    type = StringOr(*config, "mediaType", "");
+    type = JsonText(*config, "mediaType");
   if (!type.empty()) d["artifactType"] = type;
   if (auto a = manifest.find("annotations"); a != manifest.end() && a->is_object())
     d["annotations"] = *a;
@@ -381,7 +376,7 @@ Status RegistryClient::Impl::AddToFallbackTag(RegistryClient* client, const Refe
   Json& list = index["manifests"];
   if (list.size() >= kMaxReferrers) return InvalidError("tag " + tag.tag + " has too many entries");
   for (const Json& entry : list)
-    if (entry.is_object() && StringOr(entry, "digest", "") == descriptor["digest"])
+    if (JsonText(entry, "digest") == descriptor["digest"])
       return OkStatus();
   list.push_back(descriptor);
   auto put = client->PutManifest(
@@ -414,7 +409,7 @@ Result<std::string> RegistryClient::PutManifest(const Reference& ref,
   auto subject = manifest.find("subject");
   if (subject != manifest.end() && subject->is_object() &&
       response->Header("oci-subject").empty()) {
-    std::string of = StringOr(*subject, "digest", "");
+    std::string of = JsonText(*subject, "digest");
     FASTOCI_CHECK_OK(CheckDigest(of));
     FASTOCI_CHECK_OK(impl_->AddToFallbackTag(
         this, ref, of, ReferrerDescriptor(manifest, media_type, body), call));

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
@@ -14,11 +14,6 @@ using Json = nlohmann::json;
 
 constexpr uint64_t kMaxCredentialsBytes = 1 << 20;
 constexpr char kAlphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-std::string StringField(const Json& object, const char* name) {
-  auto it = object.find(name);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
-}
 
 // "https://index.docker.io/v1/" and the like: docker's old keys.
 std::string NormalizeKey(std::string key) {
@@ -83,17 +78,17 @@ Result<Credentials> Credentials::Parse(const std::string& json) {
   for (const auto& [key, entry] : auths->items()) {
     if (!entry.is_object() || NormalizeKey(key).empty()) continue;
     Credential c;
-    if (std::string auth = StringField(entry, "auth"); !auth.empty()) {
+    if (std::string auth = JsonText(entry, "auth"); !auth.empty()) {
       auto plain = Base64Decode(auth);
       if (!plain.ok()) return plain.error().Wrap("auth of " + key.substr(0, 100));
       auto split = SplitUserPassword(*plain);
       if (!split.ok()) return split.error().Wrap("auth of " + key.substr(0, 100));
       c = *split;
     } else {
-      c.username = StringField(entry, "username");
-      c.password = Secret(StringField(entry, "password"));
+      c.username = JsonText(entry, "username");
+      c.password = Secret(JsonText(entry, "password"));
     }
-    c.identity_token = Secret(StringField(entry, "identitytoken"));
+    c.identity_token = Secret(JsonText(entry, "identitytoken"));
     // An empty entry points to a credential helper, which nobody runs here.
     if (c.username.empty() && c.identity_token.empty()) continue;
     result.entries_[NormalizeKey(key)] = std::move(c);

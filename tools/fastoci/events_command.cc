@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/fastoci/events_command.h"
+#include "base/json.h"
 
 #include <unistd.h>
 
 #include <chrono>
 #include <ctime>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "attach/control_client.h"
@@ -19,16 +19,6 @@ using Json = nlohmann::json;
 constexpr int64_t kReplyMs = 5000;
 constexpr auto kTryAgain = std::chrono::milliseconds(300);
 
-std::string Text(const Json& event, const char* key) {
-  auto it = event.find(key);
-  return it != event.end() && it->is_string() ? it->get<std::string>() : "";
-}
-
-uint64_t Number(const Json& event, const char* key) {
-  auto it = event.find(key);
-  return it != event.end() && it->is_number_unsigned() ? it->get<uint64_t>() : 0;
-}
-
 // Local time and what it speaks of; the message names blob and chunk.
 void PrintEvent(const Json& event) {
   char when[32] = "-";
@@ -37,10 +27,10 @@ void PrintEvent(const Json& event) {
     struct tm local;
     if (::localtime_r(&seconds, &local)) std::strftime(when, sizeof(when), "%F %T", &local);
   }
-  const std::string kind = Text(event, "event"), image = Text(event, "image");
-  std::string message = Text(event, "message");
-  if (kind == "lost") message = std::to_string(Number(event, "count")) + " events were lost";
-  std::printf("%s  %-7s  %-14s  %s%s%s\n", when, Text(event, "level").c_str(), kind.c_str(),
+  const std::string kind = JsonText(event, "event"), image = JsonText(event, "image");
+  std::string message = JsonText(event, "message");
+  if (kind == "lost") message = std::to_string(JsonNumber(event, "count")) + " events were lost";
+  std::printf("%s  %-7s  %-14s  %s%s%s\n", when, JsonText(event, "level").c_str(), kind.c_str(),
               image.c_str(), image.empty() ? "" : ": ", message.c_str());
   std::fflush(stdout);
 }
@@ -56,16 +46,16 @@ Status ReadEvents(const EventsRequest& request, const AttachPaths& paths, bool j
         const Json event = Json::parse(line, nullptr, false);
         if (!event.is_object()) return true;
         if (!last) {  // the reply
-          error = Text(event, "error");
-          last = Number(event, "last");
+          error = JsonText(event, "error");
+          last = JsonNumber(event, "last");
           return error.empty() && (request.follow || *last > 0);
         }
-        if (request.image.empty() || request.image == Text(event, "image") ||
-            request.image == Text(event, "image_id")) {
+        if (request.image.empty() || request.image == JsonText(event, "image") ||
+            request.image == JsonText(event, "image_id")) {
           if (json) std::printf("%s\n", line.c_str()), std::fflush(stdout);
           else PrintEvent(event);
         }
-        return request.follow || Number(event, "seq") < *last;
+        return request.follow || JsonNumber(event, "seq") < *last;
       });
   if (status.ok() && !error.empty())
     return Error{ErrorKind::kUnsupported, EOPNOTSUPP, "the helper says: " + error};

@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
-#include <nlohmann/json.hpp>
+
+#include "base/json.h"
 
 namespace fastoci {
 namespace {
@@ -195,42 +196,35 @@ void PrintFindings(const std::vector<Finding>& findings) {
 }
 
 void PrintLayers(const nlohmann::ordered_json& layers) {
-  using Json = nlohmann::ordered_json;
-  auto number = [](const Json& j, const char* key) {
-    return j.contains(key) && j[key].is_number_unsigned() ? j[key].get<uint64_t>() : 0;
-  };
-  auto text = [](const Json& j, const char* key) {
-    return j.contains(key) && j[key].is_string() ? j[key].get<std::string>() : "";
-  };
   uint64_t meta = 0, target = 0;
   size_t unverified = 0;
   for (const Json& layer : layers) {
-    meta += number(layer, "meta_layer_bytes");
-    target += number(layer, "target_bytes");
-    std::printf("%s %s, %s\n", text(layer, "kind").c_str(), text(layer, "target").c_str(),
-                HumanBytes(number(layer, "target_bytes")).c_str());
+    meta += JsonNumber(layer, "meta_layer_bytes");
+    target += JsonNumber(layer, "target_bytes");
+    std::printf("%s %s, %s\n", JsonText(layer, "kind").c_str(), JsonText(layer, "target").c_str(),
+                HumanBytes(JsonNumber(layer, "target_bytes")).c_str());
     if (layer.contains("error")) {
-      std::printf("  error: %s\n", text(layer, "error").c_str());
+      std::printf("  error: %s\n", JsonText(layer, "error").c_str());
       continue;
     }
-    if (uint64_t bytes = number(layer, "meta_layer_bytes"); bytes != 0) {
+    if (uint64_t bytes = JsonNumber(layer, "meta_layer_bytes"); bytes != 0) {
       std::printf("  meta layer %s:", HumanBytes(bytes).c_str());
       for (const auto& [name, size] : layer["parts"].items())
         std::printf(" %s %s", name.c_str(), HumanBytes(size.get<uint64_t>()).c_str());
       std::printf(" (before the outer gzip)\n");
     }
-    std::printf("  data %s", HumanBytes(number(layer, "data_bytes")).c_str());
+    std::printf("  data %s", HumanBytes(JsonNumber(layer, "data_bytes")).c_str());
     if (layer.contains("spans"))
       std::printf(", %llu spans in %s gzip member%s",
-                  static_cast<unsigned long long>(number(layer, "spans")),
-                  text(layer, "gzip_members").c_str(),
-                  text(layer, "gzip_members") == "one" ? "" : "s");
+                  static_cast<unsigned long long>(JsonNumber(layer, "spans")),
+                  JsonText(layer, "gzip_members").c_str(),
+                  JsonText(layer, "gzip_members") == "one" ? "" : "s");
     if (layer.contains("blocks"))
-      std::printf(", %llu blocks", static_cast<unsigned long long>(number(layer, "blocks")));
-    std::printf("; %s%s%s%s\n", number(layer, "chunk_digests") != 0 ? "verified " : "",
-                text(layer, "verification").c_str(),
-                layer.contains("content") ? "; content " : "", text(layer, "content").c_str());
-    if (number(layer, "chunk_digests") == 0) unverified++;
+      std::printf(", %llu blocks", static_cast<unsigned long long>(JsonNumber(layer, "blocks")));
+    std::printf("; %s%s%s%s\n", JsonNumber(layer, "chunk_digests") != 0 ? "verified " : "",
+                JsonText(layer, "verification").c_str(),
+                layer.contains("content") ? "; content " : "", JsonText(layer, "content").c_str());
+    if (JsonNumber(layer, "chunk_digests") == 0) unverified++;
   }
   std::printf("%zu layers, %s; meta layers %s", layers.size(), HumanBytes(target).c_str(),
               HumanBytes(meta).c_str());
