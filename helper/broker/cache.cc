@@ -15,6 +15,7 @@ constexpr auto kSlotDeadline = std::chrono::seconds(10);
 constexpr auto kClaimWait = std::chrono::seconds(10);  // reading and hashing one slot
 constexpr auto kEvictWait = std::chrono::milliseconds(100);
 constexpr auto kOnlyUsed = std::chrono::seconds(60);
+constexpr auto kSayAgain = std::chrono::seconds(60);
 constexpr uint32_t kMaxBatch = 64;
 // A sweep costs as much as the cache has slots: one for so many evictions.
 constexpr uint32_t kSweepShare = 32;
@@ -94,24 +95,31 @@ void Cache::Retire(uint32_t slot, const std::string& why) {
   {
     std::lock_guard lock(mutex_);
     table_.Set(slot, SlotUse::kRetired);
+    nr_refused_++;
     only_used_until_ = Clock::now() + kOnlyUsed;
     while (auto other = table_.Take()) others.push_back(*other);
     SetTrouble(&device_trouble_,
-               why + ": the cache device refuses writes: check it, and whether the file system "
-                     "behind it is full or read-only");
+               why + ", slot " + std::to_string(slot) + ", " + std::to_string(nr_refused_) +
+                   " in all: the cache device refuses writes: check it, and whether the file "
+                   "system behind it is full or read-only");
   }
   Drop(others);
 }
 
-void Cache::SetTrouble(std::string* which, const std::string& text) {
+void Cache::SetTrouble(Trouble* which, const std::string& text) {
+  const bool first = which->text.empty();
+  if (which->text == text) return;
+  which->text = text;
   EventFields fields;
-  fields.kind = "cache_fault";
-  if (*which != text && !text.empty())
-    LogEvent(LogLevel::kError, fields, "cache %u: %s", info_.cache, text.c_str());
-  fields.kind = "cache_works";
-  if (*which != text && text.empty())
+  const auto now = Clock::now();
+  if (text.empty()) {
+    fields.kind = "cache_works";
     LogEvent(LogLevel::kInfo, fields, "cache %u: works again", info_.cache);
-  *which = text;
+  } else if (first || now - which->logged >= kSayAgain) {
+    which->logged = now;
+    fields.kind = "cache_fault";
+    LogEvent(LogLevel::kError, fields, "cache %u: %s", info_.cache, text.c_str());
+  }
 }
 
 void Cache::RemoveRow(uint32_t slot) {
@@ -241,8 +249,15 @@ Result<uint32_t> Cache::TakeSlot() {
       if (low && one.owns_lock()) (void)MoreSlots();
       return *slot;
     }
-    if (!Reclaim() && Clock::now() > deadline) {
-      std::lock_guard lock(mutex_);
+    if (Reclaim()) continue;
+    std::lock_guard lock(mutex_);
+    const bool hopeless = IsHopeless();
+    if (hopeless && table_.Count(SlotUse::kRetired) == table_.nr_slots())
+      return Error{ErrorKind::kIo, ENOSPC,
+                   "cache: all " + std::to_string(table_.nr_slots()) +
+                       " slots are bad: mend the cache device, then detach all images, start the "
+                       "helper again and attach them"};
+    if (hopeless || Clock::now() > deadline) {
       return Error{ErrorKind::kIo, ENOSPC,
                    "cache: no slot became free: " +
                        std::to_string(table_.Count(SlotUse::kEvicting)) + " are still read, " +
@@ -250,6 +265,15 @@ Result<uint32_t> Cache::TakeSlot() {
                        " are bad, the others are pinned: enlarge the cache or unpin an image"};
     }
   }
+}
+
+// mutex_ is held: every slot is bad, or holds a chunk that is pinned.
+bool Cache::IsHopeless() {
+  for (uint32_t slot = 0; slot < table_.nr_slots(); slot++) {
+    const bool pinned = table_.use(slot) == SlotUse::kPresent && pinned_.count(table_.space(slot));
+    if (!pinned && table_.use(slot) != SlotUse::kRetired) return false;
+  }
+  return true;
 }
 
 // Asks the kernel for slots, evicts if it has none; reclaim_mutex_ is held.
@@ -467,8 +491,8 @@ Cache::Stat Cache::GetStat() {
     s.reserved = table_.Count(SlotUse::kReserved) + table_.Count(SlotUse::kTaken);
     s.evicting = table_.Count(SlotUse::kEvicting);
     s.retired = table_.Count(SlotUse::kRetired);
-    for (const std::string* trouble : {&device_trouble_, &read_trouble_, &db_trouble_})
-      if (s.trouble.empty()) s.trouble = *trouble;
+    for (const Trouble* trouble : {&device_trouble_, &read_trouble_, &db_trouble_})
+      if (s.trouble.empty()) s.trouble = trouble->text;
   }
   if (db_)
     if (auto count = db_->Count(); count.ok()) s.durable = *count;

@@ -142,7 +142,14 @@ class Cache {
   bool EvictSlots(const std::vector<uint32_t>& slots);
   void RemoveRow(uint32_t slot);
   void RetireUnreadable(uint32_t slot);
-  void SetTrouble(std::string* which, const std::string& text);
+  bool IsHopeless();
+  // What does not work, and what to do. It may change with each slot: while it
+  // lasts, it is logged now and then.
+  struct Trouble {
+    std::string text;  // or empty
+    std::chrono::steady_clock::time_point logged;
+  };
+  void SetTrouble(Trouble* which, const std::string& text);
 
   KernelLink* const link_;
   const CacheInfo info_;
@@ -165,7 +172,8 @@ class Cache {
   std::vector<bool> read_;     // by slot: for TakeRead()
   uint32_t evicted_since_sweep_ = 0;
   Clock::time_point only_used_until_;
-  std::string device_trouble_, read_trouble_, db_trouble_;
+  Trouble device_trouble_, read_trouble_, db_trouble_;
+  uint32_t nr_refused_ = 0;     // slots that could not be written
   uint32_t nr_unreadable_ = 0;  // slots that the kernel retired
 };
 

@@ -14,6 +14,7 @@
 #include <shared_mutex>
 #include <sstream>
 
+#include "base/event.h"
 #include "base/log.h"
 #include "fastoci_meta.h"
 #include "fastoci_netlink.h"
@@ -952,6 +953,30 @@ TEST_F(MissServiceTest, ASlotThatCannotBeReadIsRetiredAndItsChunkFetchedAgain) {
     ASSERT_EQ(std::system(("rm -rf " + dir_ + "/*").c_str()), 0);
     blob_ = BlobInfo();
   }
+}
+
+TEST_F(MissServiceTest, ACacheWithoutAGoodSlotFailsAtOnceAndSaysItOnce) {
+  constexpr uint32_t kSlots = 8;
+  int faults = 0;
+  SetLogSink([&](LogLevel, const EventFields& fields, const std::string&) {
+    faults += fields.kind == std::string("cache_fault");
+  });
+  Make(kChunk, kSlots);
+  for (uint32_t i = 0; i < kSlots; i++) {
+    EXPECT_TRUE(ReadsRight(0)) << i;
+    while (service_->nr_jobs()) std::this_thread::yield();
+    kernel_->Retire(0, true);
+  }
+  const Cache::Stat stat = service_->Caches().at(0);
+  EXPECT_EQ(stat.retired, kSlots);
+  EXPECT_NE(stat.trouble.find("8 in all"), std::string::npos) << stat.trouble;
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_NE(ErrnoOf(0), 0);
+  while (service_->nr_jobs()) std::this_thread::yield();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+  Stop();
+  SetLogSink(nullptr);
+  EXPECT_EQ(faults, 1);
 }
 
 TEST_F(MissServiceTest, APinnedImageStaysAndOthersStillReadOn) {

@@ -70,6 +70,7 @@ is 'the bad slots were retired, and no others' "$(helper_stat 'caches[0].retired
 is 'each chunk has a slot again' "$(helper_stat 'caches[0].present')" "$before"
 matches 'status names one and says what to do' "$(helper_stat 'caches[0].trouble')" \
 	'slot [0-9]+ cannot be read, 8 in all: .*check the cache device.*detach all images'
+is 'the log has the first of them, not a line for each' "$(grep -c 'slot [0-9]* cannot be read' "$WORK/helper.log")" 1
 matches 'the kernel says it, too' "$(dmesg)" "cache [0-9]+: slot $((first_bad + 3)) cannot be read and is not used any more"
 kill_helper
 check 'a helper that starts now' start "$DISK/c4" --cache-device /dev/mapper/c
