@@ -84,6 +84,11 @@ vmtest: all
 CASES ?= $(notdir $(basename $(wildcard selftests/cases/kernel-*.sh)))
 vmtest-debug: kmod-debug
 	selftests/run -k debug $(filter-out all,$(CASES))
+## make vmtest-kcsan   those of concurrency under the data-race detector (KCSAN_CASES)
+KCSAN_CASES ?= kernel-hot kernel-races kernel-stress kernel-protocol
+.PHONY: vmtest-kcsan
+vmtest-kcsan: kmod-kcsan
+	selftests/run -k kcsan $(KCSAN_CASES)
 ## make kunit   the kernel's KUnit suites under User-Mode Linux (KASAN, lockdep)
 kunit:
 	selftests/kunit

@@ -26,6 +26,14 @@ REGISTRY=127.0.0.1:5000
 IMAGES=${FASTOCI_IMAGES:-${XDG_CACHE_HOME:-$HOME/.cache}/fastoci/images}
 mkdir -p "$WORK"
 
+# The data-race detector, where it is, begins here, as booting needs none. It watches the module alone (mkkernel), so one
+# access of 20, and for longer than it would by itself, as emulated CPUs are slow.
+if [ -w /sys/kernel/debug/kcsan ]; then
+	echo 20 > /sys/module/kcsan/parameters/skip_watch
+	echo 500 > /sys/module/kcsan/parameters/udelay_task
+	echo on > /sys/kernel/debug/kcsan
+fi
+
 # --- KTAP -------------------------------------------------------------------
 ktap_count=0 ktap_failed=0 ktap_planned='' ktap_finished=''
 
@@ -128,6 +136,7 @@ at_exit() {
 	end_watch
 	[ "$ktap_failed" = 0 ] || show_logs
 	run_deferred
+	[ ! -r /sys/kernel/debug/kcsan ] || note "data-race detector: $(sed -n '2,4p' /sys/kernel/debug/kcsan | tr '\n' ' ')"
 	if [ -z "$ktap_finished" ]; then
 		not_ok "$CASE ended early (status $status)"
 		exit 1
