@@ -118,6 +118,8 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                       {"chunks", i.chunks},
                       {"present", i.present},
                       {"pinned", i.pinned},
+                      {"prefetching", i.prefetching},
+                      {"prefetch_error", i.prefetch_error},
                       {"bytes_fetched", i.bytes_fetched},
                       {"in_flight", i.in_flight},
                       {"oldest_ms", static_cast<uint64_t>(i.oldest.count())},
@@ -161,12 +163,14 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
   return out;
 }
 
-nlohmann::json Pin(MissService* service, const nlohmann::json& request, bool pin) {
+// action: of the image that the request names.
+nlohmann::json OfImage(const nlohmann::json& request,
+                       const std::function<Status(const Sha256Digest& image_id)>& action) {
   auto id = request.find("image_id");
   if (id == request.end() || !id->is_string()) return {{"error", "\"image_id\" is missing"}};
   auto digest = ParseDigest("sha256:" + id->get<std::string>());
   if (!digest.ok()) return {{"error", "\"image_id\" is not 64 hex digits"}};
-  Status s = service->Pin(*digest, pin);
+  Status s = action(*digest);
   if (!s.ok()) return {{"error", s.error().message}};
   return {{"ok", true}};
 }
@@ -195,7 +199,9 @@ std::string HandleControl(MissService* service, const std::string& cache_device,
   else if (op == "scrub")
     service->Scrub(), reply = {{"ok", true}};
   else if (op == "pin" || op == "unpin")
-    reply = Pin(service, request, op == "pin");
+    reply = OfImage(request, [&](const auto& id) { return service->Pin(id, op == "pin"); });
+  else if (op == "prefetch")
+    reply = OfImage(request, [&](const auto& id) { return service->Prefetch(id); });
   else if (op.empty())
     reply = {{"error", "the request is not a JSON object with an \"op\""}};
   else

@@ -4,6 +4,9 @@
 // its delay; its rate is bounded by what was fetched for it; after some failures
 // in a row it is left alone until it is attached again. An image that does not
 // fit into the cache is not downloaded: it would only evict itself.
+//
+// A prefetch, which somebody asked for, is ahead of that, and its rate is not
+// bounded.
 #include <algorithm>
 #include <random>
 
@@ -16,47 +19,110 @@ namespace {
 constexpr auto kPoll = std::chrono::milliseconds(100);  // a run that ends wakes us sooner
 constexpr auto kLookAgain = std::chrono::seconds(30);    // what was evicted meanwhile
 constexpr double kMaxCreditSeconds = 1;
+constexpr auto kNextPass = std::chrono::milliseconds(500);
+constexpr uint32_t kMaxPasses = 20;
 
 }  // namespace
 
-// Wants one request's worth. False: the image has it all, or cannot have it.
-bool MissService::DownloadSome(uint32_t number) {
-  std::lock_guard lock(mutex_);
+std::vector<const MissService::Space*> MissService::SpacesOfLocked(const Image& image) const {
+  std::vector<const Space*> spaces;
+  for (const auto& [key, space] : spaces_) {
+    if (key.first != image.info.cache || !space.meta) continue;
+    const auto& blobs = image.meta->blobs;
+    if (std::any_of(blobs.begin(), blobs.end(),
+                    [&](const BlobInfo& b) { return b.data_space_id == space.info.id; }))
+      spaces.push_back(&space);
+  }
+  return spaces;
+}
+
+Status MissService::FitsLocked(const Image& image, const std::vector<const Space*>& spaces) const {
+  uint64_t chunks = 0;
+  for (const Space* space : spaces) chunks += space->info.nr_chunks;
+  const uint64_t room = caches_.at(image.info.cache)->info().nr_slots / 10 * 9;
+  if (chunks <= room) return OkStatus();
+  return Error{ErrorKind::kInvalid, ENOSPC,
+               "the image has " + std::to_string(chunks) + " chunks, more than the " +
+                   std::to_string(room) + " that the cache has room for beside others: it needs a larger cache"};
+}
+
+bool MissService::WantSomeLocked(const Image& image, Urgency urgency, uint64_t* from) {
+  const auto& cache = caches_.at(image.info.cache);
+  const uint32_t shift = cache->info().chunk_shift;
   const uint32_t max_spans = static_cast<uint32_t>(
       std::clamp<uint64_t>(options_.download.block_bytes / kRawSpanBytes, 1, options_.max_spans));
-  auto image = images_.find(number);
-  if (image == images_.end() || !image->second.meta || image->second.meta->blobs.empty())
-    return false;
-  const uint32_t cache_no = image->second.info.cache;
-  auto cache = caches_.find(cache_no);
-  if (cache == caches_.end()) return false;
-  std::vector<const Space*> spaces;
-  uint64_t chunks = 0;
-  for (const auto& [key, space] : spaces_) {
-    if (key.first != cache_no || !space.meta) continue;
-    const auto& blobs = image->second.meta->blobs;
-    if (std::none_of(blobs.begin(), blobs.end(),
-                     [&](const BlobInfo& b) { return b.data_space_id == space.info.id; }))
-      continue;
-    spaces.push_back(&space);
-    chunks += space.info.nr_chunks;
-  }
-  if (spaces.empty()) return true;  // not known yet
-  if (chunks > cache->second->info().nr_slots / 10 * 9) return false;
-  for (const Space* space : spaces) {
-    const uint32_t shift = cache->second->info().chunk_shift;
-    uint32_t last = 0;
-    for (uint32_t c = 0, wanted = 0; c < space->info.nr_chunks; c++) {
-      auto where = cache->second->Find(space->info.space, c);
+  uint64_t first = 0;  // of the space
+  for (const Space* space : SpacesOfLocked(image)) {
+    uint32_t last_span = 0;
+    bool wanted = false;
+    for (uint32_t c = static_cast<uint32_t>(std::min<uint64_t>(
+             *from > first ? *from - first : 0, space->info.nr_chunks));
+         c < space->info.nr_chunks; c++) {
+      auto where = cache->Find(space->info.space, c);
       if (where && where->use == SlotUse::kPresent) continue;
       const uint32_t span = SpanOfChunk(space->info_of_blob(), c, shift);
-      if (wanted == 0) last = span + max_spans;
-      if (wanted > 0 && span >= last) return true;
-      (void)WantLocked(cache_no, space->info.space, c, Urgency::kBackground, Clock::now());
-      wanted++;
-      if (c + 1 == space->info.nr_chunks) return true;
+      if (!wanted) last_span = span + max_spans;
+      if (span >= last_span) break;
+      (void)WantLocked(image.info.cache, space->info.space, c, urgency, Clock::now());
+      wanted = true;
+      *from = first + c + 1;
     }
-    if (last != 0) return true;
+    if (wanted) return true;
+    first += space->info.nr_chunks;
+  }
+  return false;
+}
+
+// False: the image has it all, or cannot have it.
+bool MissService::DownloadSome(uint32_t number) {
+  std::lock_guard lock(mutex_);
+  auto image = images_.find(number);
+  if (image == images_.end() || !image->second.meta || image->second.meta->blobs.empty() ||
+      !caches_.count(image->second.info.cache))
+    return false;
+  const auto spaces = SpacesOfLocked(image->second);
+  if (spaces.empty()) return true;  // not known yet
+  uint64_t from = 0;
+  return FitsLocked(image->second, spaces).ok() &&
+         WantSomeLocked(image->second, Urgency::kBackground, &from);
+}
+
+Status MissService::Prefetch(const Sha256Digest& image_id) {
+  std::lock_guard lock(mutex_);
+  bool found = false;
+  for (auto& [no, image] : images_) {
+    if (image.info.image_id != image_id) continue;
+    if (!image.meta) return Error{ErrorKind::kInvalid, EINVAL, image.error};
+    if (!caches_.count(image.info.cache)) continue;
+    FASTOCI_CHECK_OK(FitsLocked(image, SpacesOfLocked(image)));
+    found = image.prefetch = true;
+    image.prefetch_from = image.prefetch_passes = image.download_failures = 0;
+    image.prefetch_at = {};
+    image.prefetch_error.clear();
+  }
+  if (!found) return NotFoundError("no such image is attached");
+  idle_.notify_all();
+  return OkStatus();
+}
+
+bool MissService::PrefetchSomeLocked(Image* image) {
+  if (Clock::now() < image->prefetch_at || !caches_.count(image->info.cache) ||
+      SpacesOfLocked(*image).empty())  // not known yet
+    return false;
+  if (image->download_failures >= options_.download.tries) {
+    image->prefetch = false;
+    image->prefetch_error = image->download_error;
+    return false;
+  }
+  if (WantSomeLocked(*image, Urgency::kPrefetch, &image->prefetch_from)) return true;
+  if (image->prefetch_from == 0) {  // nothing was missing in the whole pass
+    image->prefetch = false;
+  } else if (++image->prefetch_passes > kMaxPasses) {
+    image->prefetch = false;
+    image->prefetch_error = "what comes is evicted again: the cache is too small for all that is read";
+  } else {
+    image->prefetch_from = 0;
+    image->prefetch_at = Clock::now() + kNextPass;  // the last ones are on their way
   }
   return false;
 }
@@ -67,7 +133,9 @@ void MissService::Download() {
   auto last = Clock::now();
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    if (!options_.download.enable) {
+    const bool prefetch = std::any_of(images_.begin(), images_.end(),
+                                      [](const auto& i) { return i.second.prefetch; });
+    if (!options_.download.enable && !prefetch) {
       idle_.wait(lock);
       counted = counters_.bytes_background;
       last = Clock::now();
@@ -82,7 +150,12 @@ void MissService::Download() {
     credit = std::min(credit, rate * kMaxCreditSeconds) - static_cast<double>(fetched - counted);
     counted = fetched;
     last = now;
-    if (credit < 0 || draining_ || queue_.nr_queued() > 0) continue;
+    if (draining_ || queue_.nr_queued() > 0) continue;
+    if (std::any_of(images_.begin(), images_.end(), [&](auto& i) {
+          return i.second.prefetch && PrefetchSomeLocked(&i.second);
+        }))
+      continue;
+    if (credit < 0 || !options_.download.enable) continue;
     std::vector<uint32_t> due;
     for (const auto& [no, image] : images_)
       if (image.download_at <= now && image.download_failures < options_.download.tries)

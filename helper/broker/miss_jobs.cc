@@ -166,6 +166,7 @@ void MissService::FinishRun(JobContext* job, const Status& status) {
     if (auto image = images_.find(job->image); image != images_.end()) {
       uint32_t& failures = image->second.download_failures;
       failures = status.ok() ? 0 : failures + 1;
+      image->second.download_error = status.ok() ? "" : status.error().message;
     }
     for (uint32_t i = 0; i < job->run.nr_spans; i++) {
       const JobKey key = job->run.Key(i);

@@ -478,6 +478,8 @@ std::vector<MissService::ImageStat> MissService::Images() {
     ImageStat s{.info = image.info, .error = image.error, .bytes_fetched = image.bytes_fetched};
     auto cache = caches_.find(image.info.cache);
     for (const auto& [i, id] : pins_[image.info.cache]) s.pinned |= i == image.info.image_id;
+    s.prefetching = image.prefetch;
+    s.prefetch_error = image.prefetch_error;
     std::set<Sha256Digest> ids;
     if (image.meta)
       for (const BlobInfo& blob : image.meta->blobs) ids.insert(blob.data_space_id);

@@ -98,6 +98,8 @@ class MissService : public KernelEvents {
     ImageInfo info;
     std::string error = {};  // why its misses fail, or empty
     bool pinned = false;
+    bool prefetching = false;
+    std::string prefetch_error = {};  // why the last prefetch was given up
     uint64_t chunks = 0, present = 0;  // of its data spaces
     uint64_t bytes_fetched = 0;
     // What readers of these data spaces wait for: how many chunks, since when.
@@ -126,6 +128,10 @@ class MissService : public KernelEvents {
   Status Pin(const Sha256Digest& image_id, bool pin);
   // Evicts the chunks that no attached and no pinned image uses: their number.
   size_t CollectGarbage();
+  // Begins to fetch all of an attached image, ahead of the background download and
+  // whether or not that is enabled; ImageStat tells how it goes on. An image that
+  // does not fit into the cache is refused.
+  Status Prefetch(const Sha256Digest& image_id);
   // Reads all that is cached and compares: runs in the background.
   void Scrub();
 
@@ -141,6 +147,13 @@ class MissService : public KernelEvents {
     uint64_t bytes_fetched = 0;
     Clock::time_point download_at = {};
     uint32_t download_failures = 0;  // in a row
+    std::string download_error = {};  // of the last of them
+    // One pass over all chunks after the other, until one finds nothing missing.
+    bool prefetch = false;
+    uint64_t prefetch_from = 0;  // of this pass: chunks before were looked at
+    uint32_t prefetch_passes = 0;
+    Clock::time_point prefetch_at = {};
+    std::string prefetch_error = {};  // why it was given up
   };
   struct Space {
     SpaceInfo info;
@@ -186,7 +199,13 @@ class MissService : public KernelEvents {
   bool MayGrow();
   // background download: download.cc
   void Download();
+  std::vector<const Space*> SpacesOfLocked(const Image& image) const;
+  Status FitsLocked(const Image& image, const std::vector<const Space*>& spaces) const;
+  // Wants one request's worth of what is missing from chunk *from on, counted over
+  // all the image's spaces, and moves *from behind it. False: nothing is missing.
+  bool WantSomeLocked(const Image& image, Urgency urgency, uint64_t* from);
   bool DownloadSome(uint32_t image);
+  bool PrefetchSomeLocked(Image* image);  // whether it wanted something
   bool stopping();
   // whole blobs: whole_check.cc
   void CheckWhole();

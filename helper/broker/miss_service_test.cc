@@ -438,6 +438,15 @@ class MissServiceTest : public ::testing::Test {
     service_ = nullptr;
   }
   uint32_t nr_chunks() const { return static_cast<uint32_t>((data_.size() + kChunk - 1) / kChunk); }
+  Status Prefetch() {
+    while (service_->Images().empty()) std::this_thread::yield();
+    return service_->Prefetch(service_->Images()[0].info.image_id);
+  }
+  void WaitForPrefetch() {
+    for (int i = 0; i < 2000 && service_->Images().at(0).prefetching; i++)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    EXPECT_FALSE(service_->Images()[0].prefetching);
+  }
   bool ReadsRight(uint32_t chunk) {
     Bytes got, want(kChunk);
     if (int err = kernel_->Read(chunk, &got)) {
@@ -1043,6 +1052,43 @@ TEST_F(MissServiceTest, AnImageThatDoesNotFitIsNotDownloaded) {
   Make(20 * kChunk, 16);
   std::this_thread::sleep_for(std::chrono::milliseconds(400));
   EXPECT_EQ(lanes_->jobs, 0);
+}
+
+TEST_F(MissServiceTest, APrefetchBringsAllAndEnds) {
+  Make(1000001, 64);
+  EXPECT_TRUE(ReadsRight(3));
+  EXPECT_FALSE(service_->Prefetch({1}).ok());
+  ASSERT_TRUE(Prefetch().ok());
+  EXPECT_TRUE(service_->Images().at(0).prefetching);
+  WaitForPrefetch();
+  EXPECT_EQ(service_->Images().at(0).prefetch_error, "");
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks());
+  EXPECT_EQ(service_->counters().bytes_background, 0u) << "its rate is not bounded";
+  const int jobs = lanes_->jobs;
+  ASSERT_TRUE(Prefetch().ok());
+  WaitForPrefetch();
+  EXPECT_EQ(lanes_->jobs, jobs) << "it is all there";
+}
+
+TEST_F(MissServiceTest, APrefetchIsGivenUpWithTheReason) {
+  download_.tries = 2;
+  tricks_ = std::vector<Trick>(2, Trick::kDenied);
+  Make(200000, 64);
+  ASSERT_TRUE(Prefetch().ok());
+  WaitForPrefetch();
+  EXPECT_NE(service_->Images().at(0).prefetch_error, "");
+  EXPECT_EQ(service_->counters().fails, 0u);
+  ASSERT_TRUE(Prefetch().ok());
+  WaitForPrefetch();
+  EXPECT_EQ(service_->Images().at(0).prefetch_error, "");
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks());
+}
+
+TEST_F(MissServiceTest, APrefetchOfWhatDoesNotFitIsRefused) {
+  Make(20 * kChunk, 16);
+  Status s = Prefetch();
+  ASSERT_FALSE(s.ok());
+  EXPECT_NE(s.error().message.find("20 chunks"), std::string::npos) << s.error().message;
 }
 
 TEST_F(MissServiceTest, ADrainLeavesMissesToTheNextHelper) {

@@ -51,6 +51,10 @@ check 'e2fsck finds nothing' e2fsck -fn /dev/mapper/$dm
 
 curl -s http://127.0.0.1:9863/metrics > "$SELFTEST_FILES/metrics" # for promtool
 is 'misses took time in each phase' "$(fastoci status --json | jq '[.helper.latency.phases[].sum_ns > 0] | all')" true
+check 'prefetch' fastoci prefetch nasty-latest_fastoci --json
+is 'has brought what nobody read' "$(jq -c '[.chunks == .present, .running]' "$WORK/check.out")" '[true,false]'
+check 'and says so' grep -qE '^nasty-latest_fastoci: ([0-9]+) of \1 chunks' <(fastoci prefetch nasty-latest_fastoci)
+is 'of another image it is not found' "$(fastoci prefetch nobody > "$WORK/said" 2>&1; echo $?)" 3
 fastoci events --follow --json > "$WORK/events" 2> "$WORK/events.err" &
 follower=$!
 defer kill $follower

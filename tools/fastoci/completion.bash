@@ -31,7 +31,7 @@ _fastoci() {
 			sed -n '/^Subcommands:/,/^$/s/^  \([a-z]*\) .*/\1/p')" -- "$cur"))
 		;;
 	config) COMPREPLY=($(compgen -W check -- "$cur")) ;;
-	mount | umount | detach | status | pin | unpin | fail | hold | events | trace)
+	mount | umount | detach | status | pin | unpin | prefetch | fail | hold | events | trace)
 		if [[ $command == mount && $prev != mount ]]; then
 			_filedir -d
 		else

@@ -15,6 +15,7 @@
 #include "tools/fastoci/output.h"
 #include "tools/fastoci/rebuild_command.h"
 #include "tools/fastoci/top_command.h"
+#include "tools/fastoci/prefetch_command.h"
 #include "tools/fastoci/trace_command.h"
 
 namespace fastoci {
@@ -43,6 +44,7 @@ struct Options {
   EventsRequest events;
   TopRequest top;
   TraceRequestOptions trace;
+  PrefetchOptions prefetch;
   std::string original;  // that an image is rebuilt of
   std::string what;   // an image's name, reference, device or mount point
   std::string dir;    // mount
@@ -336,7 +338,7 @@ void AddForce(CLI::App* command, Options* o) {
 struct Parser {
   CLI::App app{"Run containers from OCI images that are not downloaded yet."};
   CLI::App *attach, *assemble, *inspect, *check, *copy, *mount, *umount, *detach, *list, *status;
-  CLI::App *pin, *unpin, *gc, *scrub, *config, *config_check, *reload, *drain;
+  CLI::App *pin, *unpin, *prefetch, *gc, *scrub, *config, *config_check, *reload, *drain;
   CLI::App *ps, *fail, *hold, *restore, *doctor, *events, *top, *trace;
 
   explicit Parser(Options* o) {
@@ -452,6 +454,7 @@ struct Parser {
   void AddCache(Options* o) {
     pin = app.add_subcommand("pin", "never evict an attached image's data from the cache");
     pin->add_option("image", o->what, "name, reference, device or mount point")->required();
+    prefetch = AddPrefetchCommand(&app, &o->prefetch);
     unpin = app.add_subcommand("unpin", "take that back");
     unpin->add_option("image", o->what, "name, reference, device or mount point")->required();
     gc = app.add_subcommand("gc", "free what no attached and no pinned image uses");
@@ -501,6 +504,7 @@ int Run(int argc, char** argv) {
   if (*parser.list) return run.List();
   if (*parser.pin) return run.Pin(true);
   if (*parser.unpin) return run.Pin(false);
+  if (*parser.prefetch) return RunPrefetch(options.prefetch, options.paths, options.json, options.quiet);
   if (*parser.gc) return run.Collect();
   if (*parser.scrub)
     return run.AskHelper({{"op", "scrub"}}, "the helper scrubs; see: fastoci status");
