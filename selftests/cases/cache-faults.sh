@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Cache devices that refuse slots or cannot be read any more, are full or read-only, have another geometry or belong to
 # something else: reads go on where a way exists.
-# timeout: 420
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 lib=$SELFTESTS/lib

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Conversion is a function of its input: the same digests with another clock, directory, environment, number of cores and
 # concurrency, for each format and file system.
-# timeout: 180
+# timeout: 400
 # once: the convertor
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

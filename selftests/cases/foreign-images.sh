@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # turboOCI images that the reference implementation made (selftests/fixtures) attach, and read as their layers say.
-# timeout: 300
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 # shellcheck source=selftests/lib/foreign.sh

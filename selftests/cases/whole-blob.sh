@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Layers without chunk digests: an honest whole download after lying ranges finds and replaces what the ranges had planted;
 # a blob that is not what its digest says is refused.
-# timeout: 240
+# timeout: 400
 # once: what the helper verifies
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
