@@ -3,6 +3,7 @@
 // kernel and serves misses until SIGTERM. May be killed at any moment: hits go
 // on without it, and the kernel sends what is pending to the next one.
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -37,6 +38,7 @@ constexpr int kRegisterRetryMs = 500;
 constexpr int kIdleMs = 5000;
 constexpr int kDrainMs = 10000;
 constexpr size_t kEvents = 1000;  // that are kept for readers to come
+constexpr size_t kStackBytes = 1 << 20;
 
 class LanePort : public FetchPort {
  public:
@@ -190,7 +192,20 @@ Status DropUnused(KernelLink* link, const std::string& device_path, const std::s
   return device->DiscardSlots();
 }
 
+// Of threads that begin later. All of a stack is resident once memory is locked,
+// and of the usual 8 MiB we use little.
+Status SetStackSize(size_t bytes) {
+  pthread_attr_t attributes;
+  int err = ::pthread_attr_init(&attributes);
+  if (err != 0) return ErrnoError("stack size", err);
+  err = ::pthread_attr_setstacksize(&attributes, bytes);
+  if (err == 0) err = ::pthread_setattr_default_np(&attributes);
+  ::pthread_attr_destroy(&attributes);
+  return err == 0 ? OkStatus() : Status(ErrnoError("stack size", err));
+}
+
 Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events) {
+  FASTOCI_CHECK_OK(SetStackSize(kStackBytes));
   if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
     Log(LogLevel::kWarning, "mlockall: %s: misses may wait for our own memory",
         std::strerror(errno));
