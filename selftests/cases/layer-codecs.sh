@@ -4,6 +4,7 @@
 # content is the blobs'. A zstd layer of many frames is fetched by frames, one of a single frame, or a small one, as a whole.
 # And as many layers as there may be.
 # once: how layers are packed
+# timeout: 1200
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires docker-registry skopeo zstd curl jq e2fsck "$BIN/fastoci" "$BIN/fastoci-helperd" "$BIN/convertor"
