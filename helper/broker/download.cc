@@ -46,13 +46,14 @@ Status MissService::FitsLocked(const Image& image, const std::vector<const Space
                    std::to_string(room) + " that the cache has room for beside others: it needs a larger cache"};
 }
 
-bool MissService::WantSomeLocked(const Image& image, Urgency urgency, uint64_t* from) {
+bool MissService::WantSomeLocked(const Image& image, const std::vector<const Space*>& spaces,
+                                 Urgency urgency, uint64_t* from) {
   const auto& cache = caches_.at(image.info.cache);
   const uint32_t shift = cache->info().chunk_shift;
   const uint32_t max_spans = static_cast<uint32_t>(
       std::clamp<uint64_t>(options_.download.block_bytes / kRawSpanBytes, 1, options_.max_spans));
   uint64_t first = 0;  // of the space
-  for (const Space* space : SpacesOfLocked(image)) {
+  for (const Space* space : spaces) {
     uint32_t last_span = 0;
     bool wanted = false;
     for (uint32_t c = static_cast<uint32_t>(std::min<uint64_t>(
@@ -84,7 +85,7 @@ bool MissService::DownloadSome(uint32_t number) {
   if (spaces.empty()) return true;  // not known yet
   uint64_t from = 0;
   return FitsLocked(image->second, spaces).ok() &&
-         WantSomeLocked(image->second, Urgency::kBackground, &from);
+         WantSomeLocked(image->second, spaces, Urgency::kBackground, &from);
 }
 
 Status MissService::Prefetch(const Sha256Digest& image_id) {
@@ -106,15 +107,15 @@ Status MissService::Prefetch(const Sha256Digest& image_id) {
 }
 
 bool MissService::PrefetchSomeLocked(Image* image) {
-  if (Clock::now() < image->prefetch_at || !caches_.count(image->info.cache) ||
-      SpacesOfLocked(*image).empty())  // not known yet
-    return false;
+  if (Clock::now() < image->prefetch_at || !caches_.count(image->info.cache)) return false;
+  const auto spaces = SpacesOfLocked(*image);
+  if (spaces.empty()) return false;  // not known yet
   if (image->download_failures >= options_.download.tries) {
     image->prefetch = false;
     image->prefetch_error = image->download_error;
     return false;
   }
-  if (WantSomeLocked(*image, Urgency::kPrefetch, &image->prefetch_from)) return true;
+  if (WantSomeLocked(*image, spaces, Urgency::kPrefetch, &image->prefetch_from)) return true;
   if (image->prefetch_from == 0) {  // nothing was missing in the whole pass
     image->prefetch = false;
   } else if (++image->prefetch_passes > kMaxPasses) {

@@ -202,8 +202,9 @@ class MissService : public KernelEvents {
   std::vector<const Space*> SpacesOfLocked(const Image& image) const;
   Status FitsLocked(const Image& image, const std::vector<const Space*>& spaces) const;
   // Wants one request's worth of what is missing from chunk *from on, counted over
-  // all the image's spaces, and moves *from behind it. False: nothing is missing.
-  bool WantSomeLocked(const Image& image, Urgency urgency, uint64_t* from);
+  // spaces, those of the image, and moves *from behind it. False: nothing is missing.
+  bool WantSomeLocked(const Image& image, const std::vector<const Space*>& spaces,
+                      Urgency urgency, uint64_t* from);
   bool DownloadSome(uint32_t image);
   bool PrefetchSomeLocked(Image* image);  // whether it wanted something
   bool stopping();
