@@ -110,6 +110,11 @@ bool MissService::PrefetchSomeLocked(Image* image) {
   if (Clock::now() < image->prefetch_at || !caches_.count(image->info.cache)) return false;
   const auto spaces = SpacesOfLocked(*image);
   if (spaces.empty()) return false;  // not known yet
+  if (Status fits = FitsLocked(*image, spaces); !fits.ok()) {  // nor when it was asked for
+    image->prefetch = false;
+    image->prefetch_error = fits.error().message;
+    return false;
+  }
   if (image->download_failures >= options_.download.tries) {
     image->prefetch = false;
     image->prefetch_error = image->download_error;

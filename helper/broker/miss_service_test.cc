@@ -439,7 +439,9 @@ class MissServiceTest : public ::testing::Test {
   }
   uint32_t nr_chunks() const { return static_cast<uint32_t>((data_.size() + kChunk - 1) / kChunk); }
   Status Prefetch() {
-    while (service_->Images().empty()) std::this_thread::yield();
+    // Known with its data spaces.
+    for (auto images = service_->Images(); images.empty() || images[0].chunks == 0; images = service_->Images())
+      std::this_thread::yield();
     return service_->Prefetch(service_->Images()[0].info.image_id);
   }
   void WaitForPrefetch() {
