@@ -260,6 +260,19 @@ TEST(Retry, AWaitPastTheDeadlineIsNotBegun) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(900));
 }
 
+TEST(Retry, AnAttemptThatTheDeadlineEndsTellsWhatTheOneBeforeMet) {
+  RetryPolicy p;
+  p.first_delay_ms = 1;
+  SteadyTime deadline = DeadlineIn(200);
+  Status s = Retry(p, deadline, nullptr, [&](AttemptInfo* info) -> Status {
+    if (info->number == 0) return Error{ErrorKind::kUnavailable, EIO, "HTTP 503"};
+    std::this_thread::sleep_until(deadline);
+    return Error{ErrorKind::kUnavailable, ETIMEDOUT, "deadline passed"};
+  });
+  EXPECT_EQ(s.error().message, "deadline passed, before that: HTTP 503");
+  EXPECT_EQ(s.error().err, ETIMEDOUT);
+}
+
 TEST(Retry, ContentRange) {
   auto r = ParseContentRange("bytes 0-9/100");
   ASSERT_TRUE(r.ok());

@@ -119,11 +119,16 @@ int64_t ParseRetryAfterMs(const std::string& value) {
 Status Retry(const RetryPolicy& policy, SteadyTime deadline, Watch* watch,
              const std::function<Status(AttemptInfo*)>& attempt) {
   int failures = 0;
+  std::string before;  // what the attempt before met
   for (int number = 0;; number++) {
     AttemptInfo info;
     info.number = number;
     Status s = attempt(&info);
     if (s.ok() || s.error().kind != ErrorKind::kUnavailable) return s;
+    // That the time was up says less than why there was another attempt.
+    if (number > 0 && s.error().err == ETIMEDOUT && Clock::now() >= deadline)
+      return Error{ErrorKind::kUnavailable, ETIMEDOUT, s.error().message + ", before that: " + before};
+    before = s.error().message;
     if (info.progress) failures = 0;
     int64_t delay = Jitter(BackoffMs(policy, failures));
     if (++failures >= policy.max_attempts) return s;

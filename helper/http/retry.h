@@ -34,7 +34,8 @@ int64_t BackoffMs(const RetryPolicy& policy, int failures);
 int64_t ParseRetryAfterMs(const std::string& value);
 
 // Runs attempt until it returns success, an Error that is not kUnavailable, or
-// the policy or the deadline is used up; then its last Error.
+// the policy or the deadline is used up; then its last Error, and if only the
+// deadline ended that attempt, what the one before met.
 Status Retry(const RetryPolicy& policy, SteadyTime deadline, Watch* watch,
              const std::function<Status(AttemptInfo*)>& attempt);
 
