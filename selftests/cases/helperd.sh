@@ -80,7 +80,7 @@ wait "$helper"
 is 'ends it' $? 0
 losetup -d "$cache"
 rm -rf $dir/c
-check 'a new cache' start_helper --fetch-deadline-ms 500
+check 'a new cache' start_helper --fetch-deadline-ms 4000
 cache=$(ask cache | grep -o '/dev/loop[0-9]*')
 create
 check 'without the source a read fails' not dd if=/dev/mapper/t of=/dev/null bs=4096 2>/dev/null
