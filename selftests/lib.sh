@@ -302,10 +302,10 @@ no_loop_devices() { [ -z "$(losetup -a)" ]; }
 # nothing_left: after everything was detached and the helper stopped
 nothing_left() {
 	local left=0
-	wait_for 10 no_dm_devices || { echo "dm devices: $(dmsetup ls)"; left=1; }
-	wait_for 10 no_loop_devices || { echo "loop devices: $(losetup -a)"; left=1; }
+	wait_for 30 no_dm_devices || { echo "dm devices: $(dmsetup ls)"; left=1; }
+	wait_for 30 no_loop_devices || { echo "loop devices: $(losetup -a)"; left=1; }
 	if [ -d /sys/module/dm_fastoci ]; then
-		wait_for 10 unload_module || { echo "rmmod: $(rmmod dm_fastoci 2>&1)"; left=1; }
+		wait_for 30 unload_module || { echo "rmmod: $(rmmod dm_fastoci 2>&1)"; left=1; }
 	fi
 	kernel_log_clean || left=1
 	no_leaks || left=1

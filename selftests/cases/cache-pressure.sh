@@ -67,7 +67,7 @@ touch "$WORK/stop"
 wrong=0
 for pid in "${pids[@]}"; do wait "$pid" || wrong=$((wrong + 1)); done
 is 'every reader had the right bytes' $wrong 0
-check 'nothing is being evicted in the end' wait_for 10 idle
+check 'nothing is being evicted in the end' wait_for 30 idle
 check 'no more slots than the cache has' test "$(slots)" -le 15
 check 'no read failed' test "$(counter fails)" = 0
 check 'the cache file kept its size' test "$(stat -c %s "$CACHE_DIR/cache.img")" = 1048576

@@ -89,7 +89,7 @@ check 'and names who uses it' said 'in use.*(fuser|process)'
 is 'its policy is as before' "$(cli status t --json | json '["policy"]')" hold
 exec 9<&-
 check 'detach' exits 0 cli detach t
-check 'no loop device is left after it' wait_for 5 no_loop_devices
+check 'no loop device is left after it' wait_for 30 no_loop_devices
 check 'no device is left after it' no_dm_devices
 check 'no mount is left' bash -c "! mountpoint -q $tmp/mnt"
 is 'no state is left after it' "$(ls -A $tmp/state)" ''
@@ -102,14 +102,14 @@ check 'attach and mount in one' exits 0 attach --mount $tmp/mnt
 cat $tmp/mnt/data > /dev/null 2>&1 &
 reader=$!
 has_pending() { [ "$(cli status t --json | json '["pending"]')" -gt 0 ]; }
-check 'a reader waits' wait_for 10 has_pending
+check 'a reader waits' wait_for 30 has_pending
 begin=$(now_ms)
 check 'detach frees the reader and ends' exits 0 cli detach t
 took=$(($(now_ms) - begin))
 check "within 5 s (took $took ms)" test $took -lt 5500
 wait $reader
 is 'the reader got an error' $? 1
-check 'no loop device is left by it' wait_for 5 no_loop_devices
+check 'no loop device is left by it' wait_for 30 no_loop_devices
 
 check 'attach with --fail-after-ms' exits 0 attach --fail-after-ms 200 --mount $tmp/mnt
 is 'status tells it' "$(cli status t --json | json '["policy"]')" fail_after_ms:200
@@ -213,12 +213,12 @@ is 'as status tells' "$(cli status t --json | json '["policy"]')" fail_after_ms:
 check 'hold changes it back' exits 0 cli hold t
 cat $tmp/mnt/data > /dev/null 2>&1 &
 reader=$!
-check 'a reader waits again' wait_for 10 has_pending
+check 'a reader waits again' wait_for 30 has_pending
 check 'doctor ends with 1' exits 1 cli doctor
 check 'names the missing helper' said 'problem +the helper does not answer'
 check 'and the waiting reads, with what to do' said 'fastoci fail t'
 check 'fail at once' exits 0 cli fail t
-check 'frees the reader' timeout 5 tail --pid=$reader -f /dev/null
+check 'frees the reader' timeout 30 tail --pid=$reader -f /dev/null
 umount $tmp/mnt && must dmsetup remove fastoci-t
 check 'doctor sees that it is gone' exits 1 cli doctor
 check 'and says: restore' said 'fastoci restore'
@@ -229,7 +229,7 @@ is 'with its policy' "$(cli status t --json | json '["policy"]')" fail_after_ms:
 check 'restore again changes nothing' exits 0 cli restore
 check 'and is content' said '^1 attached, 0 failed'
 umount $tmp/mnt && must dmsetup remove fastoci-t
-check 'its loop device goes' wait_for 5 no_loop_devices
+check 'its loop device goes' wait_for 30 no_loop_devices
 mv $tmp/good.img $tmp/good.kept && cp $tmp/good.kept $tmp/good.img
 printf X | dd of=$tmp/good.img bs=1 seek=5000 conv=notrunc 2> /dev/null
 check 'a meta image that changed is not restored' exits 1 cli restore
@@ -247,6 +247,6 @@ for seconds in 0.1 0.3 0.5 0.8; do
 	check "attach after one that was killed after $seconds s" exits 0 attach --hold
 	check "and detach ($seconds)" exits 0 cli detach t
 done
-check 'killed attaches leave no loop device' wait_for 5 no_loop_devices
+check 'killed attaches leave no loop device' wait_for 30 no_loop_devices
 check 'nothing is left' nothing_left
 finish

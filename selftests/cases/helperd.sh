@@ -8,7 +8,7 @@ lib=$SELFTESTS/lib
 helper='' dir=/mnt/cache
 ask() { # ask OP: one request on the control socket
 	"$PYTHON" -c 'import socket, sys
-s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])
+s = socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(sys.argv[1])
 s.sendall(b"{\"op\":\"" + sys.argv[2].encode() + b"\"}\n"); print(s.makefile().readline())' $dir/control "$1" 2>/dev/null
 }
 counter() { ask stat | grep -o "\"$1\":[0-9]*" | head -1 | cut -d: -f2; }
@@ -47,7 +47,7 @@ kill_helper 9
 check 'without a helper hits go on' same
 check 'after a SIGKILL it starts again' start_helper
 check 'and reads are right' same
-check 'SIGTERM ends it in time' timeout 5 bash -c "kill $helper; while kill -0 $helper 2>/dev/null; do sleep 0.1; done"
+check 'SIGTERM ends it in time' timeout 30 bash -c "kill $helper; while kill -0 $helper 2>/dev/null; do sleep 0.1; done"
 wait "$helper"
 check 'cleanly' [ $? = 0 ]
 dmsetup remove t
@@ -73,7 +73,7 @@ is 'metrics have moved' "$(metric fastoci_jobs 9864/m),$(metric fastoci_jobs)" 0
 echo '{}' > $config
 kill -HUP "$helper"
 no_metrics() { ! curl -s "http://127.0.0.1:9864/m"; }
-check 'SIGHUP reloads, too: no metrics' wait_for 10 no_metrics
+check 'SIGHUP reloads, too: no metrics' wait_for 30 no_metrics
 dmsetup remove t
 check 'drain' cli drain
 wait "$helper"

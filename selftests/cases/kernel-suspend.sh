@@ -11,7 +11,7 @@ load_image
 must create
 read_in_background
 wait_for 20 has_parked
-check 'suspend --noflush ends at once' timeout 10 dmsetup suspend --noflush t
+check 'suspend --noflush ends at once' timeout 30 dmsetup suspend --noflush t
 is 'it takes what is parked back' "$(parked)" 0
 check 'the reader waits on' kill -0 "$reader"
 check 'a table is loaded meanwhile' dmsetup reload t --readonly --table "$(table 1 hold)"
@@ -83,12 +83,12 @@ must dmsetup suspend c
 before=$(hits)
 more_hits() { [ "$(hits)" -gt "$before" ]; }
 read_in_background
-check 'a hit on a suspended cache device is a hit' wait_for 10 more_hits
+check 'a hit on a suspended cache device is a hit' wait_for 30 more_hits
 is 'not parked by us' "$(parked)" 0
 check 'and does not end' kill -0 "$reader"
 start_fake "evict-all"
-check 'EVICT does not wait for it' wait_for 10 grep -q evicted "$tmp/fake.out"
-check 'nor does status' timeout 5 dmsetup status t
+check 'EVICT does not wait for it' wait_for 30 grep -q evicted "$tmp/fake.out"
+check 'nor does status' timeout 30 dmsetup status t
 must dmsetup resume c
 check 'the reader ends well' wait "$reader"
 stop_fake

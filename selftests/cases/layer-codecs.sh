@@ -66,7 +66,7 @@ convert codecs small small-fast
 check 'a small layer: attach and mount' attached small
 before=$(fetched)
 check 'its begin is read' eval 'head -c 100 "$mnt/numbers" | cmp - <(head -c 100 "$DISK/small/numbers")'
-wait_for 10 eval '[ "$(helper_stat jobs)" = 0 ]'
+wait_for 30 eval '[ "$(helper_stat jobs)" = 0 ]'
 got=$(($(fetched) - before)) size=$(stat -c %s "$DISK/small.1")
 check 'which fetches all of the blob' [ "$got" -gt $((size - 100)) -a "$got" -le "$size" ]
 drop_caches

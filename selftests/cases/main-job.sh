@@ -65,7 +65,7 @@ check 'who follows sees that' wait_for 20 told '.event == "stop"'
 check 'the tree is right again without a helper' same_tree "$mnt"
 is 'and without a miss' "$(misses)" "$first"
 check 'detach' fastoci detach nasty-latest_fastoci
-check 'no loop device of it is left' wait_for 5 not grep -q meta.img <(losetup -a)
+check 'no loop device of it is left' wait_for 30 not grep -q meta.img <(losetup -a)
 
 # A cache that is smaller than the image, so that chunks go on missing and being evicted.
 losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")" && rm -rf "$CACHE_DIR"

@@ -60,7 +60,7 @@ check 'every file is right now' right
 say flip -1
 fastoci -q detach "$mnt"
 check 'attach again: what was recorded holds' fastoci -q attach "$proxy/foreign:ext4" --plain --mount "$mnt"
-check 'verified at once' wait_for 5 verified 'as a whole'
+check 'verified at once' wait_for 30 verified 'as a whole'
 check 'every file is right' right
 fastoci -q detach "$mnt"
 
