@@ -16,6 +16,7 @@
 #include "../../extent.h"
 #include "../../metacheck.h"
 #include <linux/kernel.h>
+#include <linux/minmax.h>
 #include <linux/string.h>
 
 typedef unsigned __int128 wide;
@@ -43,7 +44,7 @@ static bool model_region(const struct fastoci_meta_sb *sb, const struct fastoci_
 		wide b = le64_to_cpu(before[i]->offset);
 		wide e = b + le64_to_cpu(before[i]->bytes);
 
-		if (b != e && (begin > b ? begin : b) < (end < e ? end : e))
+		if (b != e && max(begin, b) < min(end, e))
 			return false;
 	}
 	return true;
