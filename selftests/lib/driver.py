@@ -84,6 +84,9 @@ class Driver(Helper):
         got = dict(attrs(self.do("ALLOC", self.cache, attr(COUNT, count))))[SLOTS]
         return struct.unpack(f"={len(got) // 4}I", got)
 
+    def give_back(self, *slots):
+        self.do("RETURN", self.cache, attr(SLOTS, struct.pack(f"={len(slots)}I", *slots)))
+
     def slots(self):
         """Slot number -> attributes, of those that are not free."""
         items = [dict(attrs(dict(attrs(i[CHUNKS]))[CHUNK])) for i in self.dump("GET_SLOTS", attr(CACHE, self.cache))]

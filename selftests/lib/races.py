@@ -10,7 +10,7 @@ import errno, os, signal, subprocess, sys, threading, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap
-from dmdevice import Device
+from dmdevice import Device, write
 from driver import *
 from ktap import check
 
@@ -27,10 +27,10 @@ def until(condition, seconds=10):
 
 
 class Pause:
-    """Holds the first who enters one of these functions, from `with` until go()."""
+    """Holds the first who enters one of these functions, from `with` until go(); asleep: other CPUs may wait for his."""
 
-    def __init__(self, name, *functions):
-        self.name, self.functions, self.gone = name, ",".join(functions), False
+    def __init__(self, name, *functions, asleep=False):
+        self.name, self.functions, self.asleep, self.gone = name, ",".join(functions), asleep, False
 
     @staticmethod
     def read(name):
@@ -56,6 +56,7 @@ class Pause:
         self.write("go", "1")
 
     def __enter__(self):
+        self.write("asleep", "NY"[self.asleep])
         self.write("at", self.functions + "\n")
         return self
 
@@ -68,11 +69,36 @@ class Pause:
             check(f"{self.name}: the order was forced", forced)
 
 
+class Call(threading.Thread):
+    """Calls it in a thread of its own; .done() is 0 or an errno."""
+
+    def __init__(self, function, *args):
+        super().__init__(daemon=True)
+        self.function, self.args, self.result = function, args, None
+        self.start()
+
+    def run(self):
+        try:
+            self.function(*self.args)
+            self.result = 0
+        except OSError as e:
+            self.result = e.errno
+
+    def done(self, seconds=20):
+        self.join(seconds)
+        return self.result
+
+
+def dmsetup(*words):
+    return subprocess.run(("dmsetup", *words), check=True, capture_output=True, text=True).stdout
+
+
 class Races:
     def __init__(self, name, meta, cache_dev):
         self.dev, self.path = Device(name, create=False), f"/dev/mapper/{name}"
         self.chunks, self.cache_dev = Chunks(meta), cache_dev
         self.helper = Driver(cache_dev)
+        self.watcher = Helper(register=False)  # for good, as a socket's end waits for commands
 
     def parked(self):
         return int(self.dev.status()[5])
@@ -218,7 +244,7 @@ class Races:
             check("a slot that is read is not given back", self.helper.slots()[slot][STATE][0] == EVICTING)
             mine = self.helper.alloc(256)
             check("nor handed out", slot not in mine)
-            self.helper.do("RETURN", self.helper.cache, attr(SLOTS, struct.pack(f"={len(mine)}I", *mine)))
+            self.helper.give_back(*mine)
             p.go()
             check("the read is right", r.done() == want)
         self.helper.wait_for("EVICTED")
@@ -238,7 +264,7 @@ class Races:
             t.join()
         told = any(m[0] == CMD["EVICTED"] for m in self.helper.events)
         check("a slot is not handed out before its EVICTED was sent", not early and told and slot in got)
-        self.helper.do("RETURN", self.helper.cache, attr(SLOTS, struct.pack(f"={len(got)}I", *got)))
+        self.helper.give_back(*got)
 
     def reserve_and_death(self):
         _, no, _ = self.fresh()
@@ -270,7 +296,7 @@ class Races:
         size = os.lseek(self.helper.disk, 0, os.SEEK_END) // 512
         table = f"0 {size} error" if fails else f"0 {size} linear {self.cache_dev} 0"
         for command in ("suspend", "c"), ("reload", "c", "--table", table), ("resume", "c"):
-            subprocess.run(("dmsetup", *command), check=True)
+            dmsetup(*command)
 
     def retire_and_evict(self):
         at, no, want = self.fresh()
@@ -317,6 +343,91 @@ class Races:
         self.helper.asked(no)
         self.helper.serve(no)
         check("and its read goes on", r.done() == want)
+
+    # ---- a FILL, against the removal of the last table with its data space ----
+
+    def space_of(self):
+        """What the kernel says of the data space; none: it has gone."""
+        return next((s for s in self.watcher.dump("GET_SPACES") if u32(s[A_SPACE]) == self.helper.space), None)
+
+    def evict_all(self):
+        for slot in self.helper.slots().values():
+            if slot[STATE][0] == PRESENT:
+                self.helper.evict(u32(slot[CHUNK_NO]))
+                self.helper.wait_for("EVICTED")
+
+    def with_another_table(self):
+        """Another image on the same cache, which so outlives the table; of whose data space no chunk is left."""
+        self.evict_all()
+        image, _ = mkmeta.small_image()
+        image.blobs[0].space_id = bytes(32)
+        write("/dev/ram2", bytes(image))
+        dmsetup("create", "other", "--readonly", "--table", f"0 {image.device_sectors} fastoci /dev/ram2 /dev/mapper/c")
+
+    def table_again(self, table):
+        dmsetup("create", self.dev.name, "--readonly", "--table", table)
+        self.helper.find()
+
+    def fill_and_removal(self):
+        _, no, _ = self.fresh()
+        slot, = self.helper.alloc()
+        table = dmsetup("table", self.dev.name)
+        self.with_another_table()
+        with Pause("FILL, its data space goes", "fastoci_chunk_fill", asleep=True) as p:
+            fill = Call(self.helper.fill, no, slot)
+            p.held()
+            dmsetup("remove", self.dev.name)
+            check("a table goes while a FILL for it is under way", not self.space_of())
+            p.go()
+            check("which is refused", fill.done() == errno.EINVAL)
+        check("and its slot is still the helper's", self.helper.slots()[slot][STATE][0] == RESERVED)
+        self.helper.give_back(slot)
+        check("who can give it back", slot not in self.helper.slots())
+        self.table_again(table)
+        dmsetup("remove", "other")
+
+    def fill_and_removal_of_cache(self):
+        at, no, want = self.fresh()
+        slot, = self.helper.alloc()
+        table = dmsetup("table", self.dev.name)
+        with Pause("FILL, its cache goes", "fastoci_chunk_fill", asleep=True) as p:
+            fill = Call(self.helper.fill, no, slot)
+            p.held()
+            dmsetup("remove", self.dev.name)
+            check("a cache stays as long as a FILL for it is under way", self.watcher.dump("GET_CACHES"))
+            p.go()
+            check("which is refused", fill.done() == errno.EINVAL)
+        self.helper.wait_for("CACHE_REMOVED")
+        self.table_again(table)
+        check("and then goes with the reservation", not self.helper.slots())
+        r = Reader(self.path, at)
+        self.helper.asked(no)
+        self.helper.serve(no)
+        check("the next table's chunk is absent, and served", r.done() == want)
+
+    def removal_and_fill(self):
+        at, no, want = self.fresh()
+        slot, = self.helper.alloc()
+        self.helper.write(slot, no)
+        table = dmsetup("table", self.dev.name)
+        self.with_another_table()
+        with Pause("the data space goes, FILL", "fastoci_space_put", asleep=True) as p:
+            remove = Call(dmsetup, "remove", self.dev.name)
+            p.held()
+            self.helper.fill(no, slot)
+            p.go()
+            check("a table goes after a FILL for it", remove.done() == 0)
+        left = self.space_of()
+        check("its data space stays without a user, as it has a slot",
+              left and (u32(left[NR_USERS]), u32(left[NR_PRESENT])) == (0, 1))
+        self.table_again(table)
+        check("which the next table reads", Reader(self.path, at).done() == want)
+        dmsetup("remove", self.dev.name)
+        self.helper.evict(no)
+        self.helper.wait_for("EVICTED")
+        check("and it goes with its last slot", not self.space_of() and slot not in self.helper.slots())
+        self.table_again(table)
+        dmsetup("remove", "other")
 
     # ---- a message that is about to be sent, against ... ----
 

@@ -7,11 +7,14 @@
  *	at		FUNCTION[,FUNCTION...], or nothing; arms the pause again
  *	delay_us	each who enters waits for a random time up to this;
  *			0: the first one is held until "go" is written, others pass
+ *	asleep		who is held sleeps, so that others can wait for all CPUs;
+ *			for functions that may, and take up to six words
  *	entered		how many entered since "at" was written (read only)
  *	held		whether one is held now (read only)
  *	expired		whether one was let go after HOLD_MS instead (read only)
  *
- * Handlers run without preemption, so they spin.
+ * Handlers run without preemption, so they spin: who is to sleep is sent to a
+ * function that does so and then calls the one that he entered.
  */
 #include <linux/delay.h>
 #include <linux/kprobes.h>
@@ -40,15 +43,47 @@ static const struct kernel_param_ops delay_us_ops = {
 };
 module_param_cb(delay_us, &delay_us_ops, &delay_us, 0644);
 
-static bool go, held, expired;
+static bool go, asleep, held, expired;
 module_param(go, bool, 0644);
+module_param(asleep, bool, 0644);
 module_param(held, bool, 0444);
 module_param(expired, bool, 0444);
+
+static void hold(void)
+{
+	u64 end = ktime_get_mono_fast_ns() + HOLD_MS * (u64)NSEC_PER_MSEC;
+
+	WRITE_ONCE(held, true);
+	while (!READ_ONCE(go)) {
+		if (ktime_get_mono_fast_ns() > end) {
+			WRITE_ONCE(expired, true);
+			break;
+		}
+		if (asleep)
+			usleep_range(1000, 2000);
+		else
+			cpu_relax();
+	}
+	WRITE_ONCE(held, false);
+}
+
+typedef long (*entry_fn)(long a, long b, long c, long d, long e, long f);
+static entry_fn entry;	/* of who is held asleep */
+
+static noinline long hold_asleep(long a, long b, long c, long d, long e, long f)
+{
+	long ret;
+
+	hold();
+	atomic_dec(&nr_entered); /* now he enters again */
+	ret = entry(a, b, c, d, e, f);
+	module_put(THIS_MODULE);
+	return ret;
+}
 
 static int entered(struct kprobe *p, struct pt_regs *regs)
 {
 	u32 us = READ_ONCE(delay_us);
-	u64 end;
 
 	atomic_inc(&nr_entered);
 	if (us) {
@@ -57,17 +92,14 @@ static int entered(struct kprobe *p, struct pt_regs *regs)
 	}
 	if (!atomic_xchg(&armed, 0))
 		return 0;
-	end = ktime_get_mono_fast_ns() + HOLD_MS * (u64)NSEC_PER_MSEC;
-	WRITE_ONCE(held, true);
-	while (!READ_ONCE(go)) {
-		if (ktime_get_mono_fast_ns() > end) {
-			WRITE_ONCE(expired, true);
-			break;
-		}
-		cpu_relax();
+	if (!asleep) {
+		hold();
+		return 0;
 	}
-	WRITE_ONCE(held, false);
-	return 0;
+	__module_get(THIS_MODULE);
+	entry = (entry_fn)p->addr;
+	instruction_pointer_set(regs, (unsigned long)hold_asleep);
+	return 1;
 }
 
 static void remove_probes(void)
