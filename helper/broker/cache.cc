@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "base/event.h"
 #include "fastoci_netlink.h"
@@ -66,13 +67,47 @@ std::optional<Cache::Unchecked> Cache::PresentIn(uint32_t slot) {
   return Unchecked{slot, table_.space(slot), table_.chunk_no(slot), true};
 }
 
-Status Cache::WriteSlot(uint32_t slot, std::span<const uint8_t> data) {
+Status Cache::Write(const std::function<Status()>& write) {
   std::shared_lock writing(writing_);
   {
     std::lock_guard lock(mutex_);
     if (stop_) return Error{ErrorKind::kUnavailable, ECANCELED, "the cache is gone"};
   }
-  return device_->WriteSlot(slot, data);
+  return write();
+}
+
+Status Cache::WriteSlot(uint32_t slot, std::span<const uint8_t> data) {
+  FASTOCI_CHECK_OK(Write([&] { return device_->WriteSlot(slot, data); }));
+  std::lock_guard lock(mutex_);
+  wrote_ = true;
+  return OkStatus();
+}
+
+// A slot that is refused tells nothing of the others; the superblock, whose place was written
+// before, does.
+Status Cache::ProbeDevice() {
+  Status s = Write([&] { return device_->RewriteSuperblock(); });
+  if (!s.ok() && s.error().err != ECANCELED)
+    s = Error{ErrorKind::kIo, EROFS,
+              s.error().message +
+                  ": the cache device refuses writes: check it, and whether the file system behind "
+                  "it is read-only: until it takes them, what is cached is served, but nothing else"};
+  std::lock_guard lock(mutex_);
+  if (!s.ok() && s.error().err == EROFS) {
+    takes_none_ = true;
+    SetTrouble(&device_trouble_, s.error().message);
+  } else if (s.ok() && std::exchange(takes_none_, false)) {
+    SetTrouble(&device_trouble_, "");
+  }
+  return s;
+}
+
+Status Cache::Writable() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!takes_none_) return OkStatus();
+  }
+  return ProbeDevice();
 }
 
 void Cache::End() {
@@ -88,7 +123,11 @@ void Cache::GiveBack(uint32_t slot) {
 
 // A file system that is full refuses all slots that were never written: for a
 // while only those are used that held a chunk before.
-void Cache::Retire(uint32_t slot, const std::string& why) {
+Status Cache::Retire(uint32_t slot, const std::string& why) {
+  if (Status s = ProbeDevice(); !s.ok()) {
+    GiveBack(slot);
+    return s;
+  }
   counters_->retired++;
   RemoveRow(slot);
   std::vector<uint32_t> others;
@@ -104,6 +143,7 @@ void Cache::Retire(uint32_t slot, const std::string& why) {
                    "system behind it is full or read-only");
   }
   Drop(others);
+  return OkStatus();
 }
 
 void Cache::SetTrouble(Trouble* which, const std::string& text) {
@@ -250,6 +290,7 @@ Result<uint32_t> Cache::TakeSlot() {
       return *slot;
     }
     if (Reclaim()) continue;
+    FASTOCI_CHECK_OK(Writable());
     std::lock_guard lock(mutex_);
     const bool hopeless = IsHopeless();
     if (hopeless && table_.Count(SlotUse::kRetired) == table_.nr_slots())
@@ -284,11 +325,11 @@ bool Cache::MoreSlots() {
     std::lock_guard lock(mutex_);
     const bool refused = Clock::now() < only_used_until_;
     only_used = refused || !may_grow_;
-    if (!refused) SetTrouble(&device_trouble_, "");
+    if (!refused && !takes_none_) SetTrouble(&device_trouble_, "");
   }
-  if (only_used && Evict(batch_)) return true;
+  if (only_used && EvictSome()) return true;
   auto slots = link_->Alloc(info_.cache, batch_);
-  if (!slots.ok()) return slots.error().err == ENOSPC && Evict(batch_);
+  if (!slots.ok()) return slots.error().err == ENOSPC && EvictSome();
   std::lock_guard lock(mutex_);
   for (uint32_t slot : *slots)
     if (slot < table_.nr_slots() && table_.use(slot) == SlotUse::kFree)
@@ -331,13 +372,20 @@ std::vector<uint32_t> Cache::TakeRead() {
   return slots;
 }
 
-bool Cache::Evict(size_t n) {
+// Not for a device that could not use the slots.
+bool Cache::EvictSome() {
+  bool wrote;
+  {
+    std::lock_guard lock(mutex_);
+    wrote = std::exchange(wrote_, false) && !takes_none_;
+  }
+  if (!wrote && !ProbeDevice().ok()) return false;
   if (evicted_since_sweep_ == 0) Sweep();
   std::vector<uint32_t> victims;
   {
     std::lock_guard lock(mutex_);
     victims = policy_.Pick(
-        n, [this](uint32_t slot) { return pinned_.count(table_.space(slot)) != 0; });
+        batch_, [this](uint32_t slot) { return pinned_.count(table_.space(slot)) != 0; });
   }
   evicted_since_sweep_ += static_cast<uint32_t>(victims.size());
   if (evicted_since_sweep_ > info_.nr_slots / kSweepShare) evicted_since_sweep_ = 0;

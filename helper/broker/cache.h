@@ -20,6 +20,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -62,9 +63,12 @@ class Cache {
   Result<uint32_t> TakeSlot();
   // data: as for CacheDevice::WriteSlot(). ECANCELED once End() was called.
   Status WriteSlot(uint32_t slot, std::span<const uint8_t> data);
+  // An error, EROFS, while the device takes no writes at all; that is tried again each time.
+  Status Writable();
   void GiveBack(uint32_t slot);
-  // The device refuses it: not used again by this helper.
-  void Retire(uint32_t slot, const std::string& why);
+  // The device refuses it: not used again by this helper. An error as of Writable() if the
+  // device refuses everything: then the slot is given back, and no other will do.
+  Status Retire(uint32_t slot, const std::string& why);
   // FILL of a taken slot that holds row's verified chunk. On an error the slot
   // is no longer the caller's.
   Status Publish(uint32_t space, const SlotRow& row);
@@ -135,10 +139,12 @@ class Cache {
   void RestoreBatch(const SlotRow& of, std::span<const ChunkEntry> batch);
   Status ReadSlots();
   uint64_t KeyOf(uint32_t space, uint32_t chunk_no);
+  Status Write(const std::function<Status()>& write);
+  Status ProbeDevice();
   bool MoreSlots();
   bool Reclaim();
   void Sweep();
-  bool Evict(size_t n);
+  bool EvictSome();
   bool EvictSlots(const std::vector<uint32_t>& slots);
   void RemoveRow(uint32_t slot);
   void RetireUnreadable(uint32_t slot);
@@ -172,6 +178,8 @@ class Cache {
   std::vector<bool> read_;     // by slot: for TakeRead()
   uint32_t evicted_since_sweep_ = 0;
   Clock::time_point only_used_until_;
+  bool wrote_ = false;        // a slot, since the last eviction
+  bool takes_none_ = false;   // the device, when it was last asked
   Trouble device_trouble_, read_trouble_, db_trouble_;
   uint32_t nr_refused_ = 0;     // slots that could not be written
   uint32_t nr_unreadable_ = 0;  // slots that the kernel retired

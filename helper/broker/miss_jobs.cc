@@ -138,14 +138,16 @@ void MissService::RunJob(Lane* lane, const JobQueue::Run& run) {
   if (!job.refused.empty()) return FinishRun(&job, MismatchError(job.refused));
   Status status = OkStatus();
   for (uint32_t tries = 0; NeedsFetch(&job); tries++) {  // each time: misses come meanwhile
-    status = TryRun(lane, &job, tries);
+    status = job.cache->Writable();
+    if (status.ok()) status = TryRun(lane, &job, tries);
     if (status.ok()) break;
     const Error& e = status.error();
     if (e.kind == ErrorKind::kMismatch) counters_.mismatches++;
     if (stopping()) return;  // the kernel sends what is pending to the next helper
     LogEvent(LogLevel::kWarning, FieldsOf("retry", job.image, *job.blob), "%s: try %u: %s",
              job.Name().c_str(), tries + 1, e.message.c_str());
-    if (tries + 1 == kMaxTries || e.kind == ErrorKind::kDenied || e.kind == ErrorKind::kNotFound)
+    if (tries + 1 == kMaxTries || e.kind == ErrorKind::kDenied || e.kind == ErrorKind::kNotFound ||
+        e.err == EROFS)
       break;
     counters_.retries++;
     counters_.retries_by[static_cast<size_t>(e.kind)]++;
@@ -310,7 +312,7 @@ Result<uint32_t> MissService::WriteSlot(JobContext* job) {
     Status written = job->cache->WriteSlot(slot, job->slot());
     if (written.ok()) return slot;
     if (written.error().err == ECANCELED) return written.error();
-    job->cache->Retire(slot, written.error().message);
+    FASTOCI_CHECK_OK(job->cache->Retire(slot, written.error().message));
     if (tries == kMaxSlotTries) return written.error();
   }
 }

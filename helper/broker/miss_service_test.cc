@@ -6,7 +6,9 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <deque>
 #include <random>
@@ -127,6 +129,10 @@ class FakeKernel : public KernelLink {
   size_t nr_present() {
     std::lock_guard lock(mutex_);
     return map_.size();
+  }
+  uint32_t AnyPresent() {
+    std::lock_guard lock(mutex_);
+    return map_.begin()->first;
   }
 
   Status Register(bool) override {
@@ -988,6 +994,56 @@ TEST_F(MissServiceTest, ACacheWithoutAGoodSlotFailsAtOnceAndSaysItOnce) {
   Stop();
   SetLogSink(nullptr);
   EXPECT_EQ(faults, 1);
+}
+
+// As of a file system that became read-only: the limit also holds for what is written over.
+class NoWrites {
+ public:
+  NoWrites() {
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    rlimit none = before_;
+    none.rlim_cur = 0;
+    ::setrlimit(RLIMIT_FSIZE, &none);
+  }
+  ~NoWrites() { ::setrlimit(RLIMIT_FSIZE, &before_); }
+
+ private:
+  rlimit before_;
+};
+
+TEST_F(MissServiceTest, ADeviceThatTakesNoWritesServesWhatItHasAndNothingIsFetchedForIt) {
+  for (uint32_t nr_slots : {64U, 12U}) {  // with free slots, and with none
+    Make(24 * kChunk, nr_slots);
+    const uint32_t last = nr_chunks() - 1;
+    for (uint32_t c = 0; c < nr_chunks() - 5; c++) EXPECT_TRUE(ReadsRight(c));
+    while (service_->nr_jobs()) std::this_thread::yield();
+    {
+      NoWrites none;
+      for (int i = 0; i < 3; i++) EXPECT_EQ(ErrnoOf(last), EIO);
+      while (service_->nr_jobs()) std::this_thread::yield();
+      const int jobs = lanes_->jobs;
+      const Cache::Stat stat = service_->Caches().at(0);
+      EXPECT_GT(stat.present, 5U);
+      for (int i = 0; i < 10; i++) EXPECT_EQ(ErrnoOf(last), EIO);
+      EXPECT_EQ(lanes_->jobs, jobs);
+      EXPECT_EQ(service_->Caches().at(0).present, stat.present) << "evicted for nothing";
+      EXPECT_EQ(stat.retired, 0U);
+      EXPECT_NE(stat.trouble.find("refuses writes: check it, and whether the file system behind it "
+                                  "is read-only"),
+                std::string::npos)
+          << stat.trouble;
+      EXPECT_EQ(kernel_->nr_present(), stat.present);
+      EXPECT_TRUE(ReadsRight(kernel_->AnyPresent()));
+    }
+    for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+    for (int i = 0; i < 1000 && service_->Caches().at(0).trouble != ""; i++)  // the database's, too
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    EXPECT_EQ(service_->Caches().at(0).trouble, "");
+    Stop();
+    ASSERT_EQ(std::system(("rm -rf " + dir_ + "/*").c_str()), 0);
+    blob_ = BlobInfo();
+  }
 }
 
 TEST_F(MissServiceTest, APinnedImageStaysAndOthersStillReadOn) {

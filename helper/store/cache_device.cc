@@ -184,6 +184,13 @@ Status CacheDevice::ReadSlot(uint32_t slot, std::span<uint8_t> data) {
                    path_);
 }
 
+Status CacheDevice::RewriteSuperblock() {
+  AlignedBuffer sb(FASTOCI_CACHE_SB_BYTES);
+  if (!sb.ok()) return ErrnoError("memory", ENOMEM);
+  FASTOCI_CHECK_OK(PreadFull(fd_.get(), sb.span(), 0, path_));
+  return PwriteFull(fd_.get(), sb.span(), 0, path_);
+}
+
 Status CacheDevice::DiscardSlots() {
   if (dev_ == 0) return OkStatus();
   uint64_t range[2] = {geometry_.slots_offset,

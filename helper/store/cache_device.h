@@ -68,6 +68,8 @@ class CacheDevice {
   // data: aligned memory, a whole chunk or (a multiple of 512 bytes) its head.
   Status WriteSlot(uint32_t slot, std::span<const uint8_t> data);
   Status ReadSlot(uint32_t slot, std::span<uint8_t> data);
+  // As it is: tells whether the device takes writes.
+  Status RewriteSuperblock();
   // Gives the space of all slots back, if the device can: nobody may use them.
   Status DiscardSlots();
   // Durable from here on: what was written before the call.

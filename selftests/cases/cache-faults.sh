@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Cache devices that refuse slots or cannot be read any more, are full or read-only, have another geometry or belong to
 # something else: reads go on where a way exists.
+# timeout: 900
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 lib=$SELFTESTS/lib
@@ -39,7 +40,8 @@ dmsetup remove c
 
 # Reads that fail under a hit: slots that were filled, 8 of them now bad, in the middle of runs.
 linear='0 16384 linear /dev/ram1 0'
-swap_cache() { dmsetup suspend c && dmsetup reload c --table "$1" && dmsetup resume c; }
+swap() { dmsetup suspend --nolockfs "$1" && dmsetup reload "$1" --table "$2" && dmsetup resume "$1"; }
+swap_cache() { swap c "$1"; }
 direct() { timeout 60 cmp <(dd if=/dev/mapper/t bs="$1" iflag=direct status=none) "$DISK/data"; }
 errors() { dm_status t | cut -d' ' -f7; }
 must dd if=/dev/zero of=/dev/ram1 bs=1M count=8 oflag=direct status=none
@@ -76,13 +78,14 @@ check 'a helper that starts now' start "$DISK/c4" --cache-device /dev/mapper/c
 is 'hears of them from the kernel' "$(helper_stat 'caches[0].retired')" 8
 check 'small direct reads are right' direct 4K
 
+flakey() { dmsetup targets | grep -q flakey || modprobe dm-flakey; }
 # All of it is bad: an error in bounded time, and what comes after goes on when the device is well again.
 must swap_cache '0 16384 error'
 fails_in_time() { timeout 100 dd if=/dev/mapper/t of=/dev/null bs=64K iflag=direct; [ $? = 1 ]; }
 check 'a cache that fails as a whole is an error in the end' fails_in_time
 check 'which is counted' test "$(errors)" -gt 0
 matches 'and status has words for it' "$(helper_stat 'caches[0].trouble')" 'the cache device refuses writes: check it'
-if dmsetup targets | grep -q flakey || modprobe dm-flakey; then
+if flakey; then
 	# Whatever is written cannot be read: a slot for each try, and no more tries than are allowed.
 	if swap_cache '0 16384 flakey /dev/ram1 0 0 1 1 error_reads'; then
 		retired=$(helper_stat 'caches[0].retired')
@@ -102,7 +105,90 @@ check 'every read is right' same
 is 'none is retired' "$(helper_stat 'caches[0].retired')" 0
 dmsetup remove t
 stop_helper
+
+# A device that gives what it has and takes nothing.
+must flakey
+readable() { # of the device's pieces: "right", "wrong", "failed" with their numbers, those that are not 0
+	drop_caches
+	timeout 100 "$PYTHON" - "$DISK/data" <<-'PY'
+	import collections, mmap, os, sys
+	want, seen = open(sys.argv[1], "rb").read(), collections.Counter()
+	fd, buf = os.open("/dev/mapper/t", os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 65536)
+	for at in range(0, len(want), 65536):
+	    try:
+	        n = os.preadv(fd, [buf], at)
+	        seen["right" if n and buf[:n] == want[at:at + n] else "wrong"] += 1
+	    except OSError:
+	        seen["failed"] += 1
+	print(*(f"{k} {n}" for k, n in sorted(seen.items())))
+	PY
+}
+settled() { [ "$(helper_stat 'jobs == 0 and (.helper.caches[0] | .durable == .present and .present > 0)')" = true ]; }
+begin() { dd if=/dev/mapper/t of=/dev/null bs=64K count=1 iflag=direct status=none && wait_for 20 settled; }
+must dd if=/dev/zero of=/dev/ram1 bs=1M count=8 oflag=direct status=none
+check 'the helper takes the sound device' start "$DISK/c7" --cache-device /dev/mapper/c
+check 'creates a device' create /dev/mapper/c
+check 'reads the first of it' begin
+cached=$(helper_stat 'caches[0].present')
+must swap_cache '0 16384 flakey /dev/ram1 0 0 1 1 error_writes'
+matches 'what is cached is read when the device takes no more writes' "$(readable)" '^failed [0-9]+ right [0-9]+$'
+fetched=$(counter bytes_fetched)
+matches 'and again' "$(readable)" '^failed [0-9]+ right [0-9]+$'
+is 'nothing is fetched that could not be kept' "$(counter bytes_fetched)" "$fetched"
+is 'nothing was evicted, no slot retired' "$(helper_stat 'caches[0] | [.present, .retired] | join(" ")')" "$cached 0"
+matches 'status says what to do' "$(helper_stat 'caches[0].trouble')" \
+	'refuses writes: check it, and whether the file system behind it is read-only'
+must swap_cache "$linear"
+check 'the device is well again, and reads are right' same
+is 'which status says' "$(helper_stat 'caches[0].trouble')" ''
+dmsetup remove t
+stop_helper
 dmsetup remove c
+
+# A file system that becomes read-only while its cache is in use, as its journal could not be written. What ext4 gives then
+# depends on the kernel: 6.1 reads on and writes over what there was, 6.12 does neither.
+linear="0 $(blockdev --getsz /dev/ram2) linear /dev/ram2 0"
+must dmsetup create f --table "$linear"
+must mkfs.ext4 -q -m 0 -E lazy_itable_init=1 /dev/mapper/f
+mkdir -p "$WORK/fs"; must mount -o errors=remount-ro /dev/mapper/f "$WORK/fs"
+check 'the helper starts on a sound file system' start "$WORK/fs/c" --cache-size-mb 16
+cache=$(helper_stat cache_device)
+check 'creates a device' create "$cache"
+check 'reads the first of it' begin
+cached=$(helper_stat 'caches[0].present')
+must swap f "${linear/linear/flakey} 0 1 1 error_writes"
+touch "$WORK/fs/x"; sync -f "$WORK/fs" 2>/dev/null
+must swap f "$linear"
+check 'the file system is read-only' not touch "$WORK/fs/y"
+can_read() { dd if="$WORK/fs/c/cache.img" of=/dev/null bs=64K count=2 iflag=direct status=none 2>/dev/null; }
+seen=$(readable)
+note "reads: $seen" "trouble: $(helper_stat 'caches[0].trouble')"
+if can_read; then
+	matches 'what the file system gives is read' "$seen" '^(failed [0-9]+ )?right [0-9]+$'
+else
+	matches 'reads end when it gives nothing' "$seen" '^failed [0-9]+$'
+fi
+check 'again in bounded time' readable
+matches 'status says what to do' "$(helper_stat 'caches[0].trouble')" \
+	'refuses writes: check it, and whether the file system behind it is (full or )?read-only'
+dmsetup remove t
+check 'the helper ends' stop_helper
+losetup -d "$cache"
+umount "$WORK/fs"
+fsck.ext4 -fy /dev/mapper/f > /dev/null 2>&1
+must mount -o errors=remount-ro /dev/mapper/f "$WORK/fs"
+check 'it starts on the mended one' start "$WORK/fs/c" --cache-size-mb 16
+cache=$(helper_stat cache_device)
+check 'creates a device' create "$cache"
+check 'every read is right' same
+note "restored $(counter restored) of $cached, rotten $(counter rotten)"
+check 'what was durable came back' test "$(($(counter restored) + $(counter rotten)))" -ge "$cached"
+is 'nothing is wrong with it' "$(helper_stat 'caches[0] | .trouble, .retired' | tr '\n' ' ')" ' 0 '
+dmsetup remove t
+stop_helper
+losetup -d "$cache"
+umount "$WORK/fs"
+dmsetup remove f
 
 # A disk with a medium error, which it tells in an interrupt. A read that must not wait does not, read-ahead changes nothing.
 nowait() { # reads every 4 KiB so; prints what came beside data
@@ -161,7 +247,7 @@ check 'no cache begins on a full one' refused "$BIN/fastoci-helperd" --cache-dir
 matches 'the message names place and reason' "$(cat "$WORK/refused")" "error: $WORK/small/c2.*: No space left on device"
 rm -r "$WORK"/small/*
 
-# A file system that came up read-only, as after an error. (Made so below a cache that is in use, ext4 warns or shuts down.)
+# A file system that came up read-only, as after an error.
 check 'the helper makes a cache on a sound file system' start "$WORK/small/c" --cache-size-mb 16
 cache=$(helper_stat cache_device)
 stop_helper
