@@ -83,9 +83,13 @@ bool MissService::DownloadSome(uint32_t number) {
     return false;
   const auto spaces = SpacesOfLocked(image->second);
   if (spaces.empty()) return true;  // not known yet
+  if (!FitsLocked(image->second, spaces).ok()) return false;
+  // The check of a whole blob brings it.
+  if (std::any_of(spaces.begin(), spaces.end(),
+                  [&](const Space* s) { return AwaitsWholeLocked(*s) && !s->whole_unread; }))
+    return true;
   uint64_t from = 0;
-  return FitsLocked(image->second, spaces).ok() &&
-         WantSomeLocked(image->second, spaces, Urgency::kBackground, &from);
+  return WantSomeLocked(image->second, spaces, Urgency::kBackground, &from);
 }
 
 Status MissService::Prefetch(const Sha256Digest& image_id) {

@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 #include "broker/chunk_check.h"
-#include "broker/miss_service.h"
+#include "broker/job_context.h"
 
 namespace fastoci {
 namespace {
@@ -16,35 +16,6 @@ constexpr int kMaxSlotTries = 4;    // slots that refuse one chunk
 constexpr auto kLaneRetry = std::chrono::seconds(1);
 
 }  // namespace
-
-struct MissService::JobContext {
-  JobQueue::Run run;
-  uint32_t begin = 0, end = 0;  // spans of the run that still want something
-  std::shared_ptr<Cache> cache;
-  std::shared_ptr<const MetaImage> meta;
-  uint32_t image = 0;
-  uint32_t blob_no = 0;
-  const BlobInfo* blob = nullptr;
-  std::string refused;  // why nothing of the space is served, or empty
-  std::unique_ptr<AlignedBuffer> chunk;
-  std::vector<Sha256Digest> pieces;  // of the chunk in hand
-  uint64_t next_offset = 0;          // where the next piece must begin
-  bool read = false;                 // somebody waits for the run
-  Clock::time_point picked;
-  std::chrono::nanoseconds verify{0}, write{0};  // of the try in hand
-
-  uint32_t space() const { return run.first.space; }
-  uint64_t chunk_bytes() const { return cache->chunk_bytes(); }
-  ByteSpan slot() const { return {chunk->data(), chunk_bytes()}; }
-  JobKey KeyOf(uint32_t chunk_no) const {
-    return {run.first.cache, run.first.space,
-            SpanOfChunk(*blob, chunk_no, cache->info().chunk_shift)};
-  }
-  std::string Name() const {
-    return DigestString(blob->blob_digest) + ", span " + std::to_string(run.first.span) +
-           (run.nr_spans > 1 ? " and " + std::to_string(run.nr_spans - 1) + " more" : "");
-  }
-};
 
 // Half of the lanes are kept for who waits for a read, one of them for demand;
 // a single lane takes everything.
@@ -241,15 +212,19 @@ Status MissService::TryRun(Lane* lane, JobContext* job, uint32_t attempt) {
     counters_.PhaseOf(Phase::kVerify).Observe(job->verify);
     counters_.PhaseOf(Phase::kWrite).Observe(job->write);
   }
-  CountFetch(*lane, job->run.urgency == Urgency::kBackground);
+  CountBytes(lane->bytes_fetched(), job->run.urgency == Urgency::kBackground);
+  CountRequests(*lane);
   FASTOCI_CHECK_OK(ran);
   if (job->next_offset != l.range.out_end) return MismatchError("the lane ended before its range");
   return OkStatus();
 }
 
-void MissService::CountFetch(const Lane& lane, bool background) {
-  counters_.bytes_fetched += lane.bytes_fetched();
-  if (background) counters_.bytes_background += lane.bytes_fetched();
+void MissService::CountBytes(uint64_t fetched, bool background) {
+  counters_.bytes_fetched += fetched;
+  if (background) counters_.bytes_background += fetched;
+}
+
+void MissService::CountRequests(const Lane& lane) {
   const HttpTally http = lane.http();
   counters_.requests += http.requests;
   counters_.request_retries += http.retries;
@@ -271,13 +246,20 @@ Status MissService::TakePiece(JobContext* job, uint64_t data_offset, ByteSpan pi
                          std::to_string(piece.size()) + " differs");
   counters_.bytes_decoded += piece.size();
   if (digests.empty()) counters_.unverified++;
+  job->next_offset = data_offset + piece.size();
+  return KeepPiece(job, data_offset, piece, digest);
+}
+
+// Writes its chunk with the last of it; the caller checked order and digest.
+Status MissService::KeepPiece(JobContext* job, uint64_t data_offset, ByteSpan piece,
+                              const Sha256Digest& digest) {
   const uint64_t in_chunk = data_offset % job->chunk_bytes();
   if (in_chunk == 0) job->pieces.clear();
   std::copy(piece.begin(), piece.end(), job->chunk->data() + in_chunk);
   job->pieces.push_back(digest);
-  job->next_offset = data_offset + piece.size();
   const uint64_t filled = in_chunk + piece.size();
-  if (filled < job->chunk_bytes() && job->next_offset < job->blob->data_bytes) return OkStatus();
+  if (filled < job->chunk_bytes() && data_offset + piece.size() < job->blob->data_bytes)
+    return OkStatus();
   const auto write_begin = Clock::now();
   Status written = WriteChunk(job, static_cast<uint32_t>(data_offset / job->chunk_bytes()), filled);
   job->write += Clock::now() - write_begin;

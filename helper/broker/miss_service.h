@@ -163,6 +163,7 @@ class MissService : public KernelEvents {
     std::string why;              // it is not verified yet
     std::string refused;          // why nothing of it is served, or empty
     bool whole_ended = false;     // with a mismatch
+    bool whole_unread = false;    // at least once: its download does not wait any more
     Clock::time_point whole_at;   // not before
     const BlobInfo& info_of_blob() const { return meta->blobs[blob]; }
   };
@@ -214,7 +215,9 @@ class MissService : public KernelEvents {
   void CheckWholeBlob(const std::shared_ptr<Cache>& cache, const Space& space);
   Result<std::vector<Sha256Digest>> ReadWhole(const Space& space, uint32_t attempt);
   Status Pace(Clock::time_point begin, uint64_t bytes);
-  void SetWhy(const Space& space, const std::string& why);
+  void SetWhy(const Space& space, const std::string& why, bool unread = false);
+  bool AwaitsWholeLocked(const Space& space) const;
+  bool DownloadsWhole(const Space& space);  // its check is its download, too
   void AdoptWhole(const std::shared_ptr<Cache>& cache, const Space& space,
                   const std::vector<Sha256Digest>& digests);
   void ReplaceMeta(const Space& space, const std::function<void(BlobInfo*)>& change);
@@ -237,8 +240,11 @@ class MissService : public KernelEvents {
   void Abandon(const JobQueue::Run& run);
   void FinishRun(JobContext* job, const Status& status);
   Status TryRun(Lane* lane, JobContext* job, uint32_t attempt);
-  void CountFetch(const Lane& lane, bool background);  // its last Run
+  void CountBytes(uint64_t fetched, bool background);
+  void CountRequests(const Lane& lane);  // of its last Run
   Status TakePiece(JobContext* job, uint64_t data_offset, ByteSpan piece);
+  Status KeepPiece(JobContext* job, uint64_t data_offset, ByteSpan piece,
+                   const Sha256Digest& digest);
   Status WriteChunk(JobContext* job, uint32_t chunk_no, size_t bytes);
   Result<uint32_t> WriteSlot(JobContext* job);
   void Resolve(JobContext* job, uint32_t chunk_no);

@@ -708,6 +708,52 @@ TEST_F(MissServiceTest, ABlobThatIsNotWhatItsDigestSaysIsRefusedOrReported) {
   }
 }
 
+TEST_F(MissServiceTest, TheCheckOfAWholeBlobIsItsDownload) {
+  whole_ = WholePolicy::kFail;
+  download_.enable = true;
+  download_.delay_s = download_.delay_extra_s = 0;
+  Make(1000001, 64, false);
+  while (service_->Spaces().empty() ||
+         service_->Spaces().at(0).verified != MissService::Verified::kWhole)
+    std::this_thread::yield();
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks());
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // for who would fetch again
+  EXPECT_EQ(service_->counters().bytes_fetched, data_.size());
+  EXPECT_EQ(service_->counters().bytes_background, data_.size());
+  EXPECT_EQ(service_->counters().planted, 0u);
+  lanes_->Play(std::vector<Trick>(10, Trick::kDenied));
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << "without a source";
+}
+
+TEST_F(MissServiceTest, ABlobThatCannotBeCheckedIsDownloadedAllTheSame) {
+  whole_ = WholePolicy::kFail;
+  download_.enable = true;
+  download_.delay_s = download_.delay_extra_s = 0;
+  tricks_ = {Trick::kDie};  // the check's
+  Make(300000, 64, false);
+  for (int i = 0; i < 2000 && kernel_->nr_present() < nr_chunks(); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks());
+  EXPECT_EQ(service_->Spaces().at(0).verified, MissService::Verified::kNo);
+}
+
+// Neither is a lie kept that a referrer's digests know, though it is all that the check gets.
+TEST_F(MissServiceTest, TheDownloadOfAWholeBlobKeepsToItsDigests) {
+  blob_.codec = FASTOCI_CODEC_ZFILE;
+  Make(300000, 64);
+  Stop();
+  whole_ = WholePolicy::kReport;
+  download_.enable = true;
+  download_.delay_s = download_.delay_extra_s = 0;
+  lanes_->whole_lies = true;
+  lanes_->Play(std::vector<Trick>(3, Trick::kFlipByte));
+  Start();
+  while (service_->Spaces().empty() ||
+         service_->Spaces().at(0).why.find("does not match") == std::string::npos)
+    std::this_thread::yield();
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+}
+
 // A referrer's digests hold from the first read on, but its blob is checked as a whole
 // all the same, and that decides.
 TEST_F(MissServiceTest, DigestsOfAReferrerHoldUntilTheWholeBlobWasRead) {

@@ -11,13 +11,15 @@
 //   2. once no job is left that does not, all that is cached is compared, and
 //      what differs is evicted.
 //
+// With download.enable this is the download of such a layer: its chunks are cached as they come.
+//
 // A blob that is not what its digest says, from no source, is a mismatch: by
 // policy it is reported, or refused, so that nothing of it is served any more.
 #include <algorithm>
 
 #include "base/log.h"
 #include "broker/chunk_check.h"
-#include "broker/miss_service.h"
+#include "broker/job_context.h"
 
 namespace fastoci {
 namespace {
@@ -32,10 +34,15 @@ constexpr char kReferred[] = "its chunk digests come from a referrer, which the 
 
 }  // namespace
 
+bool MissService::AwaitsWholeLocked(const Space& space) const {
+  return options_.whole != WholePolicy::kOff && space.info_of_blob().unproven() &&
+         !space.whole_ended;
+}
+
 std::optional<MissService::SpaceKey> MissService::NextWholeLocked() {
   const auto now = Clock::now();
   for (const auto& [key, space] : spaces_) {
-    if (!space.meta || !space.info_of_blob().unproven() || space.whole_ended) continue;
+    if (!space.meta || !AwaitsWholeLocked(space)) continue;
     auto image = images_.find(space.image);
     if (image == images_.end() || space.whole_at > now) continue;
     // A small blob is not waited with.
@@ -66,7 +73,16 @@ void MissService::CheckWhole() {
   }
 }
 
-// Reads the blob: OK with its pieces' digests if it is what its own says.
+bool MissService::DownloadsWhole(const Space& space) {
+  std::lock_guard lock(mutex_);
+  auto image = images_.find(space.image);
+  return options_.download.enable && image != images_.end() &&
+         caches_.count(image->second.info.cache) &&
+         FitsLocked(image->second, SpacesOfLocked(image->second)).ok();
+}
+
+// Reads the blob: OK with its pieces' digests if it is what its own says. What comes is cached as
+// well where that is wanted: as good, until the end, as what a range of it brings.
 Result<std::vector<Sha256Digest>> MissService::ReadWhole(const Space& space, uint32_t attempt) {
   const BlobInfo& blob = space.info_of_blob();
   FASTOCI_TRY(auto lane, lanes_->NewLane(LaneKind::kHashing));
@@ -79,17 +95,29 @@ Result<std::vector<Sha256Digest>> MissService::ReadWhole(const Space& space, uin
                     static_cast<uint32_t>(std::min<uint64_t>(blob.blob_bytes / kSlowestBytesPerMs,
                                                              86400000));
   job.attempt = attempt;
+  JobContext kept;
+  bool keep = DownloadsWhole(space) &&
+              Prepare({.first = {space.info.cache, space.info.space, 0}}, &kept).ok();
   std::vector<Sha256Digest> digests;
-  uint64_t next = 0;
+  uint64_t next = 0, counted = 0;
+  auto count = [&] {
+    CountBytes(lane->bytes_fetched() - counted, true);
+    counted = lane->bytes_fetched();
+  };
   const auto begin = Clock::now();
   Status ran = lane->Run(job, [&](uint64_t at, ByteSpan piece) -> Status {
     if (at != next || piece.size() != std::min<uint64_t>(kDigestBytes, blob.data_bytes - at))
       return MismatchError("the decoder's pieces are out of order");
     next += piece.size();
     digests.push_back(Sha256::Of(piece));
+    // A referrer's digests hold until the end, too.
+    keep = keep && (blob.digests.empty() || blob.digests[digests.size() - 1] == digests.back()) &&
+           KeepPiece(&kept, at, piece, digests.back()).ok();
+    count();
     return Pace(begin, lane->bytes_fetched());
   });
-  CountFetch(*lane, true);
+  count();
+  CountRequests(*lane);
   if (!ran.ok()) return ran.error();
   if (next != blob.data_bytes) return MismatchError("the lane ended before its range");
   if (const Sha256Digest got = lane->input_digest(); got != blob.blob_digest)
@@ -125,7 +153,7 @@ void MissService::CheckWholeBlob(const std::shared_ptr<Cache>& cache, const Spac
   if (!lied) {
     LogEvent(LogLevel::kWarning, FieldsOf("whole_unread", space.image, space.info_of_blob()),
              "%s: not checked as a whole: %s", name.c_str(), why.c_str());
-    SetWhy(space, "the whole blob could not be read: " + why);
+    SetWhy(space, "the whole blob could not be read: " + why, true);
     return;
   }
   const bool refuse = options_.whole == WholePolicy::kFail;
@@ -148,11 +176,12 @@ void MissService::CheckWholeBlob(const std::shared_ptr<Cache>& cache, const Spac
   (void)cache->EvictSpaces({space.info.space});
 }
 
-void MissService::SetWhy(const Space& space, const std::string& why) {
+void MissService::SetWhy(const Space& space, const std::string& why, bool unread) {
   std::lock_guard lock(mutex_);
   auto it = spaces_.find({space.info.cache, space.info.space});
   if (it == spaces_.end()) return;
   it->second.why = why;
+  it->second.whole_unread |= unread;
   it->second.whole_at = Clock::now() + kTryAgain;
 }
 

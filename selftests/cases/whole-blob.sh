@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Layers without chunk digests: an honest whole download after lying ranges finds and replaces what the ranges had planted;
 # a blob that is not what its digest says is refused.
-# timeout: 400
+# timeout: 900
 # once: what the helper verifies
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -73,8 +73,26 @@ contents "$mnt" > "$WORK/refused"
 matches 'reads are errors' "$(cat "$WORK/errors")" 'Input/output error'
 check 'and no byte that was planted is served' not grep -vxFf "$WORK/wanted" "$WORK/refused"
 fastoci -q detach "$mnt"
-check 'the helper ends' stop_helper
-losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")"
+cache_ends() { stop_helper && losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")"; }
+check 'the helper ends' cache_ends
+
+# With the download, what the check reads is kept.
+CACHE_DIR=$DISK/cache-download size=$(stat -c %s "$DISK/layer1.tar")
+echo '{"download": {"enable": true, "delay": 0, "delayExtra": 0}}' > "$WORK/config.json"
+say none 0
+start_helper --config "$WORK/config.json" --lanes 3
+check 'attach with the download' fastoci -q attach "$proxy/foreign:ext4" --plain --mount "$mnt"
+all_cached() { fastoci status | grep -q 'all cached: needs neither'; }
+check 'all of it is cached' wait_for 60 all_cached
+check 'and verified' wait_for 60 verified 'as a whole'
+fetched=$(counter bytes_fetched)
+note "fetched $fetched bytes of a layer of $size"
+check 'its bytes came about once' test "$fetched" -lt $((size * 3 / 2))
+is 'nothing was found to be planted' "$(counter planted)" 0
+say 404 -1
+check 'every file is right, without a source' right
+fastoci -q detach "$mnt"
+check 'the helper ends' cache_ends
 stop_registry
 check 'nothing is left' nothing_left
 finish
