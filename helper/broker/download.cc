@@ -26,6 +26,7 @@ constexpr uint32_t kMaxPasses = 20;
 
 std::vector<const MissService::Space*> MissService::SpacesOfLocked(const Image& image) const {
   std::vector<const Space*> spaces;
+  if (!image.meta) return spaces;
   for (const auto& [key, space] : spaces_) {
     if (key.first != image.info.cache || !space.meta) continue;
     const auto& blobs = image.meta->blobs;

@@ -480,14 +480,11 @@ std::vector<MissService::ImageStat> MissService::Images() {
     for (const auto& [i, id] : pins_[image.info.cache]) s.pinned |= i == image.info.image_id;
     s.prefetching = image.prefetch;
     s.prefetch_error = image.prefetch_error;
-    std::set<Sha256Digest> ids;
-    if (image.meta)
-      for (const BlobInfo& blob : image.meta->blobs) ids.insert(blob.data_space_id);
-    for (const auto& [key, space] : spaces_) {
-      if (key.first != image.info.cache || !ids.count(space.info.id) || cache == caches_.end())
-        continue;
-      s.chunks += space.info.nr_chunks;
-      s.present += cache->second->CountPresent(key.second);
+    for (const Space* space : SpacesOfLocked(image)) {
+      if (cache == caches_.end()) continue;
+      s.chunks += space->info.nr_chunks;
+      s.present += cache->second->CountPresent(space->info.space);
+      const SpaceKey key{image.info.cache, space->info.space};
       if (auto w = waiting.find(key); w != waiting.end()) {
         s.in_flight += w->second.chunks;
         s.oldest = std::max(s.oldest, std::chrono::duration_cast<std::chrono::milliseconds>(
