@@ -6,9 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
@@ -70,7 +70,7 @@ class LayoutStore : public ImageStore {
   Result<Json> Index() {
     FASTOCI_TRY(std::string text, ReadFile(directory_ + "/index.json", kMaxManifestBytes));
     Json j = Json::parse(text, nullptr, false);
-    if (!j.is_object() || !j.contains("manifests") || !j["manifests"].is_array())
+    if (!JsonChild(j, "manifests").is_array())
       return InvalidError(directory_ + "/index.json is damaged");
     return j;
   }
@@ -82,14 +82,12 @@ class LayoutStore : public ImageStore {
       FASTOCI_TRY(Json index, Index());
       m.digest.clear();
       for (const Json& d : index["manifests"])
-        if (TagOf(d) == name && d.contains("digest") && d["digest"].is_string())
-          m.digest = d["digest"].get<std::string>();
+        if (TagOf(d) == name) m.digest = JsonText(d, "digest");
       if (m.digest.empty()) return NotFoundError("no tag " + name + " in " + directory_);
     }
     FASTOCI_TRY(m.body, ReadBlob(m.digest, kMaxManifestBytes));
     Json j = Json::parse(m.body, nullptr, false);
-    if (j.is_object() && j.contains("mediaType") && j["mediaType"].is_string())
-      m.media_type = j["mediaType"].get<std::string>();
+    m.media_type = JsonText(j, "mediaType");
     if (m.media_type.empty()) m.media_type = kOciManifest;
     return m;
   }
@@ -160,7 +158,7 @@ class LayoutStore : public ImageStore {
     FASTOCI_TRY(Json index, Index());
     Json kept = Json::array();
     for (const Json& d : index["manifests"]) {
-      bool same = d.is_object() && d.value("digest", "") == digest;
+      bool same = JsonText(d, "digest") == digest;
       bool replaced = name.empty() ? same && TagOf(d).empty()
                                    : TagOf(d) == name || (same && TagOf(d).empty());
       if (!replaced) kept.push_back(d);
@@ -178,11 +176,9 @@ class LayoutStore : public ImageStore {
     FASTOCI_TRY(Json index, Index());
     Json found = Json::array();
     for (const Json& d : index["manifests"]) {
-      FASTOCI_TRY(Manifest m, GetManifest(d.is_object() ? d.value("digest", "") : ""));
+      FASTOCI_TRY(Manifest m, GetManifest(JsonText(d, "digest")));
       Json j = Json::parse(m.body, nullptr, false);
-      if (!j.is_object() || !j.contains("subject") || !j["subject"].is_object() ||
-          j["subject"].value("digest", "") != digest)
-        continue;
+      if (JsonText(JsonChild(j, "subject"), "digest") != digest) continue;
       found.push_back(d);
       if (j.contains("artifactType")) found.back()["artifactType"] = j["artifactType"];
     }
@@ -192,11 +188,7 @@ class LayoutStore : public ImageStore {
 
  private:
   static std::string TagOf(const Json& d) {
-    if (!d.is_object() || !d.contains("annotations") || !d["annotations"].is_object()) return "";
-    const Json& notes = d["annotations"];
-    return notes.contains(kRefName) && notes[kRefName].is_string()
-               ? notes[kRefName].get<std::string>()
-               : "";
+    return JsonText(JsonChild(d, "annotations"), kRefName);
   }
   Result<std::string> BlobPath(const std::string& digest) const {
     FASTOCI_CHECK_OK(ParseDigest(digest));  // so it names nothing outside

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/image_store.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+
+namespace fastoci {
+namespace {
+
+// Who wrote the layout may have written anything.
+TEST(LayoutStore, MembersOfAnotherTypeCountAsAbsent) {
+  char name[] = "/tmp/layout_test.XXXXXX";
+  ASSERT_NE(::mkdtemp(name), nullptr);
+  const std::string dir = name;
+  {
+    auto made = OpenLayoutStore(dir, true);
+    ASSERT_TRUE(made.ok()) << made.error().message;
+  }
+  std::ofstream(dir + "/index.json")
+      << R"({"manifests": [1, {"digest": 5}, {"digest": {}, "annotations":)"
+         R"( {"org.opencontainers.image.ref.name": "t"}}, {"annotations": []}]})";
+  auto store = OpenLayoutStore(dir);
+  ASSERT_TRUE(store.ok());
+  EXPECT_FALSE((*store)->GetManifest("t").ok());
+  EXPECT_FALSE((*store)->Referrers("sha256:0").ok());
+  auto put = (*store)->PutManifest("new", "application/json", R"({"subject": {"digest": 7}})");
+  ASSERT_TRUE(put.ok()) << put.error().message;
+  EXPECT_TRUE((*store)->GetManifest("new").ok());
+  ASSERT_EQ(std::system(("rm -rf " + dir).c_str()), 0);
+}
+
+}  // namespace
+}  // namespace fastoci
