@@ -21,6 +21,7 @@
 #include "decoder/decoder.h"
 #include "decoder/sandbox.h"
 #include "fetcher/protocol.h"
+#include "testing/ia32_entry.h"
 #include "testing/proc_status.h"
 
 namespace fastoci {
@@ -162,10 +163,7 @@ TEST(DecoderAttackerTest, DiesOfOtherWaysIntoTheKernel) {
   EXPECT_EQ(SignalOf([] { syscall(kX32 | SYS_getpid); }), SIGSYS);
   // getpid() and open() of 32-bit programs, which have numbers of their own.
   for (int nr : {20, 5})
-    EXPECT_EQ(SignalOf([nr] {
-      int answer;
-      asm volatile("int $0x80" : "=a"(answer) : "a"(nr), "b"(0), "c"(0) : "memory");
-    }), SIGSYS) << nr;
+    EXPECT_EQ(SignalOf([nr] { Ia32Call(nr); }), Ia32KillSignal()) << nr;
 }
 #endif
 

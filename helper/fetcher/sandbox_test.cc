@@ -22,6 +22,7 @@
 #include <thread>
 
 #include "base/unique_fd.h"
+#include "testing/ia32_entry.h"
 
 namespace fastoci {
 namespace {
@@ -52,11 +53,7 @@ TEST(FetcherSandboxDeathTest, KillsWhatReachesOutside) {
 #ifdef __x86_64__
   // Other ways into the kernel, where system calls have other numbers.
   EXPECT_EXIT(Inside([] { return syscall(0x40000000 | SYS_getpid) > 0; }), kKilled, "");
-  EXPECT_EXIT(Inside([] {
-                int pid;
-                asm volatile("int $0x80" : "=a"(pid) : "a"(20) : "memory");
-                return pid > 0;
-              }), kKilled, "");
+  EXPECT_EXIT(Inside([] { return Ia32Call(20) > 0; }), testing::KilledBySignal(Ia32KillSignal()), "");
 #endif
 }
 
