@@ -5,6 +5,7 @@
 
 #include <linux/srcu.h>
 #include <linux/version.h>
+#include <net/genetlink.h>
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 5, 0)
 #define FASTOCI_MODE_WRITE BLK_OPEN_WRITE
@@ -35,6 +36,16 @@ static inline void fastoci_srcu_leave(struct srcu_struct *ssp, int idx)
 	srcu_up_read(ssp, idx);
 #else
 	__srcu_read_unlock(ssp, idx);
+#endif
+}
+
+/* Of a dump's request, FASTOCI_A_MAX + 1 of them, checked by the family's policy. */
+static inline struct nlattr **fastoci_dump_attrs(struct netlink_callback *cb)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+	return genl_info_dump(cb)->attrs;
+#else
+	return genl_dumpit_info(cb)->attrs;
 #endif
 }
 

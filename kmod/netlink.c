@@ -661,38 +661,19 @@ static const struct nla_policy policy[FASTOCI_A_MAX + 1] = {
 	[FASTOCI_A_CHUNKS] = { .type = NLA_NESTED },
 };
 
-/* The attributes of a dump's request, FASTOCI_A_MAX + 1 of them; the caller frees. */
-static struct nlattr **parse_dump(struct netlink_callback *cb)
-{
-	struct nlattr **tb;
-	int err;
-
-	if (!netlink_capable(cb->skb, CAP_SYS_ADMIN))
-		return ERR_PTR(-EPERM);
-	tb = kcalloc(FASTOCI_A_MAX + 1, sizeof(*tb), GFP_KERNEL);
-	if (!tb)
-		return ERR_PTR(-ENOMEM);
-	err = nlmsg_parse(cb->nlh, GENL_HDRLEN, tb, FASTOCI_A_MAX, policy, cb->extack);
-	if (!err)
-		return tb;
-	kfree(tb);
-	return ERR_PTR(err);
-}
-
 /* It opens the window for messages again, so it is the helper's own. */
 static int start_pending(struct netlink_callback *cb)
 {
-	struct nlattr **tb = parse_dump(cb);
-	int err = -EINVAL;
+	const struct nlattr *generation = fastoci_dump_attrs(cb)[FASTOCI_A_GENERATION];
+	int err = start_dump(cb);
 
-	if (IS_ERR(tb))
-		return PTR_ERR(tb);
-	if (tb[FASTOCI_A_GENERATION]) {
-		mutex_lock(&helper.lock);
-		err = is_helper(NETLINK_CB(cb->skb).portid, tb[FASTOCI_A_GENERATION]) ? 0 : -ESTALE;
-		mutex_unlock(&helper.lock);
-	}
-	kfree(tb);
+	if (err)
+		return err;
+	if (!generation)
+		return -EINVAL;
+	mutex_lock(&helper.lock);
+	err = is_helper(NETLINK_CB(cb->skb).portid, generation) ? 0 : -ESTALE;
+	mutex_unlock(&helper.lock);
 	return err;
 }
 
@@ -706,18 +687,16 @@ static int dump_pending(struct sk_buff *skb, struct netlink_callback *cb)
 /* args: 0 cache, 1 next slot, 2 flags */
 static int start_slots(struct netlink_callback *cb)
 {
-	struct nlattr **tb = parse_dump(cb);
-	int err = 0;
+	struct nlattr **attrs = fastoci_dump_attrs(cb);
+	int err = start_dump(cb);
 
-	if (IS_ERR(tb))
-		return PTR_ERR(tb);
-	if (!tb[FASTOCI_A_CACHE])
-		err = -EINVAL;
-	else
-		cb->args[0] = nla_get_u32(tb[FASTOCI_A_CACHE]);
-	cb->args[2] = tb[FASTOCI_A_FLAGS] ? nla_get_u32(tb[FASTOCI_A_FLAGS]) : 0;
-	kfree(tb);
-	return err;
+	if (err)
+		return err;
+	if (!attrs[FASTOCI_A_CACHE])
+		return -EINVAL;
+	cb->args[0] = nla_get_u32(attrs[FASTOCI_A_CACHE]);
+	cb->args[2] = attrs[FASTOCI_A_FLAGS] ? nla_get_u32(attrs[FASTOCI_A_FLAGS]) : 0;
+	return 0;
 }
 
 static int put_slot(struct sk_buff *skb, u32 slot, const struct fastoci_slot_info *i)
