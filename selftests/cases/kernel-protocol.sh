@@ -21,6 +21,6 @@ for event in map miss fill fail; do
 	check "tracepoint fastoci_$event" grep -q "fastoci_$event: " $tracing/trace
 done
 echo 0 > $tracing/events/fastoci/enable
-check 'removes the device' dmsetup remove t
+ktap_of "$PYTHON" "$lib/protocol.py" left-behind t
 check 'nothing is left' nothing_left
 finish

@@ -2,7 +2,7 @@
 """dmdevice.py - device-mapper's ioctls, without dmsetup's process for each."""
 import fcntl, os, struct
 
-READONLY, SUSPEND, NOFLUSH = 1 << 0, 1 << 1, 1 << 11
+READONLY, SUSPEND, NOFLUSH, IMA = 1 << 0, 1 << 1, 1 << 11, 1 << 19
 CREATE, REMOVE, RESUME, STATUS, LOAD, CLEAR, MESSAGE = (
     (3 << 30 | 312 << 16 | 0xFD << 8) + nr for nr in (3, 4, 6, 12, 9, 10, 14))
 

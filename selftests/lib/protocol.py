@@ -1,13 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """protocol.py DM_DEVICE META CACHE_DEV: drives the miss protocol step by step over a device made by mkmeta.py's image.
+protocol.py left-behind DM_NAME: removes it and the module while helpers live.
 
 Each check is a KTAP line; the device must be fresh (no chunk present) and have the policy `hold`.
 """
-import errno, hashlib, os, select, signal, socket, subprocess, sys, time
+import ctypes, errno, hashlib, os, select, signal, socket, subprocess, sys, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap, mkmeta
+from dmdevice import IMA, STATUS, Device
 from driver import *
 from ktap import check
 
@@ -69,6 +71,37 @@ def unanswered(device, cache_dev, place):
     check("until it is", second.done() == errno.ENODATA)
     subprocess.run(["dmsetup", "message", name, "0", "hold"], check=True)
     h.close()
+
+
+CAP_NET_ADMIN = 1 << 12
+
+
+def is_eperm(capabilities):
+    """Whether who has only these may do nothing."""
+    pid = os.fork()
+    if pid == 0:
+        sets = struct.pack("=6I", capabilities, capabilities, 0, 0, 0, 0)
+        bad = ctypes.CDLL(None).capset(struct.pack("=Ii", 0x20080522, 0), sets)
+        for call in (lambda h: h.register(), lambda h: h.dump("GET_IMAGES"), lambda h: h.dump("GET_SLOTS"),
+                     lambda h: h.dump("GET_PENDING"), lambda h: h.call(h.family, CMD["ACK"], attr(COUNT, 1))):
+            try:
+                call(Helper(register=False))
+                bad = 1
+            except OSError as e:
+                bad |= e.errno != errno.EPERM
+        os._exit(bad)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def left_behind(name):
+    """The module goes although a helper lives that was taken over, and whose slots are in quarantine."""
+    old = Helper()
+    old.do("ALLOC", u32(old.dump("GET_CACHES")[0][CACHE]), attr(COUNT, 3))
+    new = Helper(takeover=True)
+    subprocess.run(["dmsetup", "remove", name], check=True)
+    new.wait_for("CACHE_REMOVED")
+    check("the module goes, although helpers live", subprocess.run(["rmmod", "dm_fastoci"]).returncode == 0)
+    ktap.end()
 
 
 def main():
@@ -140,10 +173,12 @@ def main():
 
     # the errno of a FAIL
     at, no, _ = fresh()
-    r = Reader(device, at)
-    a.wait_for("MISS")
-    a.do("FAIL", cache, chunk(space, no, attr(ERRNO, errno.ETIMEDOUT)))
-    check("FAIL's errno reaches the reader", r.done() == errno.ETIMEDOUT)
+    for told, seen in (errno.ETIMEDOUT,) * 2, (errno.EILSEQ,) * 2, (errno.EAGAIN, errno.EIO):
+        r = Reader(device, at)
+        a.wait_for("MISS")
+        a.do("FAIL", cache, chunk(space, no, attr(ERRNO, told)))
+        check(f"a FAIL with {errno.errorcode[told]} is {errno.errorcode[seen]} to the reader", r.done() == seen)
+    refused("FAIL behind the space is refused", errno.EINVAL, a.do, "FAIL", cache, chunk(space, 40))
 
     # eviction that hands its slot over
     at, no, want = fresh()
@@ -173,6 +208,7 @@ def main():
     check("the helper's own GET_PENDING succeeds", True)
     theirs = alloc(b, 256)
     check("its slots are in quarantine", not set(mine) & set(theirs))
+    refused("ALLOC without a free slot is refused", errno.ENOSPC, alloc, b)
     b.do("RETURN", cache, attr(SLOTS, struct.pack(f"={len(theirs)}I", *theirs)))
     a.sock.close()
     check("until its socket is closed", not set(mine) & set(slots(b)))
@@ -191,32 +227,44 @@ def main():
     check("RESTORE takes a free slot, twice the same is fine", slots(b)[50][STATE][0] == RESTORED)
     refused("RESTORE of a taken slot is refused", errno.EEXIST, restore, no + 1, 50)
     refused("RESTORE with another size is refused", errno.EEXIST, restore, no, 51, 7)
+    refused("RESTORE behind the space is refused", errno.EINVAL, restore, 40, 51)
     r = Reader(device, at)
     b.wait_for("MISS")
     check("a restored chunk is not served before its FILL", r.result is None)
     fill(b, no, 50)
     check("and is afterwards, without an ALLOC", r.done() == want)
+    refused("RESTORE of a present chunk is refused", errno.EEXIST, restore, no, 51)
     _, other, _ = fresh()
-    restore(other, 51)
-    b.do("RETURN", cache, attr(SLOTS, struct.pack("=I", 51)))
-    check("RETURN gives a restored slot back", 51 not in slots(b))
+    slot, = alloc(b)
+    restore(other, slot)
+    check("RESTORE takes a slot that its sender reserved", slots(b)[slot][STATE][0] == RESTORED)
+    b.do("RETURN", cache, attr(SLOTS, struct.pack("=I", slot)))
+    check("RETURN gives a restored slot back", slot not in slots(b))
+
+    # access bits
+    check("a slot that was read is marked", ACCESSED in slots(b)[50])
+    b.dump("GET_SLOTS", attr(CACHE, cache) + attr(FLAGS, 1))
+    check("until a dump that clears the marks", ACCESSED not in slots(b)[50])
+
+    # what is not there
+    b.do("EVICT", cache, chunk(space + 1000, 0))
+    b.do("EVICT", cache, chunk(space, fresh()[1]))
+    check("EVICT of what is not present succeeds", True)
+    refused("EVICT behind the space is refused", errno.EINVAL, b.do, "EVICT", cache, chunk(space, 40), words="chunk refused")
+    one = chunk(space, 0, attr(SLOT, 0))
+    for cmd, body in dict(ALLOC=attr(COUNT, 1), ACK=attr(COUNT, 1), RETURN=attr(SLOTS, bytes(4)), FILL=one,
+                          RESTORE=attr(SPACE_ID, sid) + attr(DATA_BYTES, bytes(8)) + one).items():
+        refused(f"{cmd} for a cache that is not there is refused", errno.ENOENT, b.do, cmd, cache + 1000, body)
+    refused("GET_SLOTS, too", errno.ENOENT, b.dump, "GET_SLOTS", attr(CACHE, cache + 1000))
+    refused("GET_SLOTS names its cache", errno.EINVAL, b.dump, "GET_SLOTS")
+    status = Device(name, create=False).ioctl(STATUS, data=bytes(600), flags=IMA)
+    check("a status for IMA names the image", b",image_id=" in status)
 
     # who may
     wrong = struct.pack("=Q", struct.unpack("=Q", b.generation)[0] + 1)
     refused("a wrong generation is refused", errno.ESTALE, b.call, b.family, CMD["ALLOC"],
             attr(GENERATION, wrong) + attr(CACHE, cache) + attr(COUNT, 1))
-    pid = os.fork()
-    if pid == 0:
-        os.setresuid(65534, 65534, 65534)
-        bad = 0
-        for call in ((lambda h: h.register()), (lambda h: h.dump("GET_IMAGES"))):
-            try:
-                call(Helper(register=False))
-                bad = 1
-            except OSError as e:
-                bad |= e.errno != errno.EPERM
-        os._exit(bad)
-    check("without CAP_SYS_ADMIN all is EPERM", os.waitpid(pid, 0)[1] == 0)
+    check("without CAP_SYS_ADMIN all is EPERM, and without any capability", all(is_eperm(caps) for caps in (CAP_NET_ADMIN, 0)))
 
     # a helper that takes nothing
     with open("/sys/module/dm_fastoci/parameters/stall_ms", "w") as f:
@@ -291,4 +339,6 @@ def main():
 
 if __name__ == "__main__":
     signal.alarm(150)
+    if sys.argv[1] == "left-behind":
+        left_behind(sys.argv[2])
     main()

@@ -429,6 +429,34 @@ class Races:
         self.table_again(table)
         dmsetup("remove", "other")
 
+    # ---- a cache that is dead, but not freed yet, against ... ----
+
+    def death_and_next(self):
+        old, table = self.helper, dmsetup("table", self.dev.name)
+        slot, = old.alloc()
+        self.new_helper(takeover=True)
+        with Pause("a cache is freed, its next comes", "free_cache", asleep=True) as p:
+            dmsetup("remove", self.dev.name)
+            p.held()
+            check("a dead cache is in no dump", not self.watcher.dump("GET_CACHES"))
+            self.table_again(table)
+            check("the next one keeps a former helper's slots reserved", list(self.helper.slots()) == [slot])
+            p.go()
+        old.close()
+        check("until he goes", until(lambda: not self.helper.slots()))
+
+    def death_and_helper_loss(self):
+        old, table = self.helper, dmsetup("table", self.dev.name)
+        old.alloc()
+        self.new_helper(takeover=True)
+        with Pause("a cache is freed, its helper dies", "free_cache", asleep=True) as p:
+            dmsetup("remove", self.dev.name)
+            p.held()
+            old.close()
+            self.table_again(table)
+            check("a helper's slots go with him, also from a dead cache", not self.helper.slots())
+            p.go()
+
     # ---- a message that is about to be sent, against ... ----
 
     def send_and_death(self):
