@@ -89,6 +89,13 @@ KCSAN_CASES ?= kernel-hot kernel-races kernel-stress kernel-protocol
 .PHONY: vmtest-kcsan
 vmtest-kcsan: kmod-kcsan
 	selftests/run -k kcsan $(KCSAN_CASES)
+## make coverage-kmod   on the debug kernel: the module's lines that no case reaches, beside selftests/kmod-unreached
+COVERAGE_CASES ?= $(addprefix kernel-,protocol policy reads suspend io corrupt races faults)
+.PHONY: coverage-kmod
+coverage-kmod:
+	$(MAKE) -s kmod-debug GCOV_PROFILE=y
+	selftests/run -k debug -j1 $(COVERAGE_CASES)
+	selftests/coverage-kmod $(COVERAGE_CASES)
 ## make kunit   the kernel's KUnit suites under User-Mode Linux (KASAN, lockdep)
 kunit:
 	selftests/kunit

@@ -136,6 +136,7 @@ at_exit() {
 	end_watch
 	[ "$ktap_failed" = 0 ] || show_logs
 	run_deferred
+	keep_coverage
 	[ ! -r /sys/kernel/debug/kcsan ] || note "data-race detector: $(sed -n '2,4p' /sys/kernel/debug/kcsan | tr '\n' ' ')"
 	if [ -z "$ktap_finished" ]; then
 		not_ok "$CASE ended early (status $status)"
@@ -149,6 +150,13 @@ at_exit() {
 	# The success token: without it the runner counts a failure.
 	echo "# selftest-token $CASE $ktap_count"
 	exit 0
+}
+# What a module that make coverage-kmod built has counted, also after it went.
+keep_coverage() {
+	local counts
+	for counts in /sys/kernel/debug/gcov"${MODULE%/*}"/*.gcda; do
+		[ ! -e "$counts" ] || cat "$counts" > "$SELFTEST_FILES/${counts##*/}"
+	done
 }
 trap at_exit EXIT
 show_logs() {
