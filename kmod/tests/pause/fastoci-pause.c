@@ -49,7 +49,7 @@ module_param(asleep, bool, 0644);
 module_param(held, bool, 0444);
 module_param(expired, bool, 0444);
 
-static void hold(void)
+static void hold(bool may_sleep)
 {
 	u64 end = ktime_get_mono_fast_ns() + HOLD_MS * (u64)NSEC_PER_MSEC;
 
@@ -59,7 +59,7 @@ static void hold(void)
 			WRITE_ONCE(expired, true);
 			break;
 		}
-		if (asleep)
+		if (may_sleep)
 			usleep_range(1000, 2000);
 		else
 			cpu_relax();
@@ -74,7 +74,7 @@ static noinline long hold_asleep(long a, long b, long c, long d, long e, long f)
 {
 	long ret;
 
-	hold();
+	hold(true);
 	atomic_dec(&nr_entered); /* now he enters again */
 	ret = entry(a, b, c, d, e, f);
 	module_put(THIS_MODULE);
@@ -92,8 +92,8 @@ static int entered(struct kprobe *p, struct pt_regs *regs)
 	}
 	if (!atomic_xchg(&armed, 0))
 		return 0;
-	if (!asleep) {
-		hold();
+	if (!READ_ONCE(asleep)) {
+		hold(false);
 		return 0;
 	}
 	__module_get(THIS_MODULE);
