@@ -78,7 +78,6 @@ Status Cache::Write(const std::function<Status()>& write) {
 
 Status Cache::WriteSlot(uint32_t slot, std::span<const uint8_t> data) {
   FASTOCI_CHECK_OK(Write([&] { return device_->WriteSlot(slot, data); }));
-  std::lock_guard lock(mutex_);
   wrote_ = true;
   return OkStatus();
 }
@@ -374,10 +373,10 @@ std::vector<uint32_t> Cache::TakeRead() {
 
 // Not for a device that could not use the slots.
 bool Cache::EvictSome() {
-  bool wrote;
+  bool wrote = wrote_.exchange(false);
   {
     std::lock_guard lock(mutex_);
-    wrote = std::exchange(wrote_, false) && !takes_none_;
+    wrote = wrote && !takes_none_;
   }
   if (!wrote && !ProbeDevice().ok()) return false;
   if (evicted_since_sweep_ == 0) Sweep();

@@ -18,6 +18,7 @@
 #ifndef FASTOCI_BROKER_CACHE_H_
 #define FASTOCI_BROKER_CACHE_H_
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -178,7 +179,7 @@ class Cache {
   std::vector<bool> read_;     // by slot: for TakeRead()
   uint32_t evicted_since_sweep_ = 0;
   Clock::time_point only_used_until_;
-  bool wrote_ = false;        // a slot, since the last eviction
+  std::atomic<bool> wrote_ = false;  // a slot, since the last eviction
   bool takes_none_ = false;   // the device, when it was last asked
   Trouble device_trouble_, read_trouble_, db_trouble_;
   uint32_t nr_refused_ = 0;     // slots that could not be written
