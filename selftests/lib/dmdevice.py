@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """dmdevice.py - device-mapper's ioctls, without dmsetup's process for each."""
-import fcntl, os, struct
+import fcntl, os, struct, subprocess
 
 READONLY, SUSPEND, NOFLUSH, IMA = 1 << 0, 1 << 1, 1 << 11, 1 << 19
 CREATE, REMOVE, RESUME, STATUS, LOAD, CLEAR, MESSAGE = (
     (3 << 30 | 312 << 16 | 0xFD << 8) + nr for nr in (3, 4, 6, 12, 9, 10, 14))
+
+
+def dmsetup(*words):
+    return subprocess.run(("dmsetup", *words), check=True, capture_output=True, text=True).stdout
 
 
 def write(device, data, at=0):

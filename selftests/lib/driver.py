@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """driver.py - what the tests of the miss protocol share: readers of mkmeta.py's image, and a helper led step by step."""
-import mmap, os, threading
+import mmap, os, threading, time
 
 from fakehelper import *
 
@@ -32,6 +32,15 @@ class Chunks:
                 return at, data // 128, BLOB[data * 512:data * 512 + 512]
         raise SystemExit("no chunk left")
 
+    def fresh_run(self):
+        """The same of two chunks behind each other: a device sector, how many sectors, the first one's number, content."""
+        for at, n, data in self.places:
+            first, last = data // 128, (data + n - 1) // 128
+            if first + 1 == last and not {first, last} & self.used:
+                self.used |= {first, last}
+                return at, n, first, BLOB[data * 512:(data + n) * 512]
+        raise SystemExit("no two chunks left")
+
 
 def misses_of(msg):
     """The chunk numbers of an event, none if it is no MISS."""
@@ -40,28 +49,55 @@ def misses_of(msg):
     return [u32(dict(attrs(a))[CHUNK_NO]) for _, a in attrs(dict(attrs(msg[4:]))[CHUNKS])]
 
 
-class Reader(threading.Thread):
-    """Reads one sector directly, in a thread of its own; .result is bytes or an errno."""
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
-    def __init__(self, path, sector, flags=0):
+
+class Call(threading.Thread):
+    """Calls it in a thread of its own."""
+
+    def __init__(self, function, *args):
         super().__init__(daemon=True)
-        self.path, self.sector, self.flags, self.result = path, sector, flags, None
+        self.function, self.args, self.result, self.well = function, args, None, False
         self.start()
 
     def run(self):
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECT)
-        buf = mmap.mmap(-1, 4096)
         try:
-            n = os.preadv(fd, [memoryview(buf)[:512]], self.sector * 512, self.flags)
-            self.result = buf[:n]
+            self.result = self.function(*self.args)
+            self.well = True
         except OSError as e:
             self.result = e.errno
-        finally:
-            os.close(fd)
 
     def done(self, seconds=20):
+        """What it returned, or an errno."""
         self.join(seconds)
         return self.result
+
+    def ended(self):
+        """Whether it returned, without an error."""
+        self.join(20)
+        return self.well
+
+
+def read_sectors(path, sector, flags, sectors):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        buf = mmap.mmap(-1, sectors * 512)
+        return buf[:os.preadv(fd, [memoryview(buf)[:sectors * 512]], sector * 512, flags)]
+    finally:
+        os.close(fd)
+
+
+class Reader(Call):
+    """Reads directly, one sector if not told otherwise."""
+
+    def __init__(self, path, sector, flags=0, sectors=1):
+        super().__init__(read_sectors, path, sector, flags, sectors)
 
 
 class Driver(Helper):
@@ -107,6 +143,12 @@ class Driver(Helper):
 
     def evict(self, no, reserve=False):
         self.do("EVICT", self.cache, attr(FLAGS, int(reserve)), chunk(self.space, no))
+
+    def evict_all(self):
+        for slot in self.slots().values():
+            if slot[STATE][0] == PRESENT:
+                self.evict(u32(slot[CHUNK_NO]))
+                self.wait_for("EVICTED")
 
     def asked(self, no):
         """Waits for the miss of a chunk, and acknowledges what came."""

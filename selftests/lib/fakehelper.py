@@ -59,11 +59,14 @@ class Helper:
         body = attr(VERSION, version) + (attr(FLAGS, 1) if takeover else b"")
         self.generation = dict(attrs(self.call(self.family, CMD["REGISTER"], body)))[GENERATION]
 
+    def send(self, family, cmd, flags, body):
+        self.seq += 1
+        self.sock.send(struct.pack("=IHHII", 20 + len(body), family, flags, self.seq, 0)
+                       + struct.pack("=BBH", cmd, 1, 0) + body)
+
     def dump(self, cmd, body=b""):
         """All items of a dump, each as a dict of attributes."""
-        self.seq += 1
-        self.sock.send(struct.pack("=IHHII", 20 + len(body), self.family, 0x301, self.seq, 0)
-                       + struct.pack("=BBH", CMD[cmd], 1, 0) + body)
+        self.send(self.family, CMD[cmd], 0x301, body)
         items = []
         while True:
             data = self.sock.recv(1 << 20)
@@ -84,9 +87,7 @@ class Helper:
 
     def call(self, family, cmd, body):
         """Sends, collects events that come first, returns the reply's attributes; raises OSError on an error."""
-        self.seq += 1
-        self.sock.send(struct.pack("=IHHII", 20 + len(body), family, 5, self.seq, 0) + struct.pack("=BBH", cmd, 1, 0)
-                       + body)
+        self.send(family, cmd, 5, body)
         reply = b""
         while True:
             data = self.sock.recv(1 << 20)

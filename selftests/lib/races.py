@@ -6,31 +6,23 @@ One side is held by fastoci-pause.ko where it enters a function, the other side 
 device is one of mkmeta.py's image with the policy `hold`; it has its cache, CACHE_DEV, by a linear device "c". Prints
 KTAP.
 """
-import errno, os, signal, subprocess, sys, threading, time
+import contextlib, errno, os, signal, subprocess, sys, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap
-from dmdevice import Device, write
+from dmdevice import Device, dmsetup, write
 from driver import *
 from ktap import check
 
 PARAMETERS = "/sys/module/fastoci_pause/parameters/"
 
 
-def until(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 class Pause:
-    """Holds the first who enters one of these functions, from `with` until go(); asleep: other CPUs may wait for his."""
+    """Holds the first who enters one of these functions, from `with` until go(); then the next one, and so on to @holds
+    of them. asleep: other CPUs may wait for who is held."""
 
-    def __init__(self, name, *functions, asleep=False):
-        self.name, self.functions, self.asleep, self.gone = name, ",".join(functions), asleep, False
+    def __init__(self, name, *functions, holds=1, asleep=False):
+        self.name, self.functions, self.holds, self.asleep, self.gone = name, ",".join(functions), holds, asleep, 0
 
     @staticmethod
     def read(name):
@@ -40,57 +32,31 @@ class Pause:
     @staticmethod
     def write(name, value):
         with open(PARAMETERS + name, "w") as f:
-            f.write(value)
+            f.write(str(value))
 
     def entered(self, count):
         return until(lambda: int(self.read("entered")) >= count)
 
     def held(self):
-        if not until(lambda: self.read("held") == "Y"):
-            expired = self.read("expired") == "Y"
-            raise SystemExit(f"{self.name}: " + ("who was held is not any more" if expired else
-                                                 f"nobody entered {self.functions}"))
+        """Waits until the next one is."""
+        if not until(lambda: int(self.read("held")) > self.gone):
+            raise SystemExit(f"{self.name}: after {self.gone} nobody entered {self.functions}")
 
     def go(self):
-        self.gone = True
-        self.write("go", "1")
+        self.gone += 1
+        self.write("go", self.gone)
 
     def __enter__(self):
         self.write("asleep", "NY"[self.asleep])
+        self.write("holds", self.holds)
         self.write("at", self.functions + "\n")
         return self
 
     def __exit__(self, *error):
-        if not self.gone:
-            self.go()
-        forced = self.read("expired") == "N"
+        forced = self.gone == self.holds and self.read("expired") == "N"
         self.write("at", "\n")
         if not any(error):
             check(f"{self.name}: the order was forced", forced)
-
-
-class Call(threading.Thread):
-    """Calls it in a thread of its own; .done() is 0 or an errno."""
-
-    def __init__(self, function, *args):
-        super().__init__(daemon=True)
-        self.function, self.args, self.result = function, args, None
-        self.start()
-
-    def run(self):
-        try:
-            self.function(*self.args)
-            self.result = 0
-        except OSError as e:
-            self.result = e.errno
-
-    def done(self, seconds=20):
-        self.join(seconds)
-        return self.result
-
-
-def dmsetup(*words):
-    return subprocess.run(("dmsetup", *words), check=True, capture_output=True, text=True).stdout
 
 
 class Races:
@@ -134,6 +100,23 @@ class Races:
             self.helper.serve(no)
             check("and served", r.done() == want)
 
+    def park_fill_and_evict(self):
+        at, no, want = self.fresh()
+        with Pause("park, fill, evict, look-up", "fastoci_try_hit", "fastoci_park", holds=3) as p:
+            r = Reader(self.path, at)
+            p.held()  # its first look-up
+            p.go()
+            p.held()
+            self.helper.serve(no)
+            p.go()
+            p.held()  # it looks up again
+            self.helper.evict(no)
+            p.go()
+            self.helper.asked(no)
+            check("a chunk that goes before the read that saw it come is asked for", r.result is None)
+            self.helper.serve(no)
+            check("and served", r.done() == want)
+
     def park_and_policy(self):
         at, _, _ = self.fresh()
         with Pause("park, policy", "fastoci_park") as p:
@@ -161,12 +144,11 @@ class Races:
         at, _, _ = self.fresh()
         fd = os.open(self.path, os.O_RDONLY)
         with Pause("readahead parks, helper goes", "fastoci_park") as p:
-            t = threading.Thread(target=os.posix_fadvise, args=(fd, at * 512, 4096, os.POSIX_FADV_WILLNEED))
-            t.start()
+            readahead = Call(os.posix_fadvise, fd, at * 512, 4096, os.POSIX_FADV_WILLNEED)
             p.held()
             self.helper.close()
             p.go()
-            t.join()
+            readahead.done()
         check("readahead does not park when the helper has gone", until(lambda: self.parked() == 0))
         os.close(fd)
         self.new_helper()
@@ -176,12 +158,10 @@ class Races:
         with Pause("park, no-flush suspend", "fastoci_park", "fastoci_sweep_locked") as p:
             r = Reader(self.path, at)
             p.held()
-            t = threading.Thread(target=self.dev.suspend, args=(True,))
-            t.start()
+            suspend = Call(self.dev.suspend, True)
             check("presuspend sweeps first", p.entered(2))
             p.go()
-            t.join(20)
-            check("a suspend that comes while a read parks ends", not t.is_alive() and r.result is None)
+            check("a suspend that comes while a read parks ends", suspend.ended() and r.result is None)
         check("nothing is parked while suspended", self.parked() == 0)
         self.dev.resume()
         self.helper.asked(no)
@@ -211,14 +191,53 @@ class Races:
         with Pause("released bio, no-flush suspend", "fastoci_try_hit", "fastoci_sweep_locked") as p:
             self.helper.serve(no)
             p.held()
-            t = threading.Thread(target=self.dev.suspend, args=(True,))
-            t.start()
+            suspend = Call(self.dev.suspend, True)
             p.entered(2)
             p.go()
-            t.join(20)
-            check("a suspend waits for what is released", not t.is_alive())
+            check("a suspend waits for what is released", suspend.ended())
         self.dev.resume()
         check("which is read", r.done() == want)
+
+    # ---- a released bio whose chunk has gone, and which is about to park again, against ... ----
+
+    @contextlib.contextmanager
+    def parks_again(self, name):
+        """(pause, read, its content, chunk)"""
+        at, no, want = self.fresh()
+        r = Reader(self.path, at)
+        self.helper.asked(no)
+        with Pause(name, "fastoci_try_hit", "fastoci_park", "fastoci_sweep_locked", holds=2) as p:
+            self.helper.serve(no)
+            p.held()
+            self.helper.evict(no)
+            p.go()
+            p.held()
+            yield p, r, want, no
+
+    def release_evict_and_fill(self):
+        with self.parks_again("released bio, evict, FILL") as (p, r, want, no):
+            self.helper.serve(no)
+            p.go()
+            check("a chunk that is back when its read parks again is a hit", r.done() == want)
+
+    def release_evict_and_suspend(self):
+        with self.parks_again("released bio, evict, no-flush suspend") as (p, r, want, no):
+            suspend = Call(self.dev.suspend, True)
+            check("presuspend has swept", p.entered(3))
+            p.go()
+            check("a suspend that comes when a read parks again ends", suspend.ended())
+        check("nothing is parked while suspended", self.parked() == 0)
+        self.dev.resume()
+        self.helper.asked(no)
+        self.helper.serve(no)
+        check("and the read goes on after it", r.done() == want)
+
+    def release_evict_and_policy(self):
+        with self.parks_again("released bio, evict, policy") as (p, r, _, _):
+            self.dev.message("fail_after_ms 0")
+            p.go()
+            check("a policy that comes when a read parks again ends it", r.done() == errno.EIO)
+        self.dev.message("hold")
 
     def timer_and_fill(self):
         at, no, want = self.fresh()
@@ -252,16 +271,14 @@ class Races:
 
     def evict_and_alloc(self):
         _, no, _ = self.fresh()
-        slot, got = self.helper.serve(no), []
+        slot = self.helper.serve(no)
         with Pause("a slot is given back, ALLOC", "fastoci_send_evicted") as p:
             self.helper.evict(no)
             p.held()
-            t = threading.Thread(target=lambda: got.extend(self.helper.alloc(256)))
-            t.start()
-            t.join(0.5)
-            early = list(got)
+            alloc = Call(self.helper.alloc, 256)
+            early = alloc.done(0.5)
             p.go()
-            t.join()
+            got = alloc.done()
         told = any(m[0] == CMD["EVICTED"] for m in self.helper.events)
         check("a slot is not handed out before its EVICTED was sent", not early and told and slot in got)
         self.helper.give_back(*got)
@@ -317,29 +334,40 @@ class Races:
         check("the slot is bad and not given back",
               u32(gone[SLOT]) == other and self.helper.slots()[slot][STATE][0] == BAD)
 
+    def retire_and_retire(self):
+        at, no, want = self.fresh()
+        slot = self.helper.serve(no)
+        self.cache_fails(True)
+        hits = lambda: int(self.dev.status()[3])
+        with Pause("two reads of a slot failed", "fastoci_slot_retire") as p:
+            readers = [Reader(self.path, at)]
+            p.held()
+            before = hits()
+            readers.append(Reader(self.path, at))
+            check("both were hits", until(lambda: hits() > before))
+            p.go()
+            self.helper.wait_for("SLOT_BAD")
+        self.cache_fails(False)
+        self.helper.asked(no)
+        self.helper.serve(no)
+        check("both reads go on by another slot", all(r.done() == want for r in readers))
+        self.helper.slots()  # what the kernel has sent is here
+        check("of the bad one the helper hears once", self.helper.slots()[slot][STATE][0] == BAD and
+              not any(m[0] == CMD["SLOT_BAD"] for m in self.helper.events))
+
     def retire_and_fill(self):
         at, no, want = self.fresh()
-        slot, refused = self.helper.serve(no), []
-
-        def fill():
-            try:
-                self.helper.fill(no, slot)
-            except OSError as e:
-                refused.append((e.errno, any(m[0] == CMD["SLOT_BAD"] for m in self.helper.events)))
-
+        slot = self.helper.serve(no)
         self.cache_fails(True)
         with Pause("a slot is retired, FILL", "fastoci_send_slot_bad") as p:
             r = Reader(self.path, at)
             p.held()
-            t = threading.Thread(target=fill)
-            t.start()
-            t.join(0.5)
-            early = not t.is_alive()
+            fill = Call(self.helper.fill, no, slot)
+            early = fill.done(0.5)
             p.go()
-            t.join()
+            check("a bad slot is not filled", not early and fill.done() == errno.EPERM)
+        check("and who tried was told before", any(m[0] == CMD["SLOT_BAD"] for m in self.helper.events))
         self.cache_fails(False)
-        check(f"who may not fill a slot, as it is bad, was told so: {refused}",
-              not early and refused == [(errno.EPERM, True)])
         self.helper.asked(no)
         self.helper.serve(no)
         check("and its read goes on", r.done() == want)
@@ -350,15 +378,9 @@ class Races:
         """What the kernel says of the data space; none: it has gone."""
         return next((s for s in self.watcher.dump("GET_SPACES") if u32(s[A_SPACE]) == self.helper.space), None)
 
-    def evict_all(self):
-        for slot in self.helper.slots().values():
-            if slot[STATE][0] == PRESENT:
-                self.helper.evict(u32(slot[CHUNK_NO]))
-                self.helper.wait_for("EVICTED")
-
     def with_another_table(self):
         """Another image on the same cache, which so outlives the table; of whose data space no chunk is left."""
-        self.evict_all()
+        self.helper.evict_all()
         image, _ = mkmeta.small_image()
         image.blobs[0].space_id = bytes(32)
         write("/dev/ram2", bytes(image))
@@ -416,7 +438,7 @@ class Races:
             p.held()
             self.helper.fill(no, slot)
             p.go()
-            check("a table goes after a FILL for it", remove.done() == 0)
+            check("a table goes after a FILL for it", remove.ended())
         left = self.space_of()
         check("its data space stays without a user, as it has a slot",
               left and (u32(left[NR_USERS]), u32(left[NR_PRESENT])) == (0, 1))

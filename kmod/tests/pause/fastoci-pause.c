@@ -6,11 +6,13 @@
  *
  *	at		FUNCTION[,FUNCTION...], or nothing; arms the pause again
  *	delay_us	each who enters waits for a random time up to this;
- *			0: the first one is held until "go" is written, others pass
+ *			0: the first ones are held, others pass
+ *	holds		how many are held (1), each when the one before was let go
+ *	go		how many of them are let go
  *	asleep		who is held sleeps, so that others can wait for all CPUs;
  *			for functions that may, and take up to six words
  *	entered		how many entered since "at" was written (read only)
- *	held		whether one is held now (read only)
+ *	held		how many of them were held, or are (read only)
  *	expired		whether one was let go after HOLD_MS instead (read only)
  *
  * Handlers run without preemption, so they spin: who is to sleep is sent to a
@@ -29,7 +31,9 @@
 static struct kprobe probes[MAX_PROBES];	/* under the parameters' lock */
 static char names[MAX_PROBES][64];
 static int nr_probes;
-static atomic_t armed = ATOMIC_INIT(0);
+static atomic_t left = ATOMIC_INIT(0);	/* who are still to be held */
+static atomic_t armed = ATOMIC_INIT(0);	/* whether the next one is */
+static atomic_t holding = ATOMIC_INIT(0);
 static atomic_t nr_entered = ATOMIC_INIT(0);
 
 static uint delay_us;
@@ -43,18 +47,22 @@ static const struct kernel_param_ops delay_us_ops = {
 };
 module_param_cb(delay_us, &delay_us_ops, &delay_us, 0644);
 
-static bool go, asleep, held, expired;
-module_param(go, bool, 0644);
+static int holds = 1, go, held;
+static bool asleep, expired;
+module_param(holds, int, 0644);
+module_param(go, int, 0644);
 module_param(asleep, bool, 0644);
-module_param(held, bool, 0444);
+module_param(held, int, 0444);
 module_param(expired, bool, 0444);
 
 static void hold(bool may_sleep)
 {
 	u64 end = ktime_get_mono_fast_ns() + HOLD_MS * (u64)NSEC_PER_MSEC;
+	int nth = READ_ONCE(held) + 1;
 
-	WRITE_ONCE(held, true);
-	while (!READ_ONCE(go)) {
+	atomic_inc(&holding);
+	WRITE_ONCE(held, nth);
+	while (READ_ONCE(go) < nth) {
 		if (ktime_get_mono_fast_ns() > end) {
 			WRITE_ONCE(expired, true);
 			break;
@@ -64,19 +72,22 @@ static void hold(bool may_sleep)
 		else
 			cpu_relax();
 	}
-	WRITE_ONCE(held, false);
+	if (atomic_dec_return(&left) > 0)
+		atomic_set(&armed, 1);
+	atomic_dec(&holding);
 }
 
 typedef long (*entry_fn)(long a, long b, long c, long d, long e, long f);
-static entry_fn entry;	/* of who is held asleep */
+static entry_fn entry;	/* of who is held asleep; the next is armed behind hold() */
 
 static noinline long hold_asleep(long a, long b, long c, long d, long e, long f)
 {
+	entry_fn fn = entry;
 	long ret;
 
 	hold(true);
 	atomic_dec(&nr_entered); /* now he enters again */
-	ret = entry(a, b, c, d, e, f);
+	ret = fn(a, b, c, d, e, f);
 	module_put(THIS_MODULE);
 	return ret;
 }
@@ -102,10 +113,16 @@ static int entered(struct kprobe *p, struct pt_regs *regs)
 	return 1;
 }
 
+/* Nobody is held after it. */
 static void remove_probes(void)
 {
+	atomic_set(&left, 0);
+	atomic_set(&armed, 0);
+	WRITE_ONCE(go, INT_MAX);
 	while (nr_probes)
 		unregister_kprobe(&probes[--nr_probes]);
+	while (atomic_read(&holding))
+		msleep(1);
 }
 
 static int add_probe(const char *function)
@@ -131,10 +148,12 @@ static int set_at(const char *val, const struct kernel_param *kp)
 	if (!list)
 		return -ENOMEM;
 	remove_probes();
-	WRITE_ONCE(go, false);
+	WRITE_ONCE(go, 0);
+	WRITE_ONCE(held, 0);
 	WRITE_ONCE(expired, false);
 	atomic_set(&nr_entered, 0);
-	atomic_set(&armed, 1);
+	atomic_set(&left, READ_ONCE(holds));
+	atomic_set(&armed, holds > 0);
 	while (!err && (function = strsep(&rest, ",\n")))
 		if (*function)
 			err = nr_probes < MAX_PROBES ? add_probe(function) : -E2BIG;
