@@ -11,6 +11,14 @@ check 'refuses an unknown option' not create 1 fast
 check 'refuses an option without its value' not create 1 fail_after_ms
 check 'refuses a value out of range' not create 2 fail_after_ms 86400001
 check 'refuses more words than options' not create 1 hold hold
+refused() { # LINE WORDS
+	dmesg -C
+	check "refuses a table: $2" not dmsetup create t --readonly --table "0 $sectors fastoci $1"
+	matches 'in these words' "$(dmesg)" "fastoci: $2 "
+}
+refused /dev/ram0 'needs <meta_dev> <cache_dev>'
+refused '/dev/none /dev/ram1' 'cannot open the meta device'
+refused '/dev/ram0 /dev/none' 'cannot open the cache device'
 check 'creates a device' create
 matches 'the table line is reproduced' "$(dmsetup table t)" ' fastoci 1:0 1:1 3 hold suspend_grace_ms 5000$'
 

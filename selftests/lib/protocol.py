@@ -9,9 +9,12 @@ import ctypes, errno, hashlib, os, select, signal, socket, subprocess, sys, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap, mkmeta
-from dmdevice import IMA, STATUS, Device
+from dmdevice import IMA, STATUS, Device, dmsetup, write
 from driver import *
 from ktap import check
+from metaimage import CacheSb
+
+OTHER_DEV = "/dev/ram2"
 
 
 def refused(name, err, call, *args, words=""):
@@ -23,17 +26,17 @@ def refused(name, err, call, *args, words=""):
         check(name, e.errno == err and words in e.strerror, f"got {e}")
 
 
-def full_socket(device, places):
+def full_socket(device, cache_dev, places):
     """A helper whose socket takes a few messages, and which never asks for what it may have lost."""
-    h = Helper(register=False)
+    h = Driver(cache_dev, register=False)
     h.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     h.register()
-    cache = u32(h.dump("GET_CACHES")[0][CACHE])
     want = {}
     for at, n, data in places:
         want.setdefault(data // 128, at)
     for at in want.values():
         Reader(device, at, os.RWF_NOWAIT).done()
+    h.send(h.family, CMD["ALLOC"], 5, attr(GENERATION, h.generation) + attr(CACHE, h.cache) + attr(COUNT, 3))
     lost, got, end = 0, set(), time.monotonic() + 20
     while got != set(want) and time.monotonic() < end:
         if not h.events and not select.select([h.sock], [], [], 1)[0]:
@@ -46,8 +49,9 @@ def full_socket(device, places):
             lost += 1
     check("a socket that is too small loses messages", lost > 0 and len(want) > 20)
     check("and all misses arrive nevertheless, once it is read", got == set(want), f"missing {set(want) - got}")
-    h.do("ACK", cache, attr(COUNT, 1000))
-    h.sock.close()
+    check("what an ALLOC got whose answer was lost is free", not any(s[STATE][0] == RESERVED for s in h.slots().values()))
+    h.do("ACK", h.cache, attr(COUNT, 1000))
+    h.close()
 
 
 def unanswered(device, cache_dev, place):
@@ -56,21 +60,102 @@ def unanswered(device, cache_dev, place):
     h, name = Driver(cache_dev), os.path.basename(device)
     first = Reader(device, at)
     h.asked(no)
-    subprocess.run(["dmsetup", "message", name, "0", "fail_pending"], check=True)
+    dmsetup("message", name, "0", "fail_pending")
     check("fail_pending ends the reader", first.done() == errno.EIO)
     second = Reader(device, at)
     h.asked(no)
     check("whose miss went with it: the next reader's is sent", second.result is None)
     with open("/sys/module/dm_fastoci/parameters/ask_again_ms", "w") as f:
         f.write("300")
-    subprocess.run(["dmsetup", "message", name, "0", "fail_after_ms", "60000"], check=True)  # runs the timer
+    dmsetup("message", name, "0", "fail_after_ms", "60000")  # runs the timer
     h.asked(no)
     h.asked(no)
     check("what is not answered is asked for again and again", second.result is None)
     h.do("FAIL", h.cache, chunk(h.space, no, attr(ERRNO, errno.ENODATA)))
     check("until it is", second.done() == errno.ENODATA)
-    subprocess.run(["dmsetup", "message", name, "0", "hold"], check=True)
+    Reader(device, at, os.RWF_NOWAIT).done()
+    h.asked(no)
+    pending = lambda: u32(h.dump("GET_CACHES")[0][NR_PENDING])
+    check("what nobody waits for is pending, too", pending() == 1)
+    check("but forgotten where it is not answered", until(lambda: pending() == 0))
+    dmsetup("message", name, "0", "hold")
     h.close()
+
+
+def other_image(space_id, data_bytes=mkmeta.BLOB_BYTES):
+    """Onto OTHER_DEV; its length in sectors."""
+    image, _ = mkmeta.small_image()
+    image.blobs[0].space_id, image.blobs[0].data_bytes = space_id, data_bytes
+    write(OTHER_DEV, bytes(image))
+    return image.device_sectors
+
+
+def misses_of_a_space(device, cache_dev, places):
+    """Those that nobody waits for go with the last table of their data space, and others stay."""
+    h, name, (at, _, _) = Driver(cache_dev), os.path.basename(device), places[0]
+    line = dmsetup("table", name)
+    h.evict_all()
+    dmsetup("create", "other", "--readonly", "--table", f"0 {other_image(b'o' * 32)} fastoci {OTHER_DEV} {cache_dev}")
+    pending = lambda: u32(h.dump("GET_CACHES")[0][NR_PENDING])
+    for path in device, "/dev/mapper/other":
+        Reader(path, at, os.RWF_NOWAIT).done()
+    check("two images' misses are pending", pending() == 2)
+    dmsetup("remove", name)
+    check("one's go with it", pending() == 1)
+    dmsetup("create", name, "--readonly", "--table", line)
+    dmsetup("remove", "other")
+    check("and the other's with that", pending() == 0)
+    h.close()
+
+
+def one_space(cache_dev):
+    """Two tables at once, of an image whose data space is new: a large one, so that its map takes a while to make."""
+    devices, h, good = [Device("one"), Device("two")], Helper(register=False), 0
+    for i in range(20):
+        space_id = hashlib.sha256(b"%d" % i).digest()
+        sectors = other_image(space_id, 1 << 36)
+        loads = [Call(d.refusal, sectors, OTHER_DEV, cache_dev) for d in devices]
+        ended = all([load.ended() and load.result is None for load in loads])
+        users = [u32(s[NR_USERS]) for s in h.dump("GET_SPACES") if s[SPACE_ID] == space_id]
+        good += ended and users == [2]
+        for d in devices:
+            d.clear()
+    for d in devices:
+        d.remove()
+    check("two tables that come at once share their data space", good == 20, f"{good} of 20")
+
+
+def one_geometry(device, cache_dev):
+    """What has this cache's UUID and is not the same, while it is in use or a former helper may still write to it."""
+    name = os.path.basename(device)
+    line = dmsetup("table", name)
+    _, sectors, _, meta_dev, *_ = line.split()
+    with open(cache_dev, "rb") as f:
+        sb = f.read(4096)
+    smaller = bytes(CacheSb(struct.unpack_from("<I", sb, 52)[0] - 1))
+    second = Device("second")
+
+    def refusal(words, cache):
+        log = second.refusal(int(sectors), meta_dev, cache)
+        check(f"refused: {words}", log is not None and words in log, str(log))
+
+    write(OTHER_DEV, sb)
+    refusal("cache: another device with this UUID is in use", OTHER_DEV)
+    write(cache_dev, smaller)
+    refusal("cache: the superblock changed while the cache is in use", cache_dev)
+    old = Driver(cache_dev)
+    old.alloc(2)
+    new = Driver(cache_dev, register=False)
+    dmsetup("remove", name)
+    new.register(takeover=True)
+    refusal("cache: a former helper still owns slots of its former geometry", cache_dev)
+    old.close()
+    log = second.refusal(int(sectors), meta_dev, cache_dev)
+    check("accepted when he has gone", log is None, str(log))
+    second.remove()
+    new.close()
+    write(cache_dev, sb)
+    dmsetup("create", name, "--readonly", "--table", line)
 
 
 CAP_NET_ADMIN = 1 << 12
@@ -98,7 +183,7 @@ def left_behind(name):
     old = Helper()
     old.do("ALLOC", u32(old.dump("GET_CACHES")[0][CACHE]), attr(COUNT, 3))
     new = Helper(takeover=True)
-    subprocess.run(["dmsetup", "remove", name], check=True)
+    dmsetup("remove", name)
     new.wait_for("CACHE_REMOVED")
     check("the module goes, although helpers live", subprocess.run(["rmmod", "dm_fastoci"]).returncode == 0)
     ktap.end()
@@ -109,31 +194,14 @@ def main():
     name = os.path.basename(device)
     chunks = Chunks(meta)
     fresh = chunks.fresh
-    disk = os.open(cache_dev, os.O_RDWR | os.O_SYNC)
-
-    def write(slot, chunk_no):
-        os.pwrite(disk, BLOB[chunk_no * mkmeta.CHUNK:(chunk_no + 1) * mkmeta.CHUNK], (slot + 1) * mkmeta.CHUNK)
-
-    a = Helper(register=False)
+    a = Driver(cache_dev, register=False)
     refused("a helper that is too old is told so", errno.EPROTONOSUPPORT, a.register, False, PROTOCOL_VERSION - 1,
             words="the helper is older than dm-fastoci")
     refused("one that is too new, too", errno.EPROTONOSUPPORT, a.register, False, PROTOCOL_VERSION + 1,
             words="the helper is newer than dm-fastoci")
     a.register()
-    cache = u32(a.dump("GET_CACHES")[0][CACHE])
-    space = u32(a.dump("GET_SPACES")[0][A_SPACE])
+    cache, space = a.cache, a.space
     check("GET_IMAGES names the image", len(a.dump("GET_IMAGES")) == 1)
-
-    def alloc(h, n=1):
-        got = dict(attrs(h.do("ALLOC", cache, attr(COUNT, n))))[SLOTS]
-        return struct.unpack(f"={len(got) // 4}I", got)
-
-    def slots(h):
-        items = [dict(attrs(dict(attrs(i[CHUNKS]))[CHUNK])) for i in h.dump("GET_SLOTS", attr(CACHE, cache))]
-        return {u32(i[SLOT]): i for i in items}
-
-    def fill(h, chunk_no, slot):
-        return h.do("FILL", cache, chunk(space, chunk_no, attr(SLOT, slot)))
 
     def send_pending(h):
         h.dump("GET_PENDING", attr(GENERATION, h.generation))
@@ -146,11 +214,11 @@ def main():
     a.do("ACK", cache, attr(COUNT, 1))
     got = dict(attrs(dict(attrs(miss[CHUNKS]))[CHUNK]))
     check("and its chunk is asked for", u32(got[CHUNK_NO]) == no and u32(got[SPACE]) == space)
-    slot, = alloc(a)
-    refused("FILL of a slot that nobody reserved is refused", errno.EPERM, fill, a, no, slot + 1)
-    refused("FILL behind the space is refused", errno.EINVAL, fill, a, 40, slot)
-    write(slot, no)
-    fill(a, no, slot)
+    slot, = a.alloc()
+    refused("FILL of a slot that nobody reserved is refused", errno.EPERM, a.fill, no, slot + 1)
+    refused("FILL behind the space is refused", errno.EINVAL, a.fill, 40, slot)
+    a.write(slot, no)
+    a.fill(no, slot)
     check("a NOWAIT read of a present chunk is a hit", Reader(device, at, os.RWF_NOWAIT).done() == want)
     counts = a.dump("GET_IMAGES")[0]
     check("GET_IMAGES counts both", [struct.unpack("=Q", counts[k])[0] for k in (NR_HITS, NR_MISSED, NR_ERRORS)] == [1, 1, 0])
@@ -159,17 +227,16 @@ def main():
     ns, = struct.unpack("=Q", counts[HIT_NS])
     floor = sum(n << 9 + i for i, n in enumerate(times) if i)
     check("a CPU's first hit is timed", sum(times) == 1 and floor < ns, f"{times} {ns}")
-    fill(a, no, slot)
+    a.fill(no, slot)
     check("the same FILL again succeeds", True)
-    second, = alloc(a)
-    fill(a, no, second)
-    state = slots(a)
+    second, = a.alloc()
+    a.fill(no, second)
+    state = a.slots()
     check("FILL of a present chunk keeps the sender's slot reserved", state[second][STATE][0] == RESERVED)
     check("GET_SLOTS tells chunk and state", state[slot][STATE][0] == PRESENT and u32(state[slot][CHUNK_NO]) == no)
-    a.do("RETURN", cache, attr(SLOTS, struct.pack("=I", second)))
-    check("RETURN frees it", second not in slots(a))
-    refused("RETURN of a slot in use is refused", errno.EINVAL, a.do, "RETURN", cache,
-            attr(SLOTS, struct.pack("=I", slot)))
+    a.give_back(second)
+    check("RETURN frees it", second not in a.slots())
+    refused("RETURN of a slot in use is refused", errno.EINVAL, a.give_back, slot)
 
     # the errno of a FAIL
     at, no, _ = fresh()
@@ -182,36 +249,34 @@ def main():
 
     # eviction that hands its slot over
     at, no, want = fresh()
-    slot, = alloc(a)
-    write(slot, no)
-    fill(a, no, slot)
+    slot = a.serve(no)
     check("FILL without a miss is served", Reader(device, at).done() == want)
-    a.do("EVICT", cache, attr(FLAGS, 1), chunk(space, no))
+    a.evict(no, reserve=True)
     gone = dict(attrs(dict(attrs(a.wait_for("EVICTED")[CHUNKS]))[CHUNK]))
     check("EVICTED names chunk and slot", u32(gone[SLOT]) == slot and u32(gone[CHUNK_NO]) == no)
-    check("an eviction with RESERVE gives the slot to its sender", slots(a)[slot][STATE][0] == RESERVED)
-    fill(a, no, slot)
+    check("an eviction with RESERVE gives the slot to its sender", a.slots()[slot][STATE][0] == RESERVED)
+    a.fill(no, slot)
     check("which can fill it again", Reader(device, at).done() == want)
 
     # takeover and quarantine
-    mine = alloc(a, 4)
-    b = Helper(register=False)
+    mine = a.alloc(4)
+    b = Driver(cache_dev, register=False)
     refused("a second helper is refused", errno.EBUSY, b.register, words="another helper is registered")
     b.register(takeover=True)
     check("but may take over", True)
-    refused("the old helper is stale", errno.ESTALE, alloc, a)
+    refused("the old helper is stale", errno.ESTALE, a.alloc)
     refused("also for GET_PENDING", errno.ESTALE, send_pending, a)
     refused("GET_PENDING names its generation", errno.EINVAL, b.dump, "GET_PENDING")
     refused("a socket registers once", errno.EALREADY, b.register)
     refused("also after it was taken over", errno.EALREADY, a.register, True)
     send_pending(b)
     check("the helper's own GET_PENDING succeeds", True)
-    theirs = alloc(b, 256)
+    theirs = b.alloc(256)
     check("its slots are in quarantine", not set(mine) & set(theirs))
-    refused("ALLOC without a free slot is refused", errno.ENOSPC, alloc, b)
-    b.do("RETURN", cache, attr(SLOTS, struct.pack(f"={len(theirs)}I", *theirs)))
-    a.sock.close()
-    check("until its socket is closed", not set(mine) & set(slots(b)))
+    refused("ALLOC without a free slot is refused", errno.ENOSPC, b.alloc)
+    b.give_back(*theirs)
+    a.close()
+    check("until its socket is closed", not set(mine) & set(b.slots()))
 
     # RESTORE
     at, no, want = fresh()
@@ -221,36 +286,38 @@ def main():
         one = attr(CHUNKS, attr(CHUNK, attr(CHUNK_NO, chunk_no) + attr(SLOT, slot), True), True)
         return b.do("RESTORE", cache, attr(SPACE_ID, sid), attr(DATA_BYTES, struct.pack("=Q", size)), one)
 
-    write(50, no)
+    b.write(50, no)
     restore(no, 50)
     restore(no, 50)
-    check("RESTORE takes a free slot, twice the same is fine", slots(b)[50][STATE][0] == RESTORED)
+    check("RESTORE takes a free slot, twice the same is fine", b.slots()[50][STATE][0] == RESTORED)
     refused("RESTORE of a taken slot is refused", errno.EEXIST, restore, no + 1, 50)
     refused("RESTORE with another size is refused", errno.EEXIST, restore, no, 51, 7)
     refused("RESTORE behind the space is refused", errno.EINVAL, restore, 40, 51)
     r = Reader(device, at)
     b.wait_for("MISS")
     check("a restored chunk is not served before its FILL", r.result is None)
-    fill(b, no, 50)
+    b.fill(no, 50)
     check("and is afterwards, without an ALLOC", r.done() == want)
     refused("RESTORE of a present chunk is refused", errno.EEXIST, restore, no, 51)
     _, other, _ = fresh()
-    slot, = alloc(b)
+    slot, = b.alloc()
     restore(other, slot)
-    check("RESTORE takes a slot that its sender reserved", slots(b)[slot][STATE][0] == RESTORED)
-    b.do("RETURN", cache, attr(SLOTS, struct.pack("=I", slot)))
-    check("RETURN gives a restored slot back", slot not in slots(b))
+    check("RESTORE takes a slot that its sender reserved", b.slots()[slot][STATE][0] == RESTORED)
+    b.give_back(slot)
+    check("RETURN gives a restored slot back", slot not in b.slots())
 
     # access bits
-    check("a slot that was read is marked", ACCESSED in slots(b)[50])
+    check("a slot that was read is marked", ACCESSED in b.slots()[50])
     b.dump("GET_SLOTS", attr(CACHE, cache) + attr(FLAGS, 1))
-    check("until a dump that clears the marks", ACCESSED not in slots(b)[50])
+    check("until a dump that clears the marks", ACCESSED not in b.slots()[50])
+    Reader(device, at).done()
+    check("and by the next read again", ACCESSED in b.slots()[50])
 
     # what is not there
     b.do("EVICT", cache, chunk(space + 1000, 0))
-    b.do("EVICT", cache, chunk(space, fresh()[1]))
+    b.evict(fresh()[1])
     check("EVICT of what is not present succeeds", True)
-    refused("EVICT behind the space is refused", errno.EINVAL, b.do, "EVICT", cache, chunk(space, 40), words="chunk refused")
+    refused("EVICT behind the space is refused", errno.EINVAL, b.evict, 40, words="chunk refused")
     one = chunk(space, 0, attr(SLOT, 0))
     for cmd, body in dict(ALLOC=attr(COUNT, 1), ACK=attr(COUNT, 1), RETURN=attr(SLOTS, bytes(4)), FILL=one,
                           RESTORE=attr(SPACE_ID, sid) + attr(DATA_BYTES, bytes(8)) + one).items():
@@ -274,65 +341,63 @@ def main():
     at, no, want = fresh()
     r = Reader(device, at)
     for _ in range(100):
-        status = subprocess.run(["dmsetup", "status", name], capture_output=True, text=True).stdout
+        status = dmsetup("status", name)
         if " stalled " in status:
             break
         time.sleep(0.1)
     check("a helper that acknowledges nothing is stalled", " stalled " in status)
     b.do("ACK", cache, attr(COUNT, 1000))
-    status = subprocess.run(["dmsetup", "status", name], capture_output=True, text=True).stdout
+    status = dmsetup("status", name)
     check("until it has acknowledged all", " ready " in status)
 
     # a flushing suspend ends what the helper does not
-    subprocess.run(["dmsetup", "message", name, "0", "suspend_grace_ms", "300"], check=True)
+    dmsetup("message", name, "0", "suspend_grace_ms", "300")
     done = subprocess.run(["dmsetup", "suspend", name], timeout=60).returncode
     check("a flushing suspend ends after its grace", done == 0)
     check("and fails what was parked", r.done() == errno.EIO)
-    subprocess.run(["dmsetup", "resume", name], check=True)
+    dmsetup("resume", name)
     r = Reader(device, at)
     b.wait_for("MISS")
-    slot, = alloc(b)
-    write(slot, no)
-    fill(b, no, slot)
+    b.serve(no)
     check("a resumed device works", r.done() == want)
 
     # a cache that goes and comes back
-    mine = alloc(b, 3)
-    line = subprocess.run(["dmsetup", "table", name], capture_output=True, text=True, check=True).stdout
-    subprocess.run(["dmsetup", "remove", name], check=True)
+    mine = b.alloc(3)
+    line = dmsetup("table", name)
+    dmsetup("remove", name)
     check("a cache goes with its last table", b.wait_for("CACHE_REMOVED") is not None)
     check("and is in no dump", b.dump("GET_CACHES") == b.dump("GET_SPACES") == b.dump("GET_IMAGES") == [])
-    subprocess.run(["dmsetup", "create", name, "--readonly", "--table", line], check=True)
-    old, cache = cache, u32(b.dump("GET_CACHES")[0][CACHE])
-    space = u32(b.dump("GET_SPACES")[0][A_SPACE])
-    check("it comes back under another number", cache != old)
-    refused("the old number is gone", errno.ENOENT, b.do, "ALLOC", old, attr(COUNT, 1))
-    check("what its helper had reserved is free", len(mine) == 3 and not slots(b))
+    dmsetup("create", name, "--readonly", "--table", line)
+    b.find()
+    check("it comes back under another number", b.cache != cache)
+    refused("the old number is gone", errno.ENOENT, b.do, "ALLOC", cache, attr(COUNT, 1))
+    check("what its helper had reserved is free", len(mine) == 3 and not b.slots())
     at, no, want = fresh()
-    mine = alloc(b, 3)
-    write(mine[0], no)
-    fill(b, no, mine[0])
+    b.serve(no)
+    mine = b.alloc(2)
     check("it serves", Reader(device, at).done() == want)
-    subprocess.run(["dmsetup", "remove", name], check=True)
-    c = Helper(register=False)
+    c = Driver(cache_dev, register=False)
+    dmsetup("remove", name)
     c.register(takeover=True)
-    subprocess.run(["dmsetup", "create", name, "--readonly", "--table", line], check=True)
-    cache = u32(c.dump("GET_CACHES")[0][CACHE])
-    state = slots(c)
+    dmsetup("create", name, "--readonly", "--table", line)
+    c.find()
+    state = c.slots()
     check("after a takeover while the cache was gone, the former helper's slots are in quarantine",
-          sorted(state) == sorted(mine[1:]) and all(i[STATE][0] == RESERVED for i in state.values()))
-    check("so they are not handed out", not set(mine[1:]) & set(alloc(c, 8)))
-    b.sock.close()
-    check("until its socket is closed", not set(mine[1:]) & set(slots(c)))
-    lost = alloc(c, 2)
-    subprocess.run(["dmsetup", "remove", name], check=True)
-    c.sock.close()
-    d = Helper()
-    subprocess.run(["dmsetup", "create", name, "--readonly", "--table", line], check=True)
-    cache = u32(d.dump("GET_CACHES")[0][CACHE])
-    check("also where it ends while the cache is gone", len(lost) == 2 and not slots(d))
-    d.sock.close()
-    full_socket(device, chunks.places)
+          sorted(state) == sorted(mine) and all(i[STATE][0] == RESERVED for i in state.values()))
+    check("so they are not handed out", not set(mine) & set(c.alloc(8)))
+    b.close()
+    check("until its socket is closed", not set(mine) & set(c.slots()))
+    lost = c.alloc(2)
+    dmsetup("remove", name)
+    c.close()
+    dmsetup("create", name, "--readonly", "--table", line)
+    d = Driver(cache_dev)
+    check("also where it ends while the cache is gone", len(lost) == 2 and not d.slots())
+    d.close()
+    misses_of_a_space(device, cache_dev, chunks.places)
+    one_space(cache_dev)
+    one_geometry(device, cache_dev)
+    full_socket(device, cache_dev, chunks.places)
     unanswered(device, cache_dev, fresh())
     ktap.end()
 
