@@ -90,7 +90,7 @@ KCSAN_CASES ?= kernel-hot kernel-races kernel-stress kernel-protocol
 vmtest-kcsan: kmod-kcsan
 	selftests/run -k kcsan $(KCSAN_CASES)
 ## make coverage-kmod   on the debug kernel: the module's lines that no case reaches, beside selftests/kmod-unreached
-COVERAGE_CASES ?= $(addprefix kernel-,protocol policy reads suspend io corrupt races faults)
+COVERAGE_CASES ?= $(addprefix kernel-,protocol policy reads reread suspend io corrupt races faults)
 .PHONY: coverage-kmod
 coverage-kmod:
 	$(MAKE) -s kmod-debug GCOV_PROFILE=y

@@ -48,7 +48,7 @@ bool fastoci_read_again(struct fastoci_image *image, struct fastoci_bio *pb, con
 			return false;
 		fastoci_srcu_leave(&cache->srcu, pb->srcu_idx);
 		pb->srcu_idx = -1;
-	} else if (pb->nr_failures == MAX_FAILURES) {
+	} else if (pb->nr_failures + 1 == MAX_FAILURES) {
 		this_cpu_inc(image->stats->errors);
 		return false;
 	} else if (status == BLK_STS_AGAIN || status == BLK_STS_NOTSUPP ||

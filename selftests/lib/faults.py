@@ -3,10 +3,10 @@
 """faults.py META_DEV CACHE_DEV TEXT_START TEXT_END MODULE: allocations of the module that fail, with fault injection.
 
 First each operation is repeated with its first, second, ... allocation failing (/proc/thread-self/fail-nth, the filters
-for reclaim off), until it has none left that could: it may fail, with a clear error, and afterwards it must work. The same with calls that
-fastoci-fail.ko makes fail. Then
-readers go on for a while with a part of all allocations below the module's text failing, and with I/O errors on the
-cache device: a read may fail, but never be wrong, and nothing may hang. Prints KTAP; leaks are the case's to find.
+for reclaim off), until it has none left that could: it may fail, with a clear error, and afterwards it must work. The
+same with calls that fastoci-fail.ko makes fail. Then readers go on for a while with a part of all allocations below the
+module's text failing, and with I/O errors on the cache device: a read may fail, but never be wrong, and nothing may
+hang. Prints KTAP; leaks are the case's to find.
 """
 import ctypes, errno, mmap, os, random, struct, subprocess, sys, threading, time
 
@@ -15,7 +15,7 @@ import mkmeta
 import dmdevice
 import ktap
 from dmdevice import Device, write
-from fakehelper import *
+from driver import *
 from ktap import check
 from metaimage import CacheSb
 
@@ -89,7 +89,8 @@ def each_nth(name, operation, repair=lambda: None, most=3000):
 
 # What fault injection does not reach, with what it returns then: a pointer's end or an errno.
 CONSTRUCTOR = dict(pcpu_alloc_noprof=0, bioset_init=-errno.ENOMEM, __init_srcu_struct=-errno.ENOMEM,
-                   dm_io_client_create=-errno.ENOMEM, dm_get_device=-errno.ENODEV, dm_io=-errno.EIO)
+                   dm_io_client_create=-errno.ENOMEM, __xa_alloc_cyclic=-errno.ENOMEM, dm_get_device=-errno.ENODEV,
+                   dm_io=-errno.EIO)
 MODULE_INIT = dict(alloc_workqueue=0, __kmem_cache_create_args=0, netlink_register_notifier=-errno.ENOMEM,
                    genl_register_family=-errno.ENOMEM, dm_register_target=-errno.EEXIST)
 FAIL = "/sys/module/fastoci_fail/parameters/"
@@ -196,6 +197,28 @@ def nth_phase(image, sectors):
     dev.remove()
 
 
+def requests_fail(percent):
+    """Of those to the cache."""
+    with open(f"/sys/block/{os.path.basename(CACHE_DEV)}/make-it-fail", "w") as f:
+        f.write(str(int(percent > 0)))
+    knob("fail_make_request", verbose=0, interval=1, times=-1, probability=percent)
+
+
+def nowait_phase():
+    """Here, as device-mapper's targets that fail do not know NOWAIT."""
+    h, (at, no, want) = Driver(CACHE_DEV), Chunks(META).fresh()
+    slot, read = h.serve(no), lambda: Reader("/dev/mapper/t", at, os.RWF_NOWAIT).done()
+    requests_fail(100)
+    got = read()
+    requests_fail(0)
+    check("a NOWAIT hit whose read fails is EAGAIN", got == errno.EAGAIN, str(got))
+    h.asked(no)
+    check("its chunk is asked for, as the slot is not used again", h.slots()[slot][STATE][0] == BAD)
+    h.serve(no)
+    check("and then it is a hit", read() == want)
+    h.close()
+
+
 class PatientHelper(threading.Thread):
     """Serves misses, evicts, and tries again what failed for want of memory."""
 
@@ -285,6 +308,7 @@ def main():
     dev = Live("t")
     dev.up(image.device_sectors)
     subprocess.run(["dmsetup", "mknodes"], check=True)
+    nowait_phase()
     text = dict(require_start=START, require_end=END, stacktrace_depth=32)
 
     def slab(on):
@@ -295,12 +319,8 @@ def main():
 
     random_phase("one allocation of ten fails", content, 8, lambda: slab(True), lambda: slab(False))
 
-    def disk(on):
-        with open(f"/sys/block/{os.path.basename(CACHE_DEV)}/make-it-fail", "w") as f:
-            f.write(str(int(on)))
-        knob("fail_make_request", verbose=0, interval=1, times=-1, probability=20 if on else 0)
-
-    random_phase("one request of five to the cache fails", content, 8, lambda: disk(True), lambda: disk(False))
+    random_phase("one request of five to the cache fails", content, 8, lambda: requests_fail(20),
+                 lambda: requests_fail(0))
     dev.remove()
     module_phase(MODULE)
     ktap.end()
