@@ -196,9 +196,14 @@ if [ -n "${SELFTEST_SECONDS:-}" ]; then
 fi
 end_watch() { [ ! -f "${watch:-}" ] || pkill -P "$(cat "$watch")" 2>/dev/null; }
 
+# How many times slower than Debian's the kernel is: limits of waits are as many times longer.
+case ${SELFTEST_KERNEL:-} in
+debug | kcsan) SLOWER=6 ;;
+*) SLOWER=1 ;;
+esac
 # wait_for SECONDS COMMAND...: polls; fails when the time is over
 wait_for() {
-	local end=$((SECONDS + $1))
+	local end=$((SECONDS + $1 * SLOWER))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || return 1

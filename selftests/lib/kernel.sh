@@ -43,7 +43,7 @@ read_all() { dd if=/dev/mapper/"${1:-t}" of=/dev/null bs=1M iflag=direct 2>/dev/
 read_in_background() { read_all "$@" & reader=$!; }
 # fails_within MS COMMAND...: it fails, and no later than that
 fails_within() {
-	local limit=$1 begin
+	local limit=$(($1 * SLOWER)) begin
 	shift
 	begin=$(now_ms)
 	! "$@" || return
@@ -55,5 +55,5 @@ done_within() {
 	begin=$(now_ms)
 	wait "$2"
 	ended=$?
-	[ $(($(now_ms) - begin)) -le "$1" ]
+	[ $(($(now_ms) - begin)) -le $(($1 * SLOWER)) ]
 }

@@ -5,7 +5,7 @@ protocol.py left-behind DM_NAME: removes it and the module while helpers live.
 
 Each check is a KTAP line; the device must be fresh (no chunk present) and have the policy `hold`.
 """
-import ctypes, errno, hashlib, os, select, signal, socket, subprocess, sys, time
+import ctypes, errno, hashlib, os, select, signal, socket, subprocess, sys, time, uuid
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap, mkmeta
@@ -149,6 +149,11 @@ def one_geometry(device, cache_dev):
     dmsetup("remove", name)
     new.register(takeover=True)
     refusal("cache: a former helper still owns slots of its former geometry", cache_dev)
+    write(OTHER_DEV, bytes(CacheSb(8, uuid=uuid.UUID(int=43))))
+    log = second.refusal(int(sectors), meta_dev, OTHER_DEV)
+    check("another cache is accepted", log is None, str(log))
+    check("and has all its slots", u32(new.dump("GET_CACHES")[0][NR_FREE]) == 8)
+    second.clear()
     old.close()
     log = second.refusal(int(sectors), meta_dev, cache_dev)
     check("accepted when he has gone", log is None, str(log))
