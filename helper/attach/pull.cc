@@ -8,11 +8,13 @@
 
 #include <algorithm>
 #include <list>
+#include <mutex>
 #include <utility>
 
 #include "attach/overlaybd_config.h"
 #include "attach/signature.h"
 #include "base/digest.h"
+#include "base/parallel.h"
 #include "base/unique_fd.h"
 #include "image/assemble_sandbox.h"
 #include "image/meta_layer.h"
@@ -24,6 +26,7 @@ namespace {
 constexpr size_t kHashBuffer = 1 << 20;
 constexpr off_t kMaxReportBytes = 4 << 20;
 constexpr size_t kMaxDigestArtifacts = 16;  // that are looked at
+constexpr size_t kNrRequests = 4;           // at a time
 constexpr char kDecoderName[] = "fastoci-decoderd";
 
 // The decoder beside this program, or where packages put it.
@@ -68,6 +71,27 @@ class RegistryBlob : public ReadAtFile {
   std::string digest_;
   uint64_t size_;
 };
+
+}  // namespace
+
+// What several threads download, as one bar.
+class DownloadBar {
+ public:
+  DownloadBar(Progress* progress, uint64_t total) : progress_(*progress), total_(total) {}
+  void Add(uint64_t bytes) {
+    std::lock_guard lock(mutex_);
+    done_ += bytes;
+    progress_.Bytes(done_, total_);
+  }
+
+ private:
+  std::mutex mutex_;
+  Progress& progress_;
+  const uint64_t total_;
+  uint64_t done_ = 0;
+};
+
+namespace {
 
 // Deletes files when the work on them ends, however it ends.
 class Unlinker {
@@ -200,9 +224,10 @@ Status ImagePuller::AskSize(const Reference& ref, MetaLayer* layer) {
 }
 
 Status ImagePuller::AskSizes(ResolvedImage* image) {
-  for (MetaLayer& layer : image->fastoci.layers)
-    if (layer.target_bytes == 0) FASTOCI_CHECK_OK(AskSize(image->ref, &layer));
-  return OkStatus();
+  std::vector<MetaLayer>& layers = image->fastoci.layers;
+  return FirstError(RunParallel(layers.size(), kNrRequests, [&](size_t i) {
+    return layers[i].target_bytes == 0 ? AskSize(image->ref, &layers[i]) : OkStatus();
+  }));
 }
 
 void ImagePuller::FindDigests(ResolvedImage* image, Progress* progress) {
@@ -267,14 +292,12 @@ Status ImagePuller::Pack(const MetaLayer& layer, AssembleLayer* part, UniqueFd* 
 
 Result<std::string> ImagePuller::Download(const Reference& ref, const std::string& digest,
                                           uint64_t bytes, const std::string& work_dir,
-                                          Progress* progress) {
+                                          DownloadBar* bar) {
   std::string path = work_dir + "/" + digest.substr(digest.find(':') + 1) + ".part";
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!fd.valid()) return ErrnoError("create " + path);
-  uint64_t done = 0;
   Status status = client_->GetBlob(ref, digest, bytes, [&](ByteSpan data) {
-    done += data.size();
-    progress->Bytes(done, bytes);
+    bar->Add(data.size());
     return WriteFull(fd.get(), data, path);
   });
   if (!status.ok()) {
@@ -333,25 +356,44 @@ Status ImagePuller::RunOnLayers(LayerTask task, const ResolvedImage& image,
 
 Status ImagePuller::DownloadAll(const ResolvedImage& image, const std::string& work_dir,
                                 Progress* progress, std::vector<std::string>* paths) {
+  struct Piece {
+    std::string digest;
+    uint64_t bytes = 0;
+    bool only_digests = false;  // without which it goes on
+    std::string path;
+  };
+  std::vector<Piece> pieces;  // layers may share one
+  std::vector<size_t> of_layer;
+  uint64_t total = 0;
   for (const MetaLayer& layer : image.fastoci.layers) {
-    if (layer.native || !layer.fs_meta_path.empty()) {
-      paths->emplace_back();
-      if (layer.digests_digest.empty()) continue;
-      auto digests = Download(image.ref, layer.digests_digest, layer.digests_bytes, work_dir, progress);
-      if (digests.ok()) {
-        paths->back() = *digests;
-      } else {
-        progress->Warn("no chunk digests of layer " + std::to_string(paths->size()) + ": " +
-                       digests.error().message);
-      }
-      continue;
-    }
-    progress->Step("meta layer " + std::to_string(paths->size() + 1) + " of " +
-                   std::to_string(image.fastoci.layers.size()));
-    FASTOCI_TRY(std::string path, Download(image.ref, layer.digest, layer.bytes, work_dir, progress));
-    paths->push_back(path);
+    Piece piece{layer.digest, layer.bytes, false, ""};
+    if (layer.native || !layer.fs_meta_path.empty())
+      piece = {layer.digests_digest, layer.digests_bytes, true, ""};
+    auto same = [&](const Piece& p) { return p.digest == piece.digest; };
+    auto it = std::find_if(pieces.begin(), pieces.end(), same);
+    of_layer.push_back(static_cast<size_t>(it - pieces.begin()));
+    if (it != pieces.end()) continue;
+    total += piece.bytes;
+    pieces.push_back(std::move(piece));
   }
-  return OkStatus();
+  progress->Step("downloading meta layers");
+  DownloadBar bar(progress, total);
+  std::vector<std::string> warnings(pieces.size());
+  Status status = FirstError(RunParallel(pieces.size(), kNrRequests, [&](size_t i) {
+    Piece& piece = pieces[i];
+    if (piece.digest.empty()) return OkStatus();
+    auto path = Download(image.ref, piece.digest, piece.bytes, work_dir, &bar);
+    if (path.ok()) piece.path = *path;
+    if (path.ok() || !piece.only_digests) return path.ok() ? OkStatus() : Status(path.error());
+    warnings[i] = path.error().message;
+    return OkStatus();
+  }));
+  for (size_t i = 0; i < of_layer.size(); i++) {
+    paths->push_back(pieces[of_layer[i]].path);
+    if (const std::string& why = warnings[of_layer[i]]; status.ok() && !why.empty())
+      progress->Warn("no chunk digests of layer " + std::to_string(i + 1) + ": " + why);
+  }
+  return status;
 }
 
 Status ImagePuller::Assemble(const ResolvedImage& image, const std::string& work_dir,
@@ -388,8 +430,9 @@ Result<std::string> ImagePuller::CheckLayer(const ResolvedImage& image, size_t n
   Unlinker meta, blob;
   FASTOCI_CHECK_OK(DownloadAll(one, work_dir, progress, &meta.paths));
   if (layer.blob_path.empty()) {
+    DownloadBar bar(progress, layer.target_bytes);
     FASTOCI_TRY(layer.blob_path, Download(image.ref, layer.target_digest, layer.target_bytes,
-                                          work_dir, progress));
+                                          work_dir, &bar));
     blob.paths.push_back(layer.blob_path);
   }
   return Report(LayerTask::kCheck, one, meta.paths);

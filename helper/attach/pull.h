@@ -38,6 +38,8 @@ struct ResolvedImage {
   std::string sources_json;
 };
 
+class DownloadBar;
+
 class ImagePuller {
  public:
   static Result<ImagePuller> Open(const RegistryAccess& access);
@@ -70,9 +72,9 @@ class ImagePuller {
   // What goes wrong here is a warning: those layers are checked as a whole only.
   void FindDigests(ResolvedImage* image, Progress* progress);
   Status AskSize(const Reference& ref, MetaLayer* layer);
-  // To a file in work_dir, whose path it returns.
+  // To a file in work_dir, whose path it returns. Any thread, with another digest.
   Result<std::string> Download(const Reference& ref, const std::string& digest, uint64_t bytes,
-                               const std::string& work_dir, Progress* progress);
+                               const std::string& work_dir, DownloadBar* bar);
   static Status Pack(const MetaLayer& layer, AssembleLayer* part, UniqueFd* fd);
   // In the decoder's sandbox.
   // paths: of the meta layers; of a native one's chunk digests, or "".
@@ -80,7 +82,7 @@ class ImagePuller {
                      const std::vector<std::string>& paths, int out_fd);
   Result<std::string> Report(LayerTask task, const ResolvedImage& image,
                              const std::vector<std::string>& paths);
-  // The paths; unlinked by the caller.
+  // The paths, one for each layer; unlinked by the caller, also if it fails.
   Status DownloadAll(const ResolvedImage& image, const std::string& work_dir, Progress* progress,
                      std::vector<std::string>* paths);
   std::unique_ptr<RegistryClient> client_;

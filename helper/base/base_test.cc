@@ -2,11 +2,15 @@
 #include <gtest/gtest.h>
 #include <fcntl.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
+#include <mutex>
 
 #include "base/byte_reader.h"
 #include "base/digest.h"
 #include "base/json.h"
+#include "base/parallel.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
@@ -32,6 +36,36 @@ TEST(Json, MembersThatAreNotThereOrOfAnotherTypeAreEmpty) {
     EXPECT_EQ(JsonText(nlohmann::json::parse(no_object), "t"), "") << no_object;
     EXPECT_EQ(JsonNumber(nlohmann::ordered_json::parse(no_object), "n"), 0U) << no_object;
   }
+}
+
+TEST(RunParallel, RunsAsManyAtATimeAsItMay) {
+  std::mutex mutex;
+  std::condition_variable all_here;
+  int running = 0, most = 0;
+  auto results = RunParallel(9, 3, [&](size_t i) {
+    std::unique_lock lock(mutex);
+    most = std::max(most, ++running);
+    all_here.notify_all();
+    // The first three wait for each other: only together do they go on.
+    bool met = i >= 3 || all_here.wait_for(lock, std::chrono::seconds(30), [&] { return most == 3; });
+    running--;
+    return met ? OkStatus() : Status(InvalidError("alone"));
+  });
+  EXPECT_EQ(most, 3);
+  EXPECT_EQ(results.size(), 9U);
+  EXPECT_TRUE(FirstError(results).ok());
+  EXPECT_TRUE(FirstError(RunParallel(0, 3, [](size_t) { return OkStatus(); })).ok());
+}
+
+TEST(RunParallel, BeginsNothingAfterAFailure) {
+  std::vector<size_t> begun;
+  auto results = RunParallel(5, 1, [&](size_t i) {
+    begun.push_back(i);
+    return i == 2 ? Status(InvalidError("two")) : OkStatus();
+  });
+  EXPECT_EQ(begun, (std::vector<size_t>{0, 1, 2}));
+  EXPECT_TRUE(results[1].ok() && results[3].ok());
+  EXPECT_EQ(FirstError(results).error().message, "two");
 }
 
 TEST(ByteWriter, RoundTripsThroughTheReader) {

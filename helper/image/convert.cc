@@ -2,12 +2,11 @@
 #include "image/convert.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <mutex>
-#include <thread>
 
 #include "base/digest.h"
+#include "base/parallel.h"
 #include "base/unique_fd.h"
 #include "image/assemble.h"
 #include "image/base_layer.h"
@@ -192,21 +191,11 @@ Status ImageConverter::ConvertLayers(const std::vector<std::string>& diff_ids) {
                                   : FsBuilder::Create(options_.fs_type, identity, options_.fs_bytes));
   fs_bytes_ = builder->fs_bytes();
   LayerOrder order(builder.get());
-  std::atomic<size_t> next = 0;
-  std::atomic<bool> failed = false;
-  std::vector<Status> results(n, OkStatus());
-  auto work = [&] {
-    for (size_t i; !failed && (i = next++) < n;) {
-      results[i] = ConvertLayer(i, &order);
-      if (results[i].ok()) continue;
-      failed = true;
-      order.Abort();
-    }
-  };
-  std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min<size_t>(n, options_.concurrency); i++) threads.emplace_back(work);
-  work();
-  for (std::thread& t : threads) t.join();
+  std::vector<Status> results = RunParallel(n, options_.concurrency, [&](size_t i) {
+    Status s = ConvertLayer(i, &order);
+    if (!s.ok()) order.Abort();
+    return s;
+  });
   // The cause, not what it ended.
   const Status* first = nullptr;
   size_t number = 0;
