@@ -10,6 +10,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
@@ -77,14 +78,10 @@ Result<nlohmann::json> CallHelper(const std::string& path, const nlohmann::json&
   }
   auto reply = nlohmann::json::parse(line.substr(0, line.find('\n')), nullptr, false);
   if (!reply.is_object()) return InvalidError("the helper's reply is not a JSON object");
-  auto error = reply.find("error");
-  auto ok = reply.find("ok");
-  if (error != reply.end() && error->is_string()) {
-    return Error{ErrorKind::kIo, EIO, "the helper says: " + error->get<std::string>()};
-  }
-  if (ok != reply.end() && ok->is_boolean() && !ok->get<bool>()) {
+  if (reply.contains("error"))
+    return Error{ErrorKind::kIo, EIO, "the helper says: " + JsonText(reply, "error")};
+  if (JsonChild(reply, "ok") == false)
     return Error{ErrorKind::kIo, EIO, "the helper refused " + request.value("op", "the request")};
-  }
   return reply;
 }
 
@@ -117,11 +114,10 @@ Status FollowHelper(const std::string& path, const nlohmann::json& request, int6
 
 Result<std::string> HelperCacheDevice(const std::string& path, int64_t timeout_ms) {
   FASTOCI_TRY(auto reply, CallHelper(path, {{"op", "cache"}}, timeout_ms));
-  auto device = reply.find("device");
-  if (device == reply.end() || !device->is_string() || device->get<std::string>().empty()) {
+  const std::string device = JsonText(reply, "device");
+  if (device.empty())
     return Error{ErrorKind::kUnavailable, ENODEV, "the helper has no cache device (see its log)"};
-  }
-  return device->get<std::string>();
+  return device;
 }
 
 }  // namespace fastoci

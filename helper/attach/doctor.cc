@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "base/unique_fd.h"
 #include "kernel/loop.h"
 
@@ -58,8 +59,7 @@ Finding CheckHelper(const AttachPaths& paths) {
     return {Health::kBad, reply.error().message,
             "systemctl start fastoci-helperd; if it ends again: journalctl -u fastoci-helperd"};
   }
-  auto it = reply->find("version");
-  const std::string version = it != reply->end() && it->is_string() ? it->get<std::string>() : "?";
+  const std::string version = JsonText(*reply, "version");
   if (version != FASTOCI_VERSION) {
     return {Health::kWarning, "the helper is version " + version + ", this program " FASTOCI_VERSION,
             "systemctl restart fastoci-helperd"};

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "attach/control_client.h"
+#include "base/json.h"
 #include "kernel/disk_use.h"
 
 namespace fastoci {
@@ -15,9 +16,8 @@ using Json = nlohmann::json;
 constexpr int64_t kStatMs = 1000;
 
 std::optional<uint64_t> Number(const Json& object, const char* key) {
-  auto it = object.find(key);
-  if (it == object.end() || !it->is_number_unsigned()) return std::nullopt;
-  return it->get<uint64_t>();
+  if (!JsonChild(object, key).is_number_unsigned()) return std::nullopt;
+  return JsonNumber(object, key);
 }
 
 void AddHelper(const Json& stat, UsageSample* sample) {
@@ -27,15 +27,14 @@ void AddHelper(const Json& stat, UsageSample* sample) {
     return it != stat.end() && it->is_array() ? *it : Json::array();
   };
   for (const Json& cache : list("caches")) {
-    sample->slots += Number(cache, "nr_slots").value_or(0);
-    sample->present_slots += Number(cache, "present").value_or(0);
-    sample->slot_bytes = Number(cache, "chunk_bytes").value_or(0);
+    sample->slots += JsonNumber(cache, "nr_slots");
+    sample->present_slots += JsonNumber(cache, "present");
+    sample->slot_bytes = JsonNumber(cache, "chunk_bytes");
   }
-  if (auto counters = stat.find("counters"); counters != stat.end() && counters->is_object())
-    sample->fetched_bytes = Number(*counters, "bytes_fetched").value_or(0);
+  sample->fetched_bytes = JsonNumber(JsonChild(stat, "counters"), "bytes_fetched");
   for (const Json& image : list("images")) {
     for (ImageUsage& usage : sample->images) {
-      if (image.value("name", Json()) != usage.name) continue;
+      if (JsonText(image, "name") != usage.name) continue;
       usage.in_flight = Number(image, "in_flight");
       usage.oldest_ms = Number(image, "oldest_ms");
       usage.fetched_bytes = Number(image, "bytes_fetched");

@@ -177,40 +177,31 @@ nlohmann::json OfImage(const nlohmann::json& request,
 
 }  // namespace
 
-std::string ControlOp(const std::string& line) {
-  return JsonText(nlohmann::json::parse(line, nullptr, false), "op");
+nlohmann::json HandleControl(MissService* service, const std::string& cache_device,
+                             const nlohmann::json& request) {
+  const std::string op = JsonText(request, "op");
+  if (op == "ping") return {{"ok", true}, {"version", FASTOCI_VERSION}, {"pid", ::getpid()}};
+  if (op == "stat") return Stat(service, cache_device);
+  if (op == "cache") return {{"ok", true}, {"device", cache_device}};
+  if (op == "drain") return {{"ok", true}};
+  if (op == "gc") return {{"ok", true}, {"evicted", service->CollectGarbage()}};
+  if (op == "scrub") {
+    service->Scrub();
+    return {{"ok", true}};
+  }
+  if (op == "pin" || op == "unpin")
+    return OfImage(request, [&](const auto& id) { return service->Pin(id, op == "pin"); });
+  if (op == "prefetch")
+    return OfImage(request, [&](const auto& id) { return service->Prefetch(id); });
+  if (op.empty()) return {{"error", "the request is not a JSON object with an \"op\""}};
+  return {{"error", "unknown op \"" + op + "\""}};
 }
 
-std::string HandleControl(MissService* service, const std::string& cache_device,
-                          const std::string& line) {
-  nlohmann::json reply;
-  auto request = nlohmann::json::parse(line, nullptr, false);
-  const std::string op = JsonText(request, "op");
-  if (op == "ping")
-    reply = {{"ok", true}, {"version", FASTOCI_VERSION}, {"pid", ::getpid()}};
-  else if (op == "stat")
-    reply = Stat(service, cache_device);
-  else if (op == "cache")
-    reply = {{"ok", true}, {"device", cache_device}};
-  else if (op == "drain")
-    reply = {{"ok", true}};
-  else if (op == "gc")
-    reply = {{"ok", true}, {"evicted", service->CollectGarbage()}};
-  else if (op == "scrub")
-    service->Scrub(), reply = {{"ok", true}};
-  else if (op == "pin" || op == "unpin")
-    reply = OfImage(request, [&](const auto& id) { return service->Pin(id, op == "pin"); });
-  else if (op == "prefetch")
-    reply = OfImage(request, [&](const auto& id) { return service->Prefetch(id); });
-  else if (op.empty())
-    reply = {{"error", "the request is not a JSON object with an \"op\""}};
-  else
-    reply = {{"error", "unknown op \"" + op + "\""}};
+std::string ControlLine(const nlohmann::json& reply) {
   return reply.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
-ControlServer::Reply HandleEvents(EventRing* ring, const std::string& line) {
-  const auto request = nlohmann::json::parse(line, nullptr, false);
+ControlServer::Reply HandleEvents(EventRing* ring, const nlohmann::json& request) {
   const bool follow = request.is_object() && request.value("follow", nlohmann::json()) == true;
   // Numbers tell whether something was added since: those of this line are in what follows.
   ControlServer::Reply reply(nlohmann::json{{"ok", true}, {"last", ring->last()}}.dump());

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -64,19 +65,18 @@ class ControlServer {
 };
 
 class MissService;
-// The request's "op", or empty. "drain" and "reload" are the program's, not the
-// service's.
-std::string ControlOp(const std::string& line);
 class EventRing;
 // "trace": each miss and each request from now on; see MissTracer.
 ControlServer::Reply HandleTrace(MissService* service);
 // "events": what the ring has, and with "follow" what comes.
-ControlServer::Reply HandleEvents(EventRing* ring, const std::string& line);
+ControlServer::Reply HandleEvents(EventRing* ring, const nlohmann::json& request);
 
-// ping, stat, cache, gc, scrub, pin, unpin; see fastoci-helperd(8).
-// cache_device: where attach puts new devices.
-std::string HandleControl(MissService* service, const std::string& cache_device,
-                          const std::string& line);
+// ping, stat, cache, gc, scrub, pin, unpin; see fastoci-helperd(8). request: of any
+// kind, also what is no JSON at all. cache_device: where attach puts new devices.
+nlohmann::json HandleControl(MissService* service, const std::string& cache_device,
+                             const nlohmann::json& request);
+// As it is sent: what is no UTF-8 is replaced.
+std::string ControlLine(const nlohmann::json& reply);
 
 }  // namespace fastoci
 

@@ -16,8 +16,9 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
-#include "base/log.h"
 #include "attach/control_client.h"
+#include "base/json.h"
+#include "base/log.h"
 #include "base/unique_fd.h"
 #include "broker/control.h"
 #include "broker/devices.h"
@@ -204,25 +205,26 @@ Status SetStackSize(size_t bytes) {
   return err == 0 ? OkStatus() : Status(ErrnoError("stack size", err));
 }
 
+// Of signals that are blocked from now on.
+Result<UniqueFd> SignalFd(std::initializer_list<int> signals, int flags) {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int s : signals) sigaddset(&set, s);
+  if (int err = ::pthread_sigmask(SIG_BLOCK, &set, nullptr); err != 0)
+    return ErrnoError("signals", err);
+  UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | flags));
+  if (!fd.valid()) return ErrnoError("signalfd");
+  return fd;
+}
+
 Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events) {
   FASTOCI_CHECK_OK(SetStackSize(kStackBytes));
   if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
     Log(LogLevel::kWarning, "mlockall: %s: misses may wait for our own memory",
         std::strerror(errno));
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  sigset_t hangup;
-  sigemptyset(&hangup);
-  sigaddset(&hangup, SIGHUP);
-  if (::pthread_sigmask(SIG_BLOCK, &signals, nullptr) != 0 ||
-      ::pthread_sigmask(SIG_BLOCK, &hangup, nullptr) != 0)
-    return ErrnoError("signals");
   ::signal(SIGPIPE, SIG_IGN);
-  UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC));
-  UniqueFd reload_fd(::signalfd(-1, &hangup, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!signal_fd.valid() || !reload_fd.valid()) return ErrnoError("signalfd");
+  FASTOCI_TRY(UniqueFd signal_fd, SignalFd({SIGTERM, SIGINT}, 0));
+  FASTOCI_TRY(UniqueFd reload_fd, SignalFd({SIGHUP}, SFD_NONBLOCK));
 
   CacheOptions cache;
   cache.device = o.cache_device;
@@ -269,22 +271,22 @@ Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events
                       on_end();
                     }});
   Exporter exporter([&] {
-    const std::string stat = HandleControl(&service, cache_path, R"({"op": "stat"})");
-    return RenderMetrics(nlohmann::json::parse(stat, nullptr, false));
+    return RenderMetrics(HandleControl(&service, cache_path, {{"op", "stat"}}));
   });
   HelperOptions now = o;
   auto reload = [&] { return Reload(given, &now, &service, &exporter); };
   if (o.takeover) AskToHandOver(o.control);
   FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line) {
-                const std::string op = ControlOp(line);
+                const auto request = nlohmann::json::parse(line, nullptr, false);
+                const std::string op = JsonText(request, "op");
                 if (op == "trace") return HandleTrace(&service);
-                if (op == "events") return HandleEvents(events, line);
+                if (op == "events") return HandleEvents(events, request);
                 if (op == "reload") return ControlServer::Reply(reload());
                 if (op == "drain") {
                   service.Drain(kDrainMs);
                   on_end();
                 }
-                return ControlServer::Reply(HandleControl(&service, cache_path, line));
+                return ControlServer::Reply(ControlLine(HandleControl(&service, cache_path, request)));
               }, o.takeover));
   FASTOCI_TRY(auto link, NetlinkLink::Open(&service));
   if (!o.keep_cache) FASTOCI_CHECK_OK(DropUnused(link.get(), cache_path, options.db_path));

@@ -13,9 +13,9 @@
 #include "tools/fastoci/copy_command.h"
 #include "tools/fastoci/events_command.h"
 #include "tools/fastoci/output.h"
+#include "tools/fastoci/prefetch_command.h"
 #include "tools/fastoci/rebuild_command.h"
 #include "tools/fastoci/top_command.h"
-#include "tools/fastoci/prefetch_command.h"
 #include "tools/fastoci/trace_command.h"
 
 namespace fastoci {
