@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 namespace fastoci {
 namespace {
@@ -41,9 +42,10 @@ class Statement {
   Status Run(const char* what) {
     int rc = Step();
     if (rc != SQLITE_DONE) return DbError(db_, what);
-    sqlite3_reset(stmt_);
+    Reset();
     return OkStatus();
   }
+  void Reset() { sqlite3_reset(stmt_); }
   template <size_t N>
   bool Column(int i, std::array<uint8_t, N>* out) {
     if (sqlite3_column_bytes(stmt_, i) != static_cast<int>(N)) return false;
@@ -245,10 +247,25 @@ Result<std::optional<SlotRow>> CacheDb::Find(uint32_t slot) const {
 
 Result<uint64_t> CacheDb::Count() const {
   std::lock_guard db_lock(db_mutex_);
+  std::set<uint32_t> changed;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Change& c : queue_) changed.insert(c.row.slot);
+  }
   Statement s(db_, "SELECT count(*) FROM slots WHERE cache=?");
   s.Bind(1, uuid_);
   if (s.Step() != SQLITE_ROW) return DbError(db_, "count");
-  return static_cast<uint64_t>(s.Int(0));
+  auto count = static_cast<uint64_t>(s.Int(0));
+  Statement stale(db_, "SELECT 1 FROM slots WHERE cache=? AND slot=?");
+  for (uint32_t slot : changed) {
+    stale.Bind(1, uuid_);
+    stale.Bind(2, slot);
+    const int rc = stale.Step();
+    if (rc == SQLITE_ROW) count--;
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE) return DbError(db_, "count");
+    stale.Reset();
+  }
+  return count;
 }
 
 Status CacheDb::Pin(const Sha256Digest& image_id, std::span<const Sha256Digest> spaces) {

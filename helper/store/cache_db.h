@@ -59,7 +59,8 @@ class CacheDb {
   Status ForEach(const std::function<void(const SlotRow&)>& each) const;
   // The committed row of a slot, if any.
   Result<std::optional<SlotRow>> Find(uint32_t slot) const;
-  // Number of committed rows.
+  // Number of committed rows, without those of slots that were changed since: that
+  // many chunks a power cut now would not take.
   Result<uint64_t> Count() const;
 
   // Images that are never evicted, each with its data spaces.

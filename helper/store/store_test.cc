@@ -234,6 +234,23 @@ TEST_F(DbTest, RemovesInOrder) {
   EXPECT_EQ((*rows)[0].slot, 6u);
 }
 
+TEST_F(DbTest, CountsNoRowOfASlotThatWasChangedSince) {
+  auto db = Open();
+  for (uint32_t slot : {1, 2, 3}) db->Add(Row(1, slot, slot));
+  ASSERT_TRUE(db->Commit(Flushed).ok());
+  EXPECT_EQ(*db->Count(), 3u);
+  db->Remove(1);           // evicted,
+  db->Add(Row(1, 9, 1));   // and filled anew
+  db->Add(Row(1, 10, 7));  // never had a row
+  db->Remove(2);
+  db->Remove(2);
+  EXPECT_EQ(*db->Count(), 1u) << "the third is still what its row says";
+  EXPECT_FALSE(db->Commit([] { return Status(ErrnoError("disk", EIO)); }).ok());
+  EXPECT_EQ(*db->Count(), 1u);
+  ASSERT_TRUE(db->Commit(Flushed).ok());
+  EXPECT_EQ(*db->Count(), 3u);
+}
+
 TEST_F(DbTest, CachesInOneFileDoNotMix) {
   {
     auto db = Open(1);
