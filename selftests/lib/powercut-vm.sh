@@ -10,8 +10,8 @@ insmod "$4" || exit
 mkdir /run/disk /run/fastoci
 mount -t ext4 /dev/vda /run/disk || exit
 mkdir -p /run/disk/cache
-bin/fastoci-helperd --cache-dir /run/disk/cache --cache-size-mb 2 --lanes 4 2> /run/helper.log &
-meta=$(losetup -f)
+meta=$(losetup -f) # before the helper looks for one
 losetup -r "$meta" "$2/meta"
+bin/fastoci-helperd --cache-dir /run/disk/cache --cache-size-mb 2 --lanes 4 2> /run/helper.log &
 /usr/bin/python3 -IS selftests/lib/powercut.py "$1" "$2/data" "0 $3 fastoci $meta"
 cat /run/helper.log >&2
