@@ -40,6 +40,7 @@ check 'a later read fails in time' fails_within 5000 read_all
 check 'but not before' [ $(($(now_ms) - begin)) -ge 300 ]
 dmsetup message t 0 fail_after_ms 0
 check 'fail_after_ms 0 fails at once' fails_within 5000 read_all
+matches 'status names the policy' "$(dm_status t)" ' none fail_after_ms:0$'
 for bad in 'fail_after_ms 86400001' 'fail_after_ms x' 'fail_after_ms' 'suspend_grace_ms 600001' 'nothing' 'hold 1'; do
 	# shellcheck disable=SC2086 # words
 	check "the message '$bad' is refused" not dmsetup message t 0 $bad

@@ -122,7 +122,7 @@ static void remove_probes(void)
 	while (nr_probes)
 		unregister_kprobe(&probes[--nr_probes]);
 	while (atomic_read(&holding))
-		msleep(1);
+		usleep_range(1000, 2000);
 }
 
 static int add_probe(const char *function)
