@@ -50,13 +50,13 @@ check 'the helper takes the sound device' start "$DISK/c4" --cache-device /dev/m
 check 'creates a device' create /dev/mapper/c
 check 'every read is right before' same
 before=$(helper_stat 'caches[0].present')
-first_bad=$("$PYTHON" - "$lib" <<-'PY'
+first_bad=$("$PYTHON" - "$lib" "$DISK/meta" <<-'PY'
 	import sys
 	sys.path.insert(0, sys.argv[1])
-	from fakehelper import *
-	h = Helper(register=False)
-	slots = [dict(attrs(dict(attrs(i[CHUNKS]))[CHUNK])) for i in h.dump("GET_SLOTS", attr(CACHE, u32(h.dump("GET_CACHES")[0][CACHE])))]
-	full = {u32(s[SLOT]) for s in slots if s[STATE][0] == PRESENT}
+	from driver import *
+	read = {c for _, n, data in blob_places(sys.argv[2]) for c in range(data // 128, (data + n - 1) // 128 + 1)}
+	slots = Driver("/dev/mapper/c", register=False).slots().items()
+	full = {slot for slot, s in slots if s[STATE][0] == PRESENT and u32(s[CHUNK_NO]) in read}
 	print(next(s for s in sorted(full) if s > 2 and all(s + i in full for i in range(8))))
 	PY
 )
