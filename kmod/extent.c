@@ -71,10 +71,10 @@ static u32 nr_buckets(const struct fastoci_extents *t)
 
 u32 fastoci_extents_plan_starts(struct fastoci_extents *t)
 {
-	u32 most = max(t->nr / 2, 1U);
+	u32 most = max(t->nr / 2, 2U);
 
-	t->shift = 0;
-	while (t->shift < 31 && nr_buckets(t) > most)
+	t->shift = 0; /* 31 at most: then there are two */
+	while (nr_buckets(t) > most)
 		t->shift++;
 	return nr_buckets(t) + 1;
 }

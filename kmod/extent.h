@@ -18,7 +18,7 @@
  * @payloads: payloads[0..nr-1], as in fastoci_meta.h
  * @starts: per bucket of 1 << @shift sectors the extent that holds its first
  *	sector, and one more for the device's last extent. There are at most
- *	@nr / 2 buckets, so 2 bytes per extent; a look-up searches the few
+ *	@nr / 2 buckets or two, so 2 bytes per extent; a look-up searches the few
  *	extents of one bucket instead of all. Uneven extents cost more steps,
  *	never more than a search of the whole table.
  */

@@ -70,7 +70,21 @@ static void index_costs_at_most_half_a_word_per_extent(struct kunit *test)
 	struct fastoci_extents t;
 
 	make_table(test, &t, s->nr, s->longest);
-	KUNIT_EXPECT_LE(test, fastoci_extents_plan_starts(&t), max(t.nr / 2, 1U) + 1);
+	KUNIT_EXPECT_LE(test, fastoci_extents_plan_starts(&t), max(t.nr / 2, 2U) + 1);
+}
+
+static void one_extent_may_be_as_long_as_a_device(struct kunit *test)
+{
+	u32 keys[] = { 0, FASTOCI_MAX_DEVICE_SECTORS }, starts[3];
+	u64 payload = 0;
+	struct fastoci_extents t = {
+		.nr = 1, .keys = keys, .payloads = &payload, .starts = starts,
+	};
+
+	KUNIT_ASSERT_LE(test, fastoci_extents_plan_starts(&t), ARRAY_SIZE(starts));
+	fastoci_extents_fill_starts(&t);
+	KUNIT_EXPECT_EQ(test, fastoci_extent_find(&t, 0), 0);
+	KUNIT_EXPECT_EQ(test, fastoci_extent_find(&t, FASTOCI_MAX_DEVICE_SECTORS - 1), 0);
 }
 
 /* Three extents, of 24 sectors; the metadata area is 64..71, the one blob has 4097 bytes. */
@@ -150,6 +164,7 @@ static void says_what_is_wrong_with_a_table(struct kunit *test)
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(finds_the_extent_of_its_first_and_last_sector, shape_gen_params),
 	KUNIT_CASE_PARAM(index_costs_at_most_half_a_word_per_extent, shape_gen_params),
+	KUNIT_CASE(one_extent_may_be_as_long_as_a_device),
 	KUNIT_CASE_PARAM(says_what_is_wrong_with_a_table, bad_table_gen_params),
 	{}
 };

@@ -160,7 +160,7 @@ static void check_image(const u8 *image, const struct fastoci_meta_sb *sb)
 	MUST(!error == model_tables(image, sb));
 	if (!error) {
 		nr_starts = fastoci_extents_plan_starts(&t);
-		MUST(nr_starts <= (t.nr / 2 ? t.nr / 2 : 1) + 1);
+		MUST(nr_starts <= max(t.nr / 2, 2) + 1);
 		t.starts = calloc(nr_starts, 4);
 		MUST(t.starts);
 		fastoci_extents_fill_starts(&t);
