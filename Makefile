@@ -85,7 +85,7 @@ CASES ?= $(notdir $(basename $(wildcard selftests/cases/kernel-*.sh)))
 vmtest-debug: kmod-debug
 	selftests/run -k debug $(filter-out all,$(CASES))
 ## make vmtest-kcsan   those of concurrency under the data-race detector (KCSAN_CASES)
-KCSAN_CASES ?= kernel-hot kernel-races kernel-stress kernel-protocol
+KCSAN_CASES ?= kernel-hot kernel-races kernel-reread kernel-stress kernel-protocol
 .PHONY: vmtest-kcsan
 vmtest-kcsan: kmod-kcsan
 	selftests/run -k kcsan $(KCSAN_CASES)
