@@ -78,7 +78,7 @@ Result<nlohmann::json> CallHelper(const std::string& path, const nlohmann::json&
   }
   auto reply = nlohmann::json::parse(line.substr(0, line.find('\n')), nullptr, false);
   if (!reply.is_object()) return InvalidError("the helper's reply is not a JSON object");
-  if (reply.contains("error"))
+  if (JsonChild(reply, "error").is_string())
     return Error{ErrorKind::kIo, EIO, "the helper says: " + JsonText(reply, "error")};
   if (JsonChild(reply, "ok") == false)
     return Error{ErrorKind::kIo, EIO, "the helper refused " + request.value("op", "the request")};

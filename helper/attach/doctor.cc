@@ -59,7 +59,8 @@ Finding CheckHelper(const AttachPaths& paths) {
     return {Health::kBad, reply.error().message,
             "systemctl start fastoci-helperd; if it ends again: journalctl -u fastoci-helperd"};
   }
-  const std::string version = JsonText(*reply, "version");
+  std::string version = JsonText(*reply, "version");
+  if (version.empty()) version = "?";
   if (version != FASTOCI_VERSION) {
     return {Health::kWarning, "the helper is version " + version + ", this program " FASTOCI_VERSION,
             "systemctl restart fastoci-helperd"};

@@ -360,15 +360,15 @@ Status ImagePuller::DownloadAll(const ResolvedImage& image, const std::string& w
     std::string digest;
     uint64_t bytes = 0;
     bool only_digests = false;  // without which it goes on
-    std::string path;
+    std::string path, warning;
   };
   std::vector<Piece> pieces;  // layers may share one
   std::vector<size_t> of_layer;
   uint64_t total = 0;
   for (const MetaLayer& layer : image.fastoci.layers) {
-    Piece piece{layer.digest, layer.bytes, false, ""};
+    Piece piece{layer.digest, layer.bytes, false, "", ""};
     if (layer.native || !layer.fs_meta_path.empty())
-      piece = {layer.digests_digest, layer.digests_bytes, true, ""};
+      piece = {layer.digests_digest, layer.digests_bytes, true, "", ""};
     auto same = [&](const Piece& p) { return p.digest == piece.digest; };
     auto it = std::find_if(pieces.begin(), pieces.end(), same);
     of_layer.push_back(static_cast<size_t>(it - pieces.begin()));
@@ -376,22 +376,25 @@ Status ImagePuller::DownloadAll(const ResolvedImage& image, const std::string& w
     total += piece.bytes;
     pieces.push_back(std::move(piece));
   }
-  progress->Step("downloading meta layers");
+  if (total > 0) progress->Step("downloading meta layers");
   DownloadBar bar(progress, total);
-  std::vector<std::string> warnings(pieces.size());
   Status status = FirstError(RunParallel(pieces.size(), kNrRequests, [&](size_t i) {
     Piece& piece = pieces[i];
     if (piece.digest.empty()) return OkStatus();
     auto path = Download(image.ref, piece.digest, piece.bytes, work_dir, &bar);
-    if (path.ok()) piece.path = *path;
-    if (path.ok() || !piece.only_digests) return path.ok() ? OkStatus() : Status(path.error());
-    warnings[i] = path.error().message;
+    if (path.ok())
+      piece.path = *path;
+    else if (piece.only_digests)
+      piece.warning = path.error().message;
+    else
+      return Status(path.error());
     return OkStatus();
   }));
   for (size_t i = 0; i < of_layer.size(); i++) {
-    paths->push_back(pieces[of_layer[i]].path);
-    if (const std::string& why = warnings[of_layer[i]]; status.ok() && !why.empty())
-      progress->Warn("no chunk digests of layer " + std::to_string(i + 1) + ": " + why);
+    const Piece& piece = pieces[of_layer[i]];
+    paths->push_back(piece.path);
+    if (status.ok() && !piece.warning.empty())
+      progress->Warn("no chunk digests of layer " + std::to_string(i + 1) + ": " + piece.warning);
   }
   return status;
 }
