@@ -11,6 +11,11 @@ def dmsetup(*words):
     return subprocess.run(("dmsetup", *words), check=True, capture_output=True, text=True).stdout
 
 
+def swap_table(name, table):
+    for words in ("suspend", name), ("reload", name, "--table", table), ("resume", name):
+        dmsetup(*words)
+
+
 def write(device, data, at=0):
     fd = os.open(device, os.O_WRONLY)
     os.pwrite(fd, data, at)
@@ -81,6 +86,15 @@ class Device:
     def status(self):
         """The words behind the target's name."""
         return self.ioctl(STATUS, data=bytes(600))[40:].split(b"\0")[0].decode().split()
+
+    def hits(self):
+        return int(self.status()[3])
+
+    def parked(self):
+        return int(self.status()[5])
+
+    def errors(self):
+        return int(self.status()[6])
 
     def remove(self):
         self.ioctl(REMOVE)

@@ -2,9 +2,21 @@
 """driver.py - what the tests of the miss protocol share: readers of mkmeta.py's image, and a helper led step by step."""
 import mmap, os, threading, time
 
+from dmdevice import write
 from fakehelper import *
 
 BLOB = mkmeta.blob_data(mkmeta.BLOB_BYTES).ljust(40 * mkmeta.CHUNK, b"\0")
+
+
+OTHER_DEV = "/dev/ram2"
+
+
+def other_image(space_id, data_bytes=mkmeta.BLOB_BYTES):
+    """The same image with another data space, onto OTHER_DEV; its length in sectors."""
+    image, _ = mkmeta.small_image()
+    image.blobs[0].space_id, image.blobs[0].data_bytes = space_id, data_bytes
+    write(OTHER_DEV, bytes(image))
+    return image.device_sectors
 
 
 def blob_places(meta):
@@ -143,6 +155,9 @@ class Driver(Helper):
 
     def evict(self, no, reserve=False):
         self.do("EVICT", self.cache, attr(FLAGS, int(reserve)), chunk(self.space, no))
+
+    def pending(self):
+        return u32(self.dump("GET_CACHES")[0][NR_PENDING])
 
     def evict_all(self):
         for slot in self.slots().values():

@@ -14,8 +14,6 @@ from driver import *
 from ktap import check
 from metaimage import CacheSb
 
-OTHER_DEV = "/dev/ram2"
-
 
 def refused(name, err, call, *args, words=""):
     """It fails with that errno, and the kernel's words contain those."""
@@ -75,19 +73,10 @@ def unanswered(device, cache_dev, place):
     check("until it is", second.done() == errno.ENODATA)
     Reader(device, at, os.RWF_NOWAIT).done()
     h.asked(no)
-    pending = lambda: u32(h.dump("GET_CACHES")[0][NR_PENDING])
-    check("what nobody waits for is pending, too", pending() == 1)
-    check("but forgotten where it is not answered", until(lambda: pending() == 0))
+    check("what nobody waits for is pending, too", h.pending() == 1)
+    check("but forgotten where it is not answered", until(lambda: h.pending() == 0))
     dmsetup("message", name, "0", "hold")
     h.close()
-
-
-def other_image(space_id, data_bytes=mkmeta.BLOB_BYTES):
-    """Onto OTHER_DEV; its length in sectors."""
-    image, _ = mkmeta.small_image()
-    image.blobs[0].space_id, image.blobs[0].data_bytes = space_id, data_bytes
-    write(OTHER_DEV, bytes(image))
-    return image.device_sectors
 
 
 def misses_of_a_space(device, cache_dev, places):
@@ -96,15 +85,14 @@ def misses_of_a_space(device, cache_dev, places):
     line = dmsetup("table", name)
     h.evict_all()
     dmsetup("create", "other", "--readonly", "--table", f"0 {other_image(b'o' * 32)} fastoci {OTHER_DEV} {cache_dev}")
-    pending = lambda: u32(h.dump("GET_CACHES")[0][NR_PENDING])
     for path in device, "/dev/mapper/other":
         Reader(path, at, os.RWF_NOWAIT).done()
-    check("two images' misses are pending", pending() == 2)
+    check("two images' misses are pending", h.pending() == 2)
     dmsetup("remove", name)
-    check("one's go with it", pending() == 1)
+    check("one's go with it", h.pending() == 1)
     dmsetup("create", name, "--readonly", "--table", line)
     dmsetup("remove", "other")
-    check("and the other's with that", pending() == 0)
+    check("and the other's with that", h.pending() == 0)
     h.close()
 
 

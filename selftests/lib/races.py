@@ -10,7 +10,7 @@ import contextlib, errno, os, signal, subprocess, sys, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap
-from dmdevice import Device, dmsetup, write
+from dmdevice import Device, dmsetup, swap_table
 from driver import *
 from ktap import check
 
@@ -65,9 +65,6 @@ class Races:
         self.chunks, self.cache_dev = Chunks(meta), cache_dev
         self.helper = Driver(cache_dev)
         self.watcher = Helper(register=False)  # for good, as a socket's end waits for commands
-
-    def parked(self):
-        return int(self.dev.status()[5])
 
     def fresh(self):
         return self.chunks.fresh()
@@ -149,7 +146,7 @@ class Races:
             self.helper.close()
             p.go()
             readahead.done()
-        check("readahead does not park when the helper has gone", until(lambda: self.parked() == 0))
+        check("readahead does not park when the helper has gone", until(lambda: self.dev.parked() == 0))
         os.close(fd)
         self.new_helper()
 
@@ -162,7 +159,7 @@ class Races:
             check("presuspend sweeps first", p.entered(2))
             p.go()
             check("a suspend that comes while a read parks ends", suspend.ended() and r.result is None)
-        check("nothing is parked while suspended", self.parked() == 0)
+        check("nothing is parked while suspended", self.dev.parked() == 0)
         self.dev.resume()
         self.helper.asked(no)
         self.helper.serve(no)
@@ -226,7 +223,7 @@ class Races:
             check("presuspend has swept", p.entered(3))
             p.go()
             check("a suspend that comes when a read parks again ends", suspend.ended())
-        check("nothing is parked while suspended", self.parked() == 0)
+        check("nothing is parked while suspended", self.dev.parked() == 0)
         self.dev.resume()
         self.helper.asked(no)
         self.helper.serve(no)
@@ -312,8 +309,7 @@ class Races:
         """Not while somebody is held: a change of a table waits for all processors."""
         size = os.lseek(self.helper.disk, 0, os.SEEK_END) // 512
         table = f"0 {size} error" if fails else f"0 {size} linear {self.cache_dev} 0"
-        for command in ("suspend", "c"), ("reload", "c", "--table", table), ("resume", "c"):
-            dmsetup(*command)
+        swap_table("c", table)
 
     def retire_and_evict(self):
         at, no, want = self.fresh()
@@ -338,21 +334,20 @@ class Races:
         at, no, want = self.fresh()
         slot = self.helper.serve(no)
         self.cache_fails(True)
-        hits = lambda: int(self.dev.status()[3])
         with Pause("two reads of a slot failed", "fastoci_slot_retire") as p:
             readers = [Reader(self.path, at)]
             p.held()
-            before = hits()
+            before = self.dev.hits()
             readers.append(Reader(self.path, at))
-            check("both were hits", until(lambda: hits() > before))
+            check("both were hits", until(lambda: self.dev.hits() > before))
             p.go()
             self.helper.wait_for("SLOT_BAD")
         self.cache_fails(False)
         self.helper.asked(no)
         self.helper.serve(no)
         check("both reads go on by another slot", all(r.done() == want for r in readers))
-        self.helper.slots()  # what the kernel has sent is here
-        check("of the bad one the helper hears once", self.helper.slots()[slot][STATE][0] == BAD and
+        state = self.helper.slots()[slot][STATE][0]  # after it, what the kernel has sent is here
+        check("of the bad one the helper hears once", state == BAD and
               not any(m[0] == CMD["SLOT_BAD"] for m in self.helper.events))
 
     def retire_and_fill(self):
@@ -381,10 +376,8 @@ class Races:
     def with_another_table(self):
         """Another image on the same cache, which so outlives the table; of whose data space no chunk is left."""
         self.helper.evict_all()
-        image, _ = mkmeta.small_image()
-        image.blobs[0].space_id = bytes(32)
-        write("/dev/ram2", bytes(image))
-        dmsetup("create", "other", "--readonly", "--table", f"0 {image.device_sectors} fastoci /dev/ram2 /dev/mapper/c")
+        table = f"0 {other_image(bytes(32))} fastoci {OTHER_DEV} /dev/mapper/c"
+        dmsetup("create", "other", "--readonly", "--table", table)
 
     def table_again(self, table):
         dmsetup("create", self.dev.name, "--readonly", "--table", table)

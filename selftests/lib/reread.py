@@ -5,11 +5,11 @@
 The device is one of mkmeta.py's image with the policy `hold`; it has its cache, CACHE_DEV, by a linear device "c".
 Prints KTAP.
 """
-import errno, os, signal, subprocess, sys
+import errno, os, signal, sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap, mkmeta
-from dmdevice import Device, dmsetup
+from dmdevice import Device, swap_table
 from driver import *
 from ktap import check
 
@@ -33,17 +33,10 @@ class Rereads:
             table += f"{begin} {SLOT_SECTORS} error\n"
             at = begin + SLOT_SECTORS
         table += f"{at} {self.sectors - at} linear {self.cache_dev} {at}\n"
-        for command in ("suspend", "c"), ("reload", "c"), ("resume", "c"):
-            subprocess.run(["dmsetup", *command], input=table if command[0] == "reload" else None, text=True, check=True)
+        swap_table("c", table)
 
     def state(self, slot):
         return self.helper.slots()[slot][STATE][0]
-
-    def hits(self):
-        return int(self.dev.status()[3])
-
-    def errors(self):
-        return int(self.dev.status()[6])
 
     def serve_run(self, no, count):
         """Chunks behind each other in slots behind each other."""
@@ -65,23 +58,23 @@ class Rereads:
                   self.state(slots[bad]) == BAD and self.state(slots[1 - bad]) == PRESENT)
             self.helper.serve(no + bad)
             check("and all of it is right", r.done() == want)
-        check("no read failed", self.errors() == 0)
+        check("no read failed", self.dev.errors() == 0)
 
     def readahead(self):
         """Drivers give readahead up early, so it says nothing of a slot."""
         at, no, _ = self.chunks.fresh()
         slot = self.helper.serve(no)
         self.bad(slot)
-        hits = self.hits()
+        hits = self.dev.hits()
         fd = os.open(self.path, os.O_RDONLY)
         os.posix_fadvise(fd, at * 512, 512, os.POSIX_FADV_WILLNEED)
         os.close(fd)
-        check("readahead is a hit", until(lambda: self.hits() > hits))
+        check("readahead is a hit", until(lambda: self.dev.hits() > hits))
         check("and takes no slot out of service when it fails", not until(lambda: self.state(slot) == BAD, 0.5))
 
     def not_for_ever(self):
         at, no, want = self.chunks.fresh()
-        before, slots = self.errors(), [self.helper.serve(no)]
+        before, slots = self.dev.errors(), [self.helper.serve(no)]
         self.bad(*slots)
         r = Reader(self.path, at)
         for _ in range(MAX_FAILURES - 1):
@@ -92,7 +85,7 @@ class Rereads:
             self.helper.write(slot, no)
             self.helper.fill(no, slot)
         check("a chunk that fails too often is an error", r.done() == errno.EIO, str(r.result))
-        check("which is counted once", self.errors() == before + 1)
+        check("which is counted once", self.dev.errors() == before + 1)
         check("the last slot is kept", [self.state(s) for s in slots] == [BAD] * (MAX_FAILURES - 1) + [PRESENT])
         self.bad()
         check("and serves when the device is well again", Reader(self.path, at).done() == want)
