@@ -11,17 +11,22 @@ FASTOCI_VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 
 override CXXFLAGS += -std=c++20 -Wall -Wextra -Werror -Ihelper -Iinclude/uapi -I. -DFASTOCI_VERSION='"$(FASTOCI_VERSION)"' \
 	-D_FILE_OFFSET_BITS=64 -fstack-protector-strong -pthread -MMD -MP -I/usr/include/libnl3
-LDLIBS := -lcurl -lnl-genl-3 -lnl-3 -lext2fs -lcom_err -lsqlite3 -ldevmapper -lseccomp -lcrypto -lisal -lz -llz4 -lzstd -luuid -pthread
+LDLIBS := -lcurl -lnl-genl-3 -lnl-3 -lext2fs -lcom_err -lsqlite3 -ldevmapper -lseccomp -lssl -lcrypto -lisal -lyaml -lz -llz4 -lzstd -luuid -pthread
 
 # Libraries, uppermost first: each may use only those behind it.
-LIBS := attach kernel store config image registry codec http base
+LIBS := serve attach miss verify cache kernel config image registry codec http control base
 lib_srcs = $(filter-out %_test.cc,$(wildcard helper/$(1)/*.cc))
 objs = $(patsubst %.cc,$(OUT)/obj/%.o,$(1))
 LIBFILES := $(LIBS:%=$(OUT)/lib/%.a)
+# containerd's interface: sources made from helper/containerd/*.proto.
+GEN := $(OUT)/gen
+PROTOS := $(wildcard helper/containerd/*.proto)
+PROTO_SRCS := $(foreach p,$(PROTOS:helper/%.proto=$(GEN)/%),$(p).pb.cc $(p).grpc.pb.cc)
+LIBS_snapshotter := -lgrpc++ -lgrpc -lgpr -lprotobuf -labsl_synchronization
 # Directories with unit tests.
 TESTDIRS := $(sort $(patsubst %/,%,$(dir $(wildcard helper/*/*_test.cc))))
 TESTS := $(TESTDIRS:helper/%=$(OUT)/test/%)
-BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci
+BINS := bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd bin/convertor bin/fastoci bin/fastoci-snapshotter
 
 .PHONY: all help helper tools kmod check unit unit-build vmtest vmtest-debug demo lint lint-kmod fuzz bench-quick bench-convert clean kunit
 all: helper tools kmod
@@ -29,11 +34,23 @@ help:
 	@sed -n 's/^## //p' Makefile
 ## make helper tools kmod   build user space in bin/, the module in build/kmod/<kernel>/
 helper: bin/fastoci-helperd bin/fastoci-fetcherd bin/fastoci-decoderd
-tools: bin/convertor bin/fastoci
+tools: bin/convertor bin/fastoci bin/fastoci-snapshotter
 
+$(GEN)/%.pb.cc $(GEN)/%.pb.h $(GEN)/%.grpc.pb.cc $(GEN)/%.grpc.pb.h: helper/%.proto
+	@mkdir -p $(@D)
+	protoc -I helper --cpp_out=$(GEN) --grpc_out=$(GEN) --plugin=protoc-gen-grpc=$$(command -v grpc_cpp_plugin) $<
+# What is made is no concern of our warnings.
+$(OUT)/obj/$(GEN)/%.o: $(GEN)/%.cc
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -w -c $< -o $@
+GRPC_OBJS := $(call objs,$(PROTO_SRCS) $(wildcard helper/containerd/*.cc helper/snapshotter/*.cc tools/snapshotter/*.cc))
+$(GRPC_OBJS): override CXXFLAGS += -isystem $(GEN)
+$(GRPC_OBJS): | $(PROTO_SRCS:.cc=.h)
+# A unit test's own sources are built once and run for seconds: what counts is the compiler's time.
+$(OUT)/obj/%_test.o: QUICKLY := -O1 -g0
 $(OUT)/obj/%.o: %.cc
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) -c $< -o $@
+	$(CXX) $(CXXFLAGS) $(QUICKLY) -c $< -o $@
 define lib_rule
 $(OUT)/lib/$(1).a: $(call objs,$(call lib_srcs,$(1)))
 	@mkdir -p $$(@D)
@@ -43,32 +60,36 @@ $(foreach l,$(LIBS),$(eval $(call lib_rule,$(l))))
 
 # role or tool -> its directory; a *_main.cc there is the program's main, the rest is shared with its tests
 # The broker speaks to the other roles through their clients.
+EXTRA_snapshotter := $(call lib_srcs,snapshotter) $(PROTO_SRCS) $(wildcard helper/containerd/*.cc) helper/broker/exporter.cc helper/broker/notify.cc \
+	tools/fastoci/output.cc
 EXTRA_broker := helper/decoder/client.cc helper/decoder/message.cc $(wildcard helper/fetcher/client.cc)
+EXTRA_miss := $(EXTRA_broker)
 define bin_rule
 $(1): $(call objs,$(filter-out %_test.cc,$(wildcard $(2)/*.cc)) $(EXTRA_$(notdir $(2)))) $(LIBFILES)
 	@mkdir -p bin
-	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $$@ $$^ $(LDLIBS)
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $$@ $$^ $(LIBS_$(notdir $(2))) $(LDLIBS)
 endef
 $(eval $(call bin_rule,bin/fastoci-helperd,helper/broker))
 $(eval $(call bin_rule,bin/fastoci-fetcherd,helper/fetcher))
 $(eval $(call bin_rule,bin/fastoci-decoderd,helper/decoder))
 $(eval $(call bin_rule,bin/convertor,tools/convertor))
 $(eval $(call bin_rule,bin/fastoci,tools/fastoci))
+$(eval $(call bin_rule,bin/fastoci-snapshotter,tools/snapshotter))
 define test_rule
 $(OUT)/test/$(1): $(call objs,$(filter-out %_main.cc,$(wildcard helper/$(1)/*.cc)) $(EXTRA_$(1))) $(call objs,$(wildcard helper/testing/*.cc)) $(filter-out $(OUT)/lib/$(1).a,$(LIBFILES))
 	@mkdir -p $$(@D)
-	$(CXX) $(CXXFLAGS) -o $$@ $$^ -lgtest -lgtest_main -lgmock $(LDLIBS)
+	$(CXX) $(CXXFLAGS) -o $$@ $$^ -lgtest -lgtest_main -lgmock $(LIBS_$(1)) $(LDLIBS)
 endef
 $(foreach t,$(TESTDIRS:helper/%=%),$(eval $(call test_rule,$(t))))
-$(OUT)/test/decoder $(OUT)/test/broker: | bin/fastoci-decoderd
+$(OUT)/test/decoder $(OUT)/test/miss: | bin/fastoci-decoderd
 $(OUT)/test/fetcher: | bin/fastoci-fetcherd
 
 kmod:
 	@set -e; for k in $(KVERS); do $(MAKE) -s kmod-$$k; done
-# For a kernel that is installed, or one of selftests/mkkernel's.
+# For a kernel that is installed, one of selftests/mkkernel's, or one that selftests/kernel-package has got.
 kmod-%:
-	@mkdir -p $(OUT)/kmod/$*
-	@cp -ru kmod/. $(OUT)/kmod/$*/ && cp -u include/uapi/*.h $(OUT)/kmod/$*/
+	@if selftests/kernel-package have $* > /dev/null; then exec selftests/kernel-package module $*; fi; \
+	mkdir -p $(OUT)/kmod/$* && cp -ru kmod/. $(OUT)/kmod/$*/ && cp -u include/uapi/*.h $(OUT)/kmod/$*/ && \
 	build=/lib/modules/$*/build; case $* in debug|kcsan) build=$$(selftests/mkkernel $*) ;; esac && \
 	for dir in . tests/pause; do $(MAKE) -C $$build M=$(CURDIR)/$(OUT)/kmod/$*/$$dir W=1 modules || exit; done
 
@@ -89,6 +110,25 @@ KCSAN_CASES ?= kernel-hot kernel-races kernel-reread kernel-stress kernel-protoc
 .PHONY: vmtest-kcsan
 vmtest-kcsan: kmod-kcsan
 	selftests/run -k kcsan $(KCSAN_CASES)
+## make kernels-matrix   the module for each kernel whose headers Debian 12, 13 and sid have, amd64 and arm64: a table (ten minutes; 3 GB cached)
+.PHONY: kernels-matrix check-newest
+kernels-matrix:
+	selftests/kernels-matrix
+## make check-newest   the kernel's cases and the main job on the newest kernel of Debian 13's backports, and bench-quick's figures
+NEWEST_CASES ?= $(addprefix kernel-,reads protocol policy reread suspend io corrupt hot races stress) netlink-client helperd main-job fastoci-cli
+check-newest: helper tools
+	@release=$$(selftests/kernel-package newest) && selftests/kernel-package get $$release > /dev/null && \
+	$(MAKE) -s kmod-$$release && selftests/run -k $$release $(NEWEST_CASES) && KVERS=$$release selftests/bench-quick
+## make kmod-image   an OCI image with the modules in build/kmod, in the layout build/kmod-image (packaging/kmod-image)
+.PHONY: kmod-image check-packaging
+kmod-image: kmod
+	rm -rf $(OUT)/kmod-image
+	packaging/kmod-image/kmod-image -o $(OUT)/kmod-image -t $(FASTOCI_VERSION) $(KVERS:%=$(OUT)/kmod/%/dm-fastoci.ko)
+## make check-packaging   that image and its loader, Kubernetes' manifests, the system extension (no VM)
+check-packaging: helper tools kmod
+	selftests/kmod-image
+	selftests/kubernetes
+	selftests/sysext
 ## make coverage-kmod   on the debug kernel: the module's lines that no case reaches, beside selftests/kmod-unreached
 COVERAGE_CASES ?= $(addprefix kernel-,protocol policy reads reread suspend io corrupt races faults)
 .PHONY: coverage-kmod
@@ -99,10 +139,14 @@ coverage-kmod:
 ## make kunit   the kernel's KUnit suites under User-Mode Linux (KASAN, lockdep)
 kunit:
 	selftests/kunit
+## make containerd-suite   containerd's own suite for snapshotters, over ours
+.PHONY: containerd-suite
+containerd-suite: bin/fastoci-snapshotter
+	selftests/containerd-suite
 ## make demo   a real image converted, attached and started in a VM, with figures
 demo:
 	selftests/install-deps
-	$(MAKE) helper tools kmod
+	$(MAKE) -j$$(nproc) helper tools kmod
 	selftests/demo
 ## make powercut   a VM killed at random moments while its cache fills and evicts (POWERCUT_ROUNDS, POWERCUT_SEED)
 .PHONY: powercut
@@ -112,6 +156,10 @@ powercut: helper kmod
 .PHONY: nodetest
 nodetest:
 	selftests/nodetest
+## make registries   each kind of registry, with credentials from each way (a minute; no VM)
+.PHONY: registries
+registries: helper tools
+	selftests/registries
 ## make soak   nothing grows while images come and go and the helper dies, for SOAK_SECONDS (120) in a VM
 .PHONY: soak
 soak: helper tools kmod
@@ -121,17 +169,41 @@ soak: helper tools kmod
 bench-cache: $(OUT)/bench/cache_bench
 	zcat selftests/fixtures/cache-trace.gz > $(OUT)/bench/cache-trace
 	$(OUT)/bench/cache_bench $(OUT)/bench/cache-trace $(OUT)/bench/cache.json
-$(OUT)/bench/cache_bench: $(call objs,helper/bench/cache_bench.cc helper/store/eviction.cc)
+$(OUT)/bench/cache_bench: $(call objs,helper/bench/cache_bench.cc helper/cache/eviction.cc)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -o $@ $^
+## make bench   all of the following groups, and docs/benchmarks.md from them; GROUP=hit: one (selftests/bench says which)
+.PHONY: bench bench-lookup
+bench:
+	selftests/bench $(GROUP)
+bench-lookup: $(OUT)/bench/lookup_bench
+	$< $(OUT)/bench/lookup.json
+# The module's own table, built in user space as its fuzzer does.
+LOOKUP_FLAGS := -O2 -g -Wall -Wextra -Werror -Wno-sign-compare -Ikmod/tests/fuzz -Iinclude/uapi -Ikmod -I.
+$(OUT)/bench/lookup_bench: helper/bench/lookup_bench.cc kmod/extent.c kmod/extent.h include/uapi/fastoci_meta.h
+	@mkdir -p $(@D)
+	$(CC) $(LOOKUP_FLAGS) -c kmod/extent.c -o $(OUT)/bench/extent.o
+	$(CXX) -std=c++20 $(LOOKUP_FLAGS) $< $(OUT)/bench/extent.o -o $@
+## make bench-cold   what a miss and an eager fetch cost, beside floors and ordinary pulls: no VM, build/bench/cold.json
+.PHONY: bench-cold
+bench-cold: helper tools $(OUT)/bench/cold_bench $(OUT)/bench/link_proxy
+	selftests/bench-cold
+$(OUT)/bench/cold_bench: $(call objs,helper/bench/cold_bench.cc helper/bench/stand_in_kernel.cc) $(LIBFILES)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
+$(OUT)/bench/link_proxy: $(call objs,helper/bench/link_proxy.cc)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -o $@ $^
 # The helper's targets, see helper/fuzz/fuzz.h; built with what they reach.
 FUZZ_CXX := $(if $(findstring ccache,$(CXX)),ccache )clang++
-FUZZ_FLAGS := $(filter-out -O%,$(CXXFLAGS)) -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
+FUZZ_OPT ?= -O1
+FUZZ_FLAGS := $(filter-out -O%,$(CXXFLAGS)) $(FUZZ_OPT) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer
 FUZZERS := $(patsubst helper/fuzz/%_fuzz.cc,%,$(wildcard helper/fuzz/*_fuzz.cc))
-FUZZ_SRCS := $(call lib_srcs,codec) $(call lib_srcs,base) helper/attach/manifest.cc helper/broker/meta_image.cc \
-	helper/broker/span_plan.cc helper/kernel/dm_control.cc \
-	$(addprefix helper/image/,assemble.cc assembled.cc meta_layer.cc) helper/testing/deflate_oracle.cc
+FUZZ_SRCS := $(call lib_srcs,codec) $(call lib_srcs,base) $(call lib_srcs,registry) $(call lib_srcs,http) helper/attach/manifest.cc $(addprefix helper/serve/,http_server.cc notification.cc) helper/image/meta_image.cc \
+	helper/miss/span_plan.cc helper/kernel/dm_control.cc \
+	$(addprefix helper/image/,assemble.cc blob_codec.cc meta_layer.cc oci_image.cc platform.cc xattrs.cc) helper/testing/deflate_oracle.cc \
+	$(addprefix helper/fetcher/,image.cc locations.cc places.cc redirects.cc)
 fuzz_objs = $(patsubst %.cc,$(OUT)/fuzz/obj/%.o,$(1))
 $(OUT)/fuzz/obj/%.o: %.cc
 	@mkdir -p $(@D)
@@ -145,7 +217,7 @@ $(FUZZERS:%=$(OUT)/fuzz/%): $(OUT)/fuzz/%: $(OUT)/fuzz/obj/helper/fuzz/%_fuzz.o 
 fuzz-build: $(FUZZERS:%=$(OUT)/fuzz/%)
 fuzz-helper: fuzz-build
 	selftests/fuzz $(FUZZ_SECONDS) $(FUZZERS)
-## make bench-quick   guest instructions per random 4 KiB read
+## make bench-quick   guest instructions per random 4 KiB read; fails if they have grown by 5 % (KEEP=1 keeps them)
 bench-quick:
 	selftests/bench-quick
 ## make bench-scale   1,000 devices, 1,000,000 extents, 10,000 misses: seconds and kernel memory, in build/bench/scale.json
@@ -153,10 +225,13 @@ bench-quick:
 bench-scale:
 	selftests/bench-scale
 ## make lint   what style.md's tools say; lint-kmod is the kernel half
-lint: lint-kmod lint-shell
-.PHONY: lint-shell
+lint: lint-kmod lint-shell lint-threads
+.PHONY: lint-shell lint-threads
 lint-shell:
-	shellcheck -S warning -e SC2034,SC2120 -x -P SCRIPTDIR $$(grep -lIE '^#!/bin/bash' .ci/* selftests/* selftests/lib/* selftests/cases/* 2>/dev/null)
+	shellcheck -S warning -e SC2034,SC2120 -x -P SCRIPTDIR $$(grep -lIE '^#!/bin/(ba)?sh' .ci/* selftests/* selftests/lib/* selftests/cases/* packaging/* packaging/*/* 2>/dev/null)
+## make lint-threads   clang's analysis of the locks in helper/
+lint-threads:
+	selftests/lint-threads
 lint-kmod:
 	selftests/lint-kmod
 ## make fuzz   each parser of untrusted bytes, the kernel's and the helper's, for FUZZ_SECONDS (60); needs clang

@@ -1,144 +1,97 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * Cache objects. A cache lives from its first table to its last and is known
- * by its UUID; tables and eviction batches hold references. Its spinlock guards
- * every state change of chunks (chunkmap.c), slots (slots.c) and misses
- * (missq.c).
- */
-#include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/slab.h>
-#include <linux/vmalloc.h>
+#include <linux/wait.h>
 
-#include "fastoci.h"
-
-/* nr_slots comes from a device: fail rather than call the OOM killer. */
-#define BIG (GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
+#include "cache.h"
 
 static DEFINE_MUTEX(caches_mutex);
-static LIST_HEAD(caches);
+static LIST_HEAD(caches);	/* L(caches_mutex), as are the next two */
+static LIST_HEAD(quarantines);
 static u32 next_cache_no = 1;
 static atomic_t nr_caches = ATOMIC_INIT(0);
 static DECLARE_WAIT_QUEUE_HEAD(caches_gone);
-/* Frees caches, ends evictions: not where missq.c works, which freeing waits for. */
+/* Frees caches and ends evictions. Not missq.c's queue: freeing a cache waits for work there. */
 static struct workqueue_struct *free_wq;
 
+/* ---- what is reserved when a cache goes ---- */
+
 /*
- * What helpers had reserved when a cache went. One that was taken over may still
- * write there and cannot be asked, so the next cache of that UUID keeps its
- * slots reserved; else they end with its socket. The helper itself gives its
- * reservations up with the cache: it writes no more there before it uses the
- * next one.
+ * Takes the slots of a dead cache. They do not change any more, as nobody has a
+ * reference, not even an eviction. Allocates nothing, as caches_mutex is held.
  */
-struct quarantine {
-	struct list_head node;		/* L(caches_mutex) in quarantines */
-	u8 uuid[16];			/* I: */
-	u32 chunk_shift;		/* I: */
-	u32 nr_slots;			/* I: */
-	sector_t slots_sector;		/* I: */
-	u32 nr_reserved;		/* L(caches_mutex) */
-	struct fastoci_slot *slots;	/* L(caches_mutex) of which the reserved ones count */
-};
-
-static LIST_HEAD(quarantines);
-
-/* Takes the slots of a dead cache: without references, evictions' too, they change no more. */
 static void keep_reserved(struct fastoci_cache *cache)
 {
-	struct quarantine *q;
+	struct fastoci_quarantine *q = cache->quarantine;
 
 	lockdep_assert_held(&caches_mutex);
-	if (!cache->nr_reserved)
+	if (!cache->missq.map.slots.nr_reserved)
 		return;
-	q = kzalloc(sizeof(*q), GFP_KERNEL | __GFP_NOFAIL);
 	memcpy(q->uuid, cache->uuid, 16);
-	q->chunk_shift = cache->chunk_shift;
-	q->nr_slots = cache->nr_slots;
+	q->chunk_shift = cache->missq.map.chunk_shift;
 	q->slots_sector = cache->slots_sector;
-	q->nr_reserved = cache->nr_reserved;
-	q->slots = cache->slots;
-	cache->slots = NULL;
-	cache->nr_reserved = 0;
+	fastoci_quarantine_fill(q, &cache->missq.map.slots);
+	cache->quarantine = NULL;
 	list_add_tail(&q->node, &quarantines);
 }
 
-static void free_quarantine(struct quarantine *q)
+static void end_quarantine(struct fastoci_quarantine *q)
 {
 	list_del(&q->node);
-	vfree(q->slots);
-	kfree(q);
+	fastoci_quarantine_free(q);
 }
 
-static bool is_reserved(const struct fastoci_slot *s)
+/*
+ * One walk under the mutex. Otherwise a cache that goes or comes meanwhile could
+ * move reservations from a place not reached yet to one already passed.
+ */
+void fastoci_generation_end(u64 generation)
 {
-	return fastoci_slot_state(s) == FASTOCI_SLOT_RESERVED;
-}
-
-void fastoci_quarantine_end(u64 generation)
-{
+	struct fastoci_quarantine *q, *tmp;
 	struct fastoci_cache *cache;
-	struct quarantine *q, *tmp;
-	u32 i;
 
 	mutex_lock(&caches_mutex);
-	list_for_each_entry(cache, &caches, node)
-		if (!kref_read(&cache->kref)) /* dead, and not freed yet */
-			fastoci_cache_helper_lost(cache, &generation);
-	list_for_each_entry_safe(q, tmp, &quarantines, node) {
-		for (i = 0; i < q->nr_slots && q->nr_reserved; i++) {
-			if (is_reserved(&q->slots[i]) && q->slots[i].chunk_no == (u32)generation) {
-				q->slots[i].space_state = 0;
-				q->nr_reserved--;
-			}
-			if (!(i % 65536))
-				cond_resched();
-		}
-		if (!q->nr_reserved)
-			free_quarantine(q);
+	list_for_each_entry(cache, &caches, node) { /* also those that are not freed yet */
+		fastoci_missq_helper_lost(&cache->missq);
+		fastoci_slots_release(&cache->missq.map.slots, generation);
 	}
+	list_for_each_entry_safe(q, tmp, &quarantines, node)
+		if (!fastoci_quarantine_end(q, generation))
+			end_quarantine(q);
 	mutex_unlock(&caches_mutex);
 }
 
-/* Reserves in a new cache what others than the helper had reserved in its former ones. */
+/* Reserves in a new cache what is still reserved of its former ones. */
 static int take_reserved(struct fastoci_cache *cache, char **error)
 {
-	u32 i, helper = fastoci_helper_generation();
-	struct quarantine *q, *tmp;
+	struct fastoci_quarantine *q, *tmp;
 
 	lockdep_assert_held(&caches_mutex);
 	list_for_each_entry_safe(q, tmp, &quarantines, node) {
 		if (memcmp(q->uuid, cache->uuid, 16))
 			continue;
-		if (q->chunk_shift != cache->chunk_shift || q->nr_slots != cache->nr_slots ||
-		    q->slots_sector != cache->slots_sector) {
-			*error = "cache: a former helper still owns slots of its former geometry";
+		if (q->chunk_shift != cache->missq.map.chunk_shift ||
+		    q->nr != cache->missq.map.slots.nr || q->slots_sector != cache->slots_sector) {
+			*error = "cache: a live helper owns slots of the former geometry: end it";
 			return -EBUSY;
 		}
-		for (i = 0; i < q->nr_slots; i++) {
-			if (!(i % 65536))
-				cond_resched();
-			if (!is_reserved(&q->slots[i]) || q->slots[i].chunk_no == helper ||
-			    __test_and_set_bit(i, cache->busy))
-				continue;
-			cache->slots[i] = q->slots[i];
-			cache->nr_free--;
-			cache->nr_reserved++;
-		}
-		free_quarantine(q);
+		fastoci_quarantine_pass_on(q, &cache->missq.map.slots);
+		end_quarantine(q);
 	}
 	return 0;
 }
 
+/* ---- lifetime ---- */
+
+/* Frees a cache that nobody else can see. */
 static void free_memory(struct fastoci_cache *cache)
 {
-	fastoci_spaces_free(&cache->spaces);
-	xa_destroy(&cache->spaces_by_no);
-	vfree(cache->slots);
-	vfree(cache->busy);
-	vfree(cache->accessed);
+	fastoci_chunkmap_exit(&cache->missq.map);
+	kfree(cache->quarantine);
 	kfree(cache);
 }
 
-/* Freed by free_work, as the last reference may go where nobody may wait. */
+/* The last reference may go where sleeping is not allowed, so a work item frees the cache. */
 static void free_cache(struct work_struct *work)
 {
 	struct fastoci_cache *cache = container_of(work, struct fastoci_cache, free_work);
@@ -147,10 +100,8 @@ static void free_cache(struct work_struct *work)
 	list_del(&cache->node);
 	keep_reserved(cache);
 	mutex_unlock(&caches_mutex);
-	fastoci_send_cache(cache, false);
-	fastoci_missq_free(cache);
-	srcu_barrier(&cache->srcu);
-	cleanup_srcu_struct(&cache->srcu);
+	fastoci_helper_ops()->send_cache(cache, false);
+	fastoci_missq_stop(&cache->missq);
 	free_memory(cache);
 	if (atomic_dec_and_test(&nr_caches))
 		wake_up(&caches_gone);
@@ -182,7 +133,6 @@ struct fastoci_cache *fastoci_cache_by_no(u32 no)
 	return found;
 }
 
-/* @fn runs under caches_mutex and may sleep. */
 void fastoci_cache_for_each(void (*fn)(struct fastoci_cache *cache, void *arg), void *arg)
 {
 	struct fastoci_cache *cache;
@@ -198,55 +148,37 @@ void fastoci_cache_for_each(void (*fn)(struct fastoci_cache *cache, void *arg), 
 }
 
 static struct fastoci_cache *make_cache(struct block_device *bdev,
-					const struct fastoci_cache_sb *sb, char **error)
+					const struct fastoci_cache_sb *sb)
 {
 	struct fastoci_cache *cache = kzalloc(sizeof(*cache), GFP_KERNEL);
-	size_t words;
-	int err;
+	int err = -ENOMEM;
 
-	*error = "cache: out of memory";
 	if (!cache)
-		return ERR_PTR(-ENOMEM);
-	cache->nr_slots = le32_to_cpu(sb->nr_slots);
-	cache->nr_free = cache->nr_slots;
-	cache->chunk_shift = le32_to_cpu(sb->chunk_shift);
+		return ERR_PTR(err);
 	cache->slots_sector = le64_to_cpu(sb->slots_offset) >> SECTOR_SHIFT;
 	cache->dev = bdev->bd_dev;
 	memcpy(cache->uuid, sb->uuid, 16);
 	kref_init(&cache->kref);
-	spin_lock_init(&cache->lock);
-	INIT_LIST_HEAD(&cache->images);
-	INIT_LIST_HEAD(&cache->spaces);
-	xa_init_flags(&cache->spaces_by_no, XA_FLAGS_ALLOC1);
-	fastoci_missq_setup(cache);
 	INIT_WORK(&cache->free_work, free_cache);
-	words = BITS_TO_LONGS(cache->nr_slots) * sizeof(long);
-	cache->slots = __vmalloc((u64)cache->nr_slots * sizeof(*cache->slots), BIG);
-	cache->busy = __vmalloc(words, BIG);
-	cache->accessed = __vmalloc(words, BIG);
-	err = -ENOMEM;
-	if (!cache->slots || !cache->busy || !cache->accessed)
-		goto free;
-	err = init_srcu_struct(&cache->srcu);
-	if (err)
-		goto free;
-	err = take_reserved(cache, error);
-	if (err)
-		goto cleanup_srcu;
-	return cache;
-cleanup_srcu:
-	cleanup_srcu_struct(&cache->srcu);
-free:
-	free_memory(cache);
+	fastoci_missq_setup(&cache->missq);
+	cache->quarantine = kzalloc(sizeof(*cache->quarantine), GFP_KERNEL);
+	if (cache->quarantine)
+		err = fastoci_chunkmap_init(&cache->missq.map, le32_to_cpu(sb->chunk_shift),
+					    le32_to_cpu(sb->nr_slots));
+	if (!err)
+		return cache;
+	kfree(cache->quarantine);
+	kfree(cache);
 	return ERR_PTR(err);
 }
 
-struct fastoci_cache *fastoci_cache_get(struct block_device *bdev,
+/* The cache of that UUID with a reference, an error if the device or @sb does not fit, or NULL. */
+static struct fastoci_cache *find_cache(struct block_device *bdev,
 					const struct fastoci_cache_sb *sb, char **error)
 {
 	struct fastoci_cache *cache;
 
-	mutex_lock(&caches_mutex);
+	lockdep_assert_held(&caches_mutex);
 	list_for_each_entry(cache, &caches, node) {
 		if (memcmp(cache->uuid, sb->uuid, 16))
 			continue;
@@ -254,49 +186,212 @@ struct fastoci_cache *fastoci_cache_get(struct block_device *bdev,
 			keep_reserved(cache); /* free_work comes too late for the new one */
 			continue;
 		}
-		if (cache->dev != bdev->bd_dev) {
-			*error = "cache: another device with this UUID is in use";
-			fastoci_cache_put(cache);
-			cache = ERR_PTR(-EBUSY);
-		} else if (cache->chunk_shift != le32_to_cpu(sb->chunk_shift) ||
-			   cache->nr_slots != le32_to_cpu(sb->nr_slots) ||
-			   cache->slots_sector != le64_to_cpu(sb->slots_offset) >> SECTOR_SHIFT) {
-			*error = "cache: the superblock changed while the cache is in use";
-			fastoci_cache_put(cache);
-			cache = ERR_PTR(-EBUSY);
-		}
-		goto out;
+		if (cache->dev == bdev->bd_dev &&
+		    cache->missq.map.chunk_shift == le32_to_cpu(sb->chunk_shift) &&
+		    cache->missq.map.slots.nr == le32_to_cpu(sb->nr_slots) &&
+		    cache->slots_sector == le64_to_cpu(sb->slots_offset) >> SECTOR_SHIFT)
+			return cache;
+		*error = cache->dev != bdev->bd_dev ?
+			 "cache: another device with this UUID is in use" :
+			 "cache: the superblock changed while the cache is in use";
+		fastoci_cache_put(cache);
+		return ERR_PTR(-EBUSY);
 	}
-	cache = make_cache(bdev, sb, error);
-	if (IS_ERR(cache))
-		goto out;
-	cache->no = next_cache_no++;
-	atomic_inc(&nr_caches);
-	list_add_tail(&cache->node, &caches);
-	fastoci_send_cache(cache, true);
-out:
-	mutex_unlock(&caches_mutex);
-	return cache;
+	return NULL;
 }
 
-void fastoci_queue_evicted(struct work_struct *work)
+static void publish_cache(struct fastoci_cache *cache)
 {
-	queue_work(free_wq, work);
+	lockdep_assert_held(&caches_mutex);
+	cache->no = next_cache_no++;
+	cache->missq.cache_no = cache->no;
+	atomic_inc(&nr_caches);
+	list_add_tail(&cache->node, &caches);
 }
+
+/* Allocates without the mutex: tables may have 2 GiB, and the mutex holds up every command. */
+struct fastoci_cache *fastoci_cache_get(struct block_device *bdev,
+					const struct fastoci_cache_sb *sb, char **error)
+{
+	struct fastoci_cache *cache, *fresh;
+	int err = 0;
+
+	mutex_lock(&caches_mutex);
+	cache = find_cache(bdev, sb, error);
+	mutex_unlock(&caches_mutex);
+	if (cache)
+		return cache;
+	fresh = make_cache(bdev, sb);
+	if (IS_ERR(fresh)) {
+		*error = "cache: out of memory";
+		return fresh;
+	}
+	mutex_lock(&caches_mutex);
+	cache = find_cache(bdev, sb, error);
+	if (!cache) {
+		err = take_reserved(fresh, error);
+		if (!err)
+			publish_cache(fresh);
+	}
+	mutex_unlock(&caches_mutex);
+	if (cache || err) {
+		free_memory(fresh);
+		return cache ? cache : ERR_PTR(err);
+	}
+	fastoci_helper_ops()->send_cache(fresh, true);
+	return fresh;
+}
+
+/* ---- evictions ---- */
+
+struct fastoci_eviction {
+	struct rcu_head rcu;
+	struct work_struct work;
+	struct fastoci_cache *cache;	/* a reference */
+	u64 reserve;			/* 0, or the generation that gets the slots */
+	u32 nr;
+	u32 *slots;			/* behind the keys */
+	struct fastoci_chunk_key keys[];
+};
+
+/*
+ * No command runs between the return of the slots and the event. Otherwise a helper
+ * could get a slot, fill it and evict it again. Then it would take the event of the
+ * former eviction for the end of the new one, while the slot is still read.
+ */
+static void end_eviction(struct work_struct *work)
+{
+	struct fastoci_eviction *e = container_of(work, struct fastoci_eviction, work);
+	struct fastoci_cache *cache = e->cache;
+	u32 i, nr = 0;
+	u64 reserve;
+
+	fastoci_helper_lock();
+	/* If it is, its end comes later and frees what is reserved for it here. */
+	reserve = fastoci_helper_is_current(e->reserve) ? e->reserve : 0;
+	fastoci_cache_lock(cache);
+	for (i = 0; i < e->nr; i++) {
+		if (!fastoci_slot_give_back_locked(&cache->missq.map, e->slots[i], reserve))
+			continue;
+		e->keys[nr] = e->keys[i];
+		e->slots[nr++] = e->slots[i];
+	}
+	fastoci_cache_unlock(cache);
+	if (nr)
+		fastoci_helper_ops()->send_evicted(cache->no, e->keys, e->slots, nr);
+	fastoci_helper_unlock();
+	fastoci_cache_put(cache);
+	kfree(e);
+}
+
+/* No reader that saw a slot of this eviction is left. */
+static void grace_period_over(struct rcu_head *rcu)
+{
+	queue_work(free_wq, &container_of(rcu, struct fastoci_eviction, rcu)->work);
+}
+
+struct fastoci_eviction *fastoci_eviction_new(u32 nr)
+{
+	struct fastoci_eviction *e =
+		kzalloc(struct_size(e, keys, nr) + nr * sizeof(u32), GFP_KERNEL);
+
+	if (!e)
+		return NULL;
+	INIT_WORK(&e->work, end_eviction);
+	e->slots = (u32 *)(e->keys + nr);
+	return e;
+}
+
+void fastoci_eviction_free(struct fastoci_eviction *e)
+{
+	kfree(e);
+}
+
+/* The slots of @e, all of them in EVICTING, come back when their last readers have left. */
+static void start_eviction(struct fastoci_eviction *e, struct fastoci_cache *cache, u64 reserve)
+{
+	if (!e->nr) {
+		kfree(e);
+		return;
+	}
+	e->cache = cache;
+	e->reserve = reserve;
+	kref_get(&cache->kref);
+	call_srcu(&cache->missq.map.srcu, &e->rcu, grace_period_over);
+}
+
+int fastoci_cache_evict(struct fastoci_cache *cache, struct fastoci_eviction *e,
+			const struct fastoci_chunk_key *keys, u32 nr, u64 reserve)
+{
+	LIST_HEAD(reaped);
+	int err = 0;
+	u32 i;
+
+	fastoci_cache_lock(cache);
+	for (i = 0; i < nr && !err; i++)
+		if (fastoci_chunk_unpublish_locked(&cache->missq.map, &keys[i], &e->slots[e->nr],
+						   &reaped, &err))
+			e->keys[e->nr++] = keys[i];
+	fastoci_cache_unlock(cache);
+	fastoci_spaces_free(&reaped);
+	start_eviction(e, cache, reserve);
+	return err;
+}
+
+void fastoci_cache_reuse(struct fastoci_cache *cache, struct fastoci_eviction *e,
+			 const u32 *slots, u32 nr, u64 generation)
+{
+	u32 i;
+
+	fastoci_cache_lock(cache);
+	for (i = 0; i < nr; i++)
+		if (fastoci_slot_reuse_locked(&cache->missq.map, slots[i], &e->keys[e->nr]))
+			e->slots[e->nr++] = slots[i];
+	if (e->nr)
+		fastoci_missq_event_locked(&cache->missq);
+	fastoci_cache_unlock(cache);
+	start_eviction(e, cache, generation);
+}
+
+bool fastoci_cache_retire(struct fastoci_cache *cache, struct fastoci_space *space, u32 chunk_no,
+			  u32 slot)
+{
+	struct fastoci_chunk_key key = { .space = space->no, .chunk_no = chunk_no };
+	bool retired;
+
+	fastoci_helper_lock();
+	fastoci_cache_lock(cache);
+	retired = fastoci_slot_retire_locked(&cache->missq.map, space, chunk_no, slot);
+	if (retired)
+		fastoci_missq_event_locked(&cache->missq);
+	fastoci_cache_unlock(cache);
+	if (retired)
+		fastoci_helper_ops()->send_slot_bad(cache->no, &key, slot);
+	fastoci_helper_unlock();
+	return retired;
+}
+
+/* ---- module ---- */
 
 int fastoci_cache_init(void)
 {
-	free_wq = alloc_workqueue("fastoci-free", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	/* TINY_SRCU, which only KUnit's kernel has, is flushed on a queue without a rescuer. */
+	unsigned int rescuer = IS_ENABLED(CONFIG_TINY_SRCU) ? 0 : WQ_MEM_RECLAIM;
+
+	free_wq = alloc_workqueue("fastoci-free", rescuer | WQ_UNBOUND, 0);
 	return free_wq ? 0 : -ENOMEM;
 }
 
-/* No table is left: what is under way are grace periods, which end by themselves. */
+void fastoci_cache_drain(void)
+{
+	wait_event(caches_gone, !atomic_read(&nr_caches));
+}
+
 void fastoci_cache_exit(void)
 {
-	struct quarantine *q, *tmp;
+	struct fastoci_quarantine *q, *tmp;
 
-	wait_event(caches_gone, !atomic_read(&nr_caches));
 	destroy_workqueue(free_wq); /* the last free_cache() still returns */
 	list_for_each_entry_safe(q, tmp, &quarantines, node)
-		free_quarantine(q);
+		end_quarantine(q);
 }

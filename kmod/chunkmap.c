@@ -1,37 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * Data spaces and their chunk maps: the only code that sets a chunk's state.
- *
- *   chunk: absent -> (miss) -> present -> absent
- *   slot:  FREE -> RESERVED -> PRESENT -> EVICTING -> FREE | RESERVED
- *          FREE | RESERVED -> RESTORED -> PRESENT | FREE
- *          PRESENT | EVICTING -> BAD, until the cache goes
- *
- * Readers of a map take no lock: they enter SRCU, load the slot, and leave in
- * end_io. An evicted slot is unpublished first and given back by work that an
- * SRCU callback queues, so nobody waits for a grace period.
- */
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
-#include "fastoci.h"
+#include "chunkmap.h"
+#include "fastoci_meta.h"
 
-/* The space number @no, or NULL. */
-static struct fastoci_space *find_space(struct fastoci_cache *cache, u32 no)
+int fastoci_chunkmap_init(struct fastoci_chunkmap *map, u32 chunk_shift, u32 nr_slots)
 {
-	lockdep_assert_held(&cache->lock);
-	return xa_load(&cache->spaces_by_no, no);
-}
+	int err;
 
-static struct fastoci_space *find_space_by_id(struct fastoci_cache *cache, const u8 *id)
-{
-	struct fastoci_space *space;
-
-	lockdep_assert_held(&cache->lock);
-	list_for_each_entry(space, &cache->spaces, node)
-		if (!memcmp(space->id, id, 32))
-			return space;
-	return NULL;
+	map->chunk_shift = chunk_shift;
+	map->spaces = RB_ROOT;
+	xa_init_flags(&map->spaces_by_no, XA_FLAGS_ALLOC1);
+	err = fastoci_slots_init(&map->slots, nr_slots);
+	if (!err)
+		err = init_srcu_struct(&map->srcu);
+	if (err)
+		fastoci_slots_exit(&map->slots);
+	return err;
 }
 
 static void free_space(struct fastoci_space *space)
@@ -42,18 +28,58 @@ static void free_space(struct fastoci_space *space)
 	kfree(space);
 }
 
+void fastoci_chunkmap_exit(struct fastoci_chunkmap *map)
+{
+	struct fastoci_space *space;
+	unsigned long no;
+
+	srcu_barrier(&map->srcu);
+	cleanup_srcu_struct(&map->srcu);
+	xa_for_each(&map->spaces_by_no, no, space)
+		free_space(space);
+	xa_destroy(&map->spaces_by_no);
+	fastoci_slots_exit(&map->slots);
+}
+
+/* ---- data spaces ---- */
+
+struct fastoci_space *fastoci_space_find_locked(struct fastoci_chunkmap *map, u32 no)
+{
+	lockdep_assert_held(&map->slots.lock);
+	return xa_load(&map->spaces_by_no, no);
+}
+
+static int compare_id(const void *id, const struct rb_node *n)
+{
+	return memcmp(id, rb_entry(n, struct fastoci_space, node)->id, 32);
+}
+
+static bool id_less(struct rb_node *a, const struct rb_node *b)
+{
+	return compare_id(rb_entry(a, struct fastoci_space, node)->id, b) < 0;
+}
+
+static struct fastoci_space *find_space_by_id(struct fastoci_chunkmap *map, const u8 *id)
+{
+	struct rb_node *n;
+
+	lockdep_assert_held(&map->slots.lock);
+	n = rb_find(id, &map->spaces, compare_id);
+	return n ? rb_entry(n, struct fastoci_space, node) : NULL;
+}
+
 void fastoci_spaces_free(struct list_head *reaped)
 {
 	struct fastoci_space *space, *tmp;
 
-	list_for_each_entry_safe(space, tmp, reaped, node)
+	list_for_each_entry_safe(space, tmp, reaped, reaped)
 		free_space(space);
 }
 
-static struct fastoci_space *make_space(const struct fastoci_cache *cache, const u8 *id,
+static struct fastoci_space *make_space(const struct fastoci_chunkmap *map, const u8 *id,
 					u64 data_bytes)
 {
-	u64 nr_chunks = fastoci_nr_chunks(cache, data_bytes);
+	u64 nr_chunks = fastoci_nr_chunks(map, data_bytes);
 	struct fastoci_space *space;
 
 	if (!nr_chunks || nr_chunks > FASTOCI_MAX_IMAGE_CHUNKS)
@@ -74,327 +100,237 @@ static struct fastoci_space *make_space(const struct fastoci_cache *cache, const
 	return space;
 }
 
-/*
- * The space @id, made if need be, with one user more; fastoci_space_put() drops
- * it. -EEXIST if it is known with another size. Process context, sleeps.
- */
-struct fastoci_space *fastoci_space_get(struct fastoci_cache *cache, const u8 *id, u64 data_bytes)
+struct fastoci_space *fastoci_space_get(struct fastoci_chunkmap *map, const u8 *id,
+					u64 data_bytes)
 {
 	struct fastoci_space *space, *fresh = NULL;
 	int err;
 
-	spin_lock(&cache->lock);
-	space = find_space_by_id(cache, id);
+	spin_lock(&map->slots.lock);
+	space = find_space_by_id(map, id);
 	if (!space) {
-		spin_unlock(&cache->lock);
-		fresh = make_space(cache, id, data_bytes);
+		spin_unlock(&map->slots.lock);
+		fresh = make_space(map, id, data_bytes);
 		if (IS_ERR(fresh))
 			return fresh;
 		/* Reserves the number: a look-up gives NULL until the store below. */
-		err = xa_alloc_cyclic(&cache->spaces_by_no, &fresh->no, NULL,
-				      XA_LIMIT(1, FASTOCI_MAX_SPACE_NO), &cache->next_space,
+		err = xa_alloc_cyclic(&map->spaces_by_no, &fresh->no, NULL,
+				      XA_LIMIT(1, FASTOCI_MAX_SPACE_NO), &map->next_space,
 				      GFP_KERNEL);
 		if (err < 0) {
 			free_space(fresh);
 			return ERR_PTR(err);
 		}
-		spin_lock(&cache->lock);
-		space = find_space_by_id(cache, id);
+		spin_lock(&map->slots.lock);
+		space = find_space_by_id(map, id);
 		if (!space) {
 			space = fresh;
-			xa_store(&cache->spaces_by_no, fresh->no, fresh, GFP_NOWAIT);
-			list_add_tail(&fresh->node, &cache->spaces);
+			xa_store(&map->spaces_by_no, fresh->no, fresh, GFP_NOWAIT);
+			rb_add(&fresh->node, &map->spaces, id_less);
 			fresh = NULL;
 		} else {
-			xa_erase(&cache->spaces_by_no, fresh->no);
+			xa_erase(&map->spaces_by_no, fresh->no);
 		}
 	}
 	if (space->data_bytes == data_bytes)
 		space->nr_users++;
 	else
 		space = ERR_PTR(-EEXIST);
-	spin_unlock(&cache->lock);
+	spin_unlock(&map->slots.lock);
 	free_space(fresh);
 	return space;
 }
 
-/* Takes an unused, empty space out of the cache; the caller frees what it returns. */
-static struct fastoci_space *reap_space(struct fastoci_cache *cache, struct fastoci_space *space)
+/* Takes an unused, empty space out of the map. */
+static void reap_space(struct fastoci_chunkmap *map, struct fastoci_space *space,
+		       struct list_head *reaped)
 {
-	lockdep_assert_held(&cache->lock);
+	lockdep_assert_held(&map->slots.lock);
 	if (space->nr_users || space->nr_held)
-		return NULL;
-	list_del(&space->node);
-	xa_erase(&cache->spaces_by_no, space->no);
-	return space;
+		return;
+	rb_erase(&space->node, &map->spaces);
+	xa_erase(&map->spaces_by_no, space->no);
+	list_add(&space->reaped, reaped);
 }
 
-void fastoci_space_put(struct fastoci_cache *cache, struct fastoci_space *space)
+void fastoci_space_unuse_locked(struct fastoci_chunkmap *map, struct fastoci_space *space,
+				struct list_head *reaped)
 {
-	spin_lock(&cache->lock);
-	if (!--space->nr_users)
-		fastoci_misses_drop(cache, space->no);
-	space = reap_space(cache, space);
-	spin_unlock(&cache->lock);
-	free_space(space);
+	lockdep_assert_held(&map->slots.lock);
+	space->nr_users--;
+	reap_space(map, space, reaped);
 }
 
-static bool is_restored(struct fastoci_cache *cache, u32 slot, u32 space, u32 chunk_no)
+/* ---- chunks ---- */
+
+static bool is_restored(struct fastoci_chunkmap *map, u32 slot, u32 space, u32 chunk_no)
 {
-	const struct fastoci_slot *s = &cache->slots[slot];
+	const struct fastoci_slot *s = &map->slots.slot[slot];
 
 	return fastoci_slot_state(s) == FASTOCI_SLOT_RESTORED && fastoci_slot_space(s) == space &&
 	       s->chunk_no == chunk_no;
 }
 
-/* Gives up a restored slot, whose content was wrong; an empty space goes to @reaped. */
-bool fastoci_restored_drop(struct fastoci_cache *cache, u32 slot, struct list_head *reaped)
+int fastoci_chunk_fill_locked(struct fastoci_chunkmap *map, u32 space_no, u32 chunk_no, u32 slot,
+			      u64 generation)
 {
-	struct fastoci_space *space;
+	struct fastoci_space *space = fastoci_space_find_locked(map, space_no);
+	struct fastoci_slots *slots = &map->slots;
 
-	if (slot >= cache->nr_slots ||
-	    fastoci_slot_state(&cache->slots[slot]) != FASTOCI_SLOT_RESTORED)
-		return false;
-	space = find_space(cache, fastoci_slot_space(&cache->slots[slot]));
-	if (WARN_ON_ONCE(!space))
-		return false;
-	space->nr_held--;
-	if (reap_space(cache, space))
-		list_add(&space->node, reaped);
-	return true;
+	if (!space || chunk_no >= space->nr_chunks || slot >= slots->nr)
+		return -EINVAL;
+	if (READ_ONCE(space->map[chunk_no]))
+		return 0;
+	if (is_restored(map, slot, space_no, chunk_no))
+		space->nr_held--; /* counted again below */
+	else if (fastoci_slot_reserved_by(slots, slot, generation))
+		slots->nr_reserved--;
+	else
+		return -EPERM;
+	slots->slot[slot].chunk_no = chunk_no;
+	fastoci_slot_set(&slots->slot[slot], FASTOCI_SLOT_PRESENT, space_no);
+	set_bit(slot, slots->accessed);
+	space->nr_present++;
+	space->nr_held++;
+	/* Pairs with READ_ONCE() in fastoci_try_hit(): the slot's state is set before. */
+	smp_store_release(&space->map[chunk_no], slot + 1);
+	return 0;
 }
 
-int fastoci_chunk_fill(struct fastoci_cache *cache, u32 space_no, u32 chunk_no, u32 slot,
-		       u64 generation)
-{
-	struct fastoci_space *space;
-	int err = -EINVAL;
-
-	spin_lock(&cache->lock);
-	space = find_space(cache, space_no);
-	if (!space || chunk_no >= space->nr_chunks || slot >= cache->nr_slots)
-		goto out;
-	if (!READ_ONCE(space->map[chunk_no])) {
-		err = -EPERM;
-		if (is_restored(cache, slot, space_no, chunk_no))
-			space->nr_held--; /* counted again below */
-		else if (fastoci_slot_reserved_by(cache, slot, generation))
-			cache->nr_reserved--;
-		else
-			goto out;
-		cache->slots[slot].chunk_no = chunk_no;
-		cache->slots[slot].space_state =
-			(u32)FASTOCI_SLOT_PRESENT << FASTOCI_SLOT_STATE_SHIFT | space_no;
-		set_bit(slot, cache->accessed);
-		space->nr_present++;
-		space->nr_held++;
-		/* Pairs with READ_ONCE() in try_hit(): the slot's state is set before. */
-		smp_store_release(&space->map[chunk_no], slot + 1);
-	}
-	fastoci_miss_complete(cache, space_no, chunk_no, BLK_STS_OK);
-	err = 0;
-out:
-	spin_unlock(&cache->lock);
-	return err;
-}
-
-/* What readers see; everything that the block layer treats in a way of its own is EIO. */
-static blk_status_t fail_status(u32 err)
-{
-	switch (err) {
-	case ETIMEDOUT:
-		return BLK_STS_TIMEOUT;
-	case ENODATA:
-		return BLK_STS_MEDIUM;
-	case EILSEQ:
-		return BLK_STS_PROTECTION;
-	default:
-		return BLK_STS_IOERR;
-	}
-}
-
-int fastoci_chunk_fail(struct fastoci_cache *cache, u32 space_no, u32 chunk_no, u32 err)
-{
-	struct fastoci_space *space;
-	int ret = -EINVAL;
-
-	spin_lock(&cache->lock);
-	space = find_space(cache, space_no);
-	if (space && chunk_no < space->nr_chunks) {
-		fastoci_miss_complete(cache, space_no, chunk_no, fail_status(err));
-		ret = 0;
-	}
-	spin_unlock(&cache->lock);
-	return ret;
-}
-
-/*
- * Puts a slot that is free, or that the sender reserved, aside for a chunk
- * that its database knows; the chunk is served from its first FILL on.
- */
-int fastoci_chunk_restore(struct fastoci_cache *cache, struct fastoci_space *space, u32 chunk_no,
+int fastoci_chunk_restore(struct fastoci_chunkmap *map, struct fastoci_space *space, u32 chunk_no,
 			  u32 slot, u64 generation)
 {
+	struct fastoci_slots *slots = &map->slots;
 	int err = -EINVAL;
 
-	spin_lock(&cache->lock);
-	if (chunk_no >= space->nr_chunks || slot >= cache->nr_slots)
+	spin_lock(&slots->lock);
+	if (chunk_no >= space->nr_chunks || slot >= slots->nr)
 		goto out;
 	err = 0;
-	if (is_restored(cache, slot, space->no, chunk_no))
+	if (is_restored(map, slot, space->no, chunk_no))
 		goto out;
 	err = -EEXIST;
-	if (READ_ONCE(space->map[chunk_no]))
+	if (READ_ONCE(space->map[chunk_no]) || !fastoci_slot_take(slots, slot, generation))
 		goto out;
-	if (fastoci_slot_reserved_by(cache, slot, generation)) {
-		cache->nr_reserved--;
-	} else if (!test_bit(slot, cache->busy)) {
-		__set_bit(slot, cache->busy);
-		cache->nr_free--;
-	} else {
-		goto out;
-	}
-	cache->slots[slot].chunk_no = chunk_no;
-	cache->slots[slot].space_state =
-		(u32)FASTOCI_SLOT_RESTORED << FASTOCI_SLOT_STATE_SHIFT | space->no;
+	slots->slot[slot].chunk_no = chunk_no;
+	fastoci_slot_set(&slots->slot[slot], FASTOCI_SLOT_RESTORED, space->no);
 	space->nr_held++;
 	err = 0;
 out:
-	spin_unlock(&cache->lock);
+	spin_unlock(&slots->lock);
 	return err;
 }
 
-struct evict_batch {
-	struct rcu_head rcu;
-	struct work_struct work;
-	struct fastoci_cache *cache;	/* a reference */
-	u64 reserve;			/* 0, or the generation that gets the slots */
-	u32 nr;
-	u32 *slots;			/* behind the keys */
-	struct fastoci_miss_key keys[];
-};
-
-/*
- * No command comes between the slots' return and the event. Else a helper could
- * be handed a slot, fill and evict it again, and then take the event of its
- * former eviction for the end of this one, while the slot is still read.
- */
-static void evicted(struct work_struct *work)
+bool fastoci_chunk_unpublish_locked(struct fastoci_chunkmap *map,
+				    const struct fastoci_chunk_key *key, u32 *slot,
+				    struct list_head *reaped, int *err)
 {
-	struct evict_batch *b = container_of(work, struct evict_batch, work);
-	struct fastoci_cache *cache = b->cache;
-	u32 i, nr = 0;
-	bool reserve;
+	struct fastoci_space *space = fastoci_space_find_locked(map, key->space);
+	u32 was;
 
-	fastoci_commands_stop();
-	/* The end of that generation would sweep what is reserved for it after this. */
-	reserve = b->reserve && fastoci_generation_alive(b->reserve);
-	spin_lock(&cache->lock);
-	for (i = 0; i < b->nr; i++) {
-		if (fastoci_slot_state(&cache->slots[b->slots[i]]) == FASTOCI_SLOT_BAD)
-			continue; /* its last reader failed */
-		if (reserve)
-			fastoci_slot_reserve(cache, b->slots[i], b->reserve);
-		else
-			fastoci_slot_free(cache, b->slots[i]);
-		b->keys[nr] = b->keys[i];
-		b->slots[nr++] = b->slots[i];
+	*err = 0;
+	if (!space)
+		return false; /* gone with its last chunk */
+	if (key->chunk_no >= space->nr_chunks) {
+		*err = -EINVAL;
+		return false;
 	}
-	spin_unlock(&cache->lock);
-	if (nr)
-		fastoci_send_evicted(cache, b->keys, b->slots, nr);
-	fastoci_commands_go_on();
-	fastoci_cache_put(cache);
-	kfree(b);
+	was = READ_ONCE(space->map[key->chunk_no]);
+	if (!was)
+		return false;
+	*slot = was - 1;
+	WRITE_ONCE(space->map[key->chunk_no], 0);
+	space->nr_present--;
+	space->nr_held--;
+	fastoci_slot_set(&map->slots.slot[*slot], FASTOCI_SLOT_EVICTING, key->space);
+	clear_bit(*slot, map->slots.accessed);
+	reap_space(map, space, reaped);
+	return true;
 }
 
-/* No reader that saw a slot of this batch is left. */
-static void grace_period_over(struct rcu_head *rcu)
+/* ---- slots that come back, or do not ---- */
+
+bool fastoci_slot_give_back_locked(struct fastoci_chunkmap *map, u32 slot, u64 reserve)
 {
-	fastoci_queue_evicted(&container_of(rcu, struct evict_batch, rcu)->work);
+	lockdep_assert_held(&map->slots.lock);
+	if (fastoci_slot_state(&map->slots.slot[slot]) == FASTOCI_SLOT_BAD)
+		return false; /* its last reader failed */
+	if (reserve)
+		fastoci_slot_reserve(&map->slots, slot, reserve);
+	else
+		fastoci_slot_free(&map->slots, slot);
+	return true;
 }
 
-int fastoci_chunks_evict(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr,
-			 u64 reserve)
+bool fastoci_slot_retire_locked(struct fastoci_chunkmap *map, struct fastoci_space *space,
+				u32 chunk_no, u32 slot)
 {
-	struct evict_batch *b = kzalloc(struct_size(b, keys, nr) + nr * sizeof(u32), GFP_KERNEL);
+	struct fastoci_slot *s = &map->slots.slot[slot];
+
+	lockdep_assert_held(&map->slots.lock);
+	if (fastoci_slot_state(s) == FASTOCI_SLOT_BAD)
+		return false; /* another reader came first */
+	if (READ_ONCE(space->map[chunk_no]) == slot + 1) {
+		WRITE_ONCE(space->map[chunk_no], 0);
+		space->nr_present--; /* its reader's image keeps the space */
+		space->nr_held--;
+	}
+	fastoci_slot_set(s, FASTOCI_SLOT_BAD, space->no);
+	map->slots.nr_bad++;
+	clear_bit(slot, map->slots.accessed);
+	return true;
+}
+
+/* Readers that entered before the slot became bad may still be there, hence EVICTING. */
+bool fastoci_slot_reuse_locked(struct fastoci_chunkmap *map, u32 slot,
+			       struct fastoci_chunk_key *key)
+{
+	struct fastoci_slot *s = &map->slots.slot[slot];
+
+	lockdep_assert_held(&map->slots.lock);
+	if (slot >= map->slots.nr || fastoci_slot_state(s) != FASTOCI_SLOT_BAD)
+		return false;
+	key->space = fastoci_slot_space(s);
+	key->chunk_no = s->chunk_no;
+	fastoci_slot_set(s, FASTOCI_SLOT_EVICTING, key->space);
+	map->slots.nr_bad--;
+	return true;
+}
+
+/* Gives up a restored slot, whose content was wrong. */
+static bool drop_restored(struct fastoci_chunkmap *map, u32 slot, struct list_head *reaped)
+{
+	struct fastoci_space *space;
+
+	if (slot >= map->slots.nr ||
+	    fastoci_slot_state(&map->slots.slot[slot]) != FASTOCI_SLOT_RESTORED)
+		return false;
+	space = fastoci_space_find_locked(map, fastoci_slot_space(&map->slots.slot[slot]));
+	if (WARN_ON_ONCE(!space))
+		return false;
+	space->nr_held--;
+	reap_space(map, space, reaped);
+	return true;
+}
+
+int fastoci_slots_return(struct fastoci_chunkmap *map, const u32 *slots, u32 count, u64 generation)
+{
 	LIST_HEAD(reaped);
 	int err = 0;
 	u32 i;
 
-	if (!b)
-		return -ENOMEM;
-	INIT_WORK(&b->work, evicted);
-	b->slots = (u32 *)(b->keys + nr);
-	b->cache = cache;
-	b->reserve = reserve;
-	spin_lock(&cache->lock);
-	for (i = 0; i < nr; i++) {
-		struct fastoci_space *space = find_space(cache, keys[i].space);
-		u32 slot;
-
-		if (!space)
-			continue; /* gone with its last chunk */
-		if (keys[i].chunk_no >= space->nr_chunks) {
+	spin_lock(&map->slots.lock);
+	for (i = 0; i < count && !err; i++) {
+		if (fastoci_slot_reserved_by(&map->slots, slots[i], generation)) {
+			map->slots.nr_reserved--;
+			fastoci_slot_free(&map->slots, slots[i]);
+		} else if (drop_restored(map, slots[i], &reaped)) {
+			fastoci_slot_free(&map->slots, slots[i]);
+		} else {
 			err = -EINVAL;
-			break;
 		}
-		slot = READ_ONCE(space->map[keys[i].chunk_no]);
-		if (!slot)
-			continue;
-		slot--;
-		WRITE_ONCE(space->map[keys[i].chunk_no], 0);
-		space->nr_present--;
-		space->nr_held--;
-		cache->slots[slot].space_state =
-			(u32)FASTOCI_SLOT_EVICTING << FASTOCI_SLOT_STATE_SHIFT | keys[i].space;
-		clear_bit(slot, cache->accessed);
-		b->keys[b->nr] = keys[i];
-		b->slots[b->nr++] = slot;
-		if (reap_space(cache, space))
-			list_add(&space->node, &reaped);
 	}
-	spin_unlock(&cache->lock);
+	spin_unlock(&map->slots.lock);
 	fastoci_spaces_free(&reaped);
-	if (!b->nr) {
-		kfree(b);
-		return err;
-	}
-	kref_get(&cache->kref);
-	call_srcu(&cache->srcu, &b->rcu, grace_period_over);
 	return err;
-}
-
-/*
- * Takes a slot out of service for as long as the cache lives. No grace period:
- * as nobody writes to it any more, who still reads it reads the same. With
- * commands stopped, so that whoever is refused a FILL of that slot, since it is
- * bad, was told so before (as in evicted()).
- */
-void fastoci_slot_retire(struct fastoci_cache *cache, struct fastoci_space *space, u32 chunk_no,
-			 u32 slot)
-{
-	struct fastoci_slot *s = &cache->slots[slot];
-	struct fastoci_miss_key key = { .space = space->no, .chunk_no = chunk_no };
-	bool bad;
-
-	fastoci_commands_stop();
-	spin_lock(&cache->lock);
-	bad = fastoci_slot_state(s) != FASTOCI_SLOT_BAD; /* or another reader came first */
-	if (bad) {
-		if (READ_ONCE(space->map[chunk_no]) == slot + 1) {
-			WRITE_ONCE(space->map[chunk_no], 0);
-			space->nr_present--; /* its reader's image keeps the space */
-			space->nr_held--;
-		}
-		s->space_state = (u32)FASTOCI_SLOT_BAD << FASTOCI_SLOT_STATE_SHIFT | space->no;
-		clear_bit(slot, cache->accessed);
-	}
-	spin_unlock(&cache->lock);
-	if (bad) {
-		DMWARN_LIMIT("cache %u: slot %u cannot be read and is not used any more: check the cache device",
-			     cache->no, slot);
-		fastoci_send_slot_bad(cache, &key, slot);
-	}
-	fastoci_commands_go_on();
 }

@@ -3,6 +3,7 @@
 #ifndef FASTOCI_COMPAT_H
 #define FASTOCI_COMPAT_H
 
+#include <linux/dm-io.h>
 #include <linux/srcu.h>
 #include <linux/version.h>
 #include <net/genetlink.h>
@@ -14,8 +15,9 @@
 #endif
 
 /*
- * A reader enters in map() and leaves in end_io, on another CPU or in an
- * interrupt: srcu_down_read() allows that, and so did the raw calls before it.
+ * A reader enters in map() and leaves in end_io, which may run on another CPU or in
+ * an interrupt. srcu_down_read() allows that. Kernels before 6.3 do not have it, and
+ * their raw calls allow it too.
  */
 static inline int fastoci_srcu_enter(struct srcu_struct *ssp)
 {
@@ -39,7 +41,51 @@ static inline void fastoci_srcu_leave(struct srcu_struct *ssp, int idx)
 #endif
 }
 
-/* Of a dump's request, FASTOCI_A_MAX + 1 of them, checked by the family's policy. */
+/*
+ * dm_io() takes four, five or six arguments. The version does not tell which: within
+ * one series only some kernels have the priority. So the compiler chooses by the type
+ * of dm_io(). The other forms are compiled, but never called.
+ */
+static inline int fastoci_dm_io_4(void *dm_io_fn, struct dm_io_request *req,
+				  struct dm_io_region *region)
+{
+	int (*fn)(struct dm_io_request *req, unsigned int nr, struct dm_io_region *region,
+		  unsigned long *error_bits) = dm_io_fn;
+
+	return fn(req, 1, region, NULL);
+}
+
+static inline int fastoci_dm_io_5(void *dm_io_fn, struct dm_io_request *req,
+				  struct dm_io_region *region)
+{
+	int (*fn)(struct dm_io_request *req, unsigned int nr, struct dm_io_region *region,
+		  unsigned long *error_bits, unsigned short ioprio) = dm_io_fn;
+
+	return fn(req, 1, region, NULL, 0);
+}
+
+static inline int fastoci_dm_io_6(void *dm_io_fn, struct dm_io_request *req,
+				  struct dm_io_region *region)
+{
+	int (*fn)(struct dm_io_request *req, unsigned int nr, struct dm_io_region *region,
+		  unsigned long *error_bits, unsigned long *unsupported_bits,
+		  unsigned short ioprio) = dm_io_fn;
+
+	return fn(req, 1, region, NULL, NULL, 0);
+}
+
+/* Calls dm_io() for one region. Sleeps. */
+#define FASTOCI_DM_IO(req, region) \
+	_Generic(&dm_io, \
+		 int (*)(struct dm_io_request *, unsigned int, struct dm_io_region *, \
+			 unsigned long *) : fastoci_dm_io_4, \
+		 int (*)(struct dm_io_request *, unsigned int, struct dm_io_region *, \
+			 unsigned long *, unsigned short) : fastoci_dm_io_5, \
+		 int (*)(struct dm_io_request *, unsigned int, struct dm_io_region *, \
+			 unsigned long *, unsigned long *, \
+			 unsigned short) : fastoci_dm_io_6)(dm_io, req, region)
+
+/* The FASTOCI_A_MAX + 1 attributes of a dump's request, checked by the family's policy. */
 static inline struct nlattr **fastoci_dump_attrs(struct netlink_callback *cb)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * Reads the two on-disk formats. What they say is checked in metacheck.c and
- * extent.c before the first bio: after fastoci_meta_load() every extent is in
- * bounds.
- */
+#include <linux/blkdev.h>
 #include <linux/dm-io.h>
 #include <linux/vmalloc.h>
 
-#include "fastoci.h"
+#include "compat.h"
+#include "meta.h"
 #include "metacheck.h"
 
 /* Sizes come from a device: fail rather than call the OOM killer. */
@@ -28,7 +25,7 @@ static int read_bytes(struct dm_io_client *io, struct block_device *bdev, u64 of
 		.client = io,
 	};
 
-	return dm_io(&req, 1, &region, NULL, IOPRIO_DEFAULT);
+	return FASTOCI_DM_IO(&req, &region);
 }
 
 struct table_words {
@@ -45,7 +42,7 @@ static const struct table_words blob_words = TABLE_WORDS("blob");
 static const struct table_words key_words = TABLE_WORDS("key");
 static const struct table_words payload_words = TABLE_WORDS("payload");
 
-/* A table into fresh vmalloc memory with room for @extra zero bytes behind it. */
+/* A table into fresh vmalloc memory with room for @extra zero bytes after it. */
 static void *read_table(struct dm_io_client *io, struct block_device *bdev,
 			const struct fastoci_meta_region *r, u64 extra,
 			const struct table_words *words, char **error)

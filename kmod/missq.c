@@ -1,181 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0
+#include "missq.h"
+
+#define OVERFLOW_RETRY_MS 10	/* reads without a miss entry */
+
+static void (*release_read)(struct fastoci_parked *p);
+
 /*
- * Misses, parked bios and deadlines, and what is told to the helper.
- *
- * A chunk has one miss, which holds the bios that wait for it; each of them is
- * on its image's list as well, so that one device can be swept alone.
- *
- *   bio:   parked -> released -> resubmitted | parked again | ended
- *
- * A bio is parked under cache->lock after slot, helper, policy and suspend
- * state were looked at again; each of these changes its state first and sweeps
- * under the same lock after, so no wake-up is lost. Released bios are handled
- * by release_work alone, in a WQ_MEM_RECLAIM queue. Parking needs no memory
- * but the bio's own: without a miss entry the bio waits on the overflow list. A
- * bio whose read of the cache device failed comes back from reread.c.
- *
- *   miss:  unsent <-> asked -> gone
- *
- * A miss goes with its answer, or when the last bio that waited for it was ended
- * otherwise, so that the next reader asks anew. One whose message the socket
- * refused, or that was not answered for ask_again_ms, is unsent again: whatever
- * a helper loses, its readers wait no longer than that for another try.
+ * Whether @bio begins at least @bytes after the start of the bio that was submitted.
+ * A split or a clone of a bio shares its vector and has the iterator moved on, so the
+ * iterator still tells.
  */
-#include <linux/module.h>
-#include <linux/slab.h>
-
-#include "fastoci.h"
-
-#define CREATE_TRACE_POINTS
-#include "trace.h"
-
-#define OVERFLOW_RETRY_MS 10	/* bios without a miss entry */
-#define SEND_RETRY_MS 100	/* a socket that is full, or no memory for a message */
-
-static struct kmem_cache *miss_slab;
-static struct workqueue_struct *wq;
-
-static int set_ms(const char *val, const struct kernel_param *kp)
+static bool begins_behind(const struct bio *bio, u32 bytes)
 {
-	return param_set_uint_minmax(val, kp, 100, 3600000);
-}
+	u32 i, before = mp_bvec_iter_offset(bio->bi_io_vec, bio->bi_iter) -
+			bio->bi_io_vec[bio->bi_iter.bi_idx].bv_offset;
 
-static const struct kernel_param_ops ms_ops = { .set = set_ms, .get = param_get_uint };
-
-static uint stall_ms = 10000;
-module_param_cb(stall_ms, &ms_ops, &stall_ms, 0644);
-MODULE_PARM_DESC(stall_ms, "a helper that acknowledges nothing for so long counts as absent (100..3600000, default 10000)");
-
-static uint ask_again_ms = 30000;
-module_param_cb(ask_again_ms, &ms_ops, &ask_again_ms, 0644);
-MODULE_PARM_DESC(ask_again_ms, "a miss that the helper does not answer for so long is sent again (100..3600000, default 30000)");
-
-static u64 miss_order(const struct fastoci_miss_key *k)
-{
-	return (u64)k->space << 32 | k->chunk_no;
-}
-
-static struct fastoci_miss *find_miss(struct fastoci_cache *cache, u32 space, u32 chunk_no)
-{
-	struct rb_node *n = cache->misses.rb_node;
-	u64 want = (u64)space << 32 | chunk_no;
-
-	while (n) {
-		struct fastoci_miss *m = rb_entry(n, struct fastoci_miss, node);
-		u64 have = miss_order(&m->key);
-
-		if (want == have)
-			return m;
-		n = want < have ? n->rb_left : n->rb_right;
-	}
-	return NULL;
-}
-
-static void insert_miss(struct fastoci_cache *cache, struct fastoci_miss *miss)
-{
-	struct rb_node **link = &cache->misses.rb_node, *parent = NULL;
-
-	while (*link) {
-		struct fastoci_miss *m = rb_entry(*link, struct fastoci_miss, node);
-
-		parent = *link;
-		link = miss_order(&miss->key) < miss_order(&m->key) ? &parent->rb_left :
-								      &parent->rb_right;
-	}
-	rb_link_node(&miss->node, parent, link);
-	rb_insert_color(&miss->node, &cache->misses);
-	cache->nr_misses++;
-}
-
-static void erase_miss(struct fastoci_cache *cache, struct fastoci_miss *miss)
-{
-	lockdep_assert_held(&cache->lock);
-	rb_erase(&miss->node, &cache->misses);
-	list_del(&miss->queue);
-	cache->nr_misses--;
-	kmem_cache_free(miss_slab, miss);
+	for (i = 0; i < bio->bi_iter.bi_idx && before < bytes; i++)
+		before += bio->bi_io_vec[i].bv_len;
+	return before >= bytes;
 }
 
 static u8 bio_class(const struct bio *bio)
 {
 	if (!(bio->bi_opf & REQ_RAHEAD))
 		return FASTOCI_CLASS_DEMAND;
-	return bio->bi_iter.bi_size <= SZ_256K ? FASTOCI_CLASS_MAYBE : FASTOCI_CLASS_AHEAD;
+	return begins_behind(bio, SZ_256K) ? FASTOCI_CLASS_AHEAD : FASTOCI_CLASS_MAYBE;
 }
 
-/* Queues @miss behind those of its class; demand is sent before readahead. */
-static void to_send(struct fastoci_cache *cache, struct fastoci_miss *miss)
-{
-	lockdep_assert_held(&cache->lock);
-	list_move_tail(&miss->queue, &cache->unsent[miss->key.class]);
-}
-
-static struct fastoci_miss *first_unsent(struct fastoci_cache *cache)
-{
-	int class;
-
-	lockdep_assert_held(&cache->lock);
-	for (class = FASTOCI_CLASS_DEMAND; class >= 0; class--)
-		if (!list_empty(&cache->unsent[class]))
-			return list_first_entry(&cache->unsent[class], struct fastoci_miss, queue);
-	return NULL;
-}
-
-/* The miss of @pb's chunk, made or raised to @class; NULL without memory. */
-static struct fastoci_miss *get_miss(struct fastoci_cache *cache, struct fastoci_bio *pb, u8 class)
-{
-	u32 chunk_no = fastoci_chunk_of(cache, pb);
-	struct fastoci_miss *miss = find_miss(cache, pb->space->no, chunk_no);
-
-	lockdep_assert_held(&cache->lock);
-	if (miss && miss->key.class >= class)
-		return miss;
-	if (!miss) {
-		miss = kmem_cache_alloc(miss_slab, GFP_NOWAIT | __GFP_NOWARN);
-		if (!miss)
-			return NULL;
-		miss->key = (struct fastoci_miss_key){ pb->space->no, chunk_no, class };
-		miss->since_ns = ktime_get_ns();
-		INIT_LIST_HEAD(&miss->bios);
-		INIT_LIST_HEAD(&miss->queue);
-		insert_miss(cache, miss);
-	}
-	miss->key.class = class;
-	trace_fastoci_miss(cache, &miss->key);
-	to_send(cache, miss);
-	queue_work(wq, &cache->send_work);
-	return miss;
-}
-
-/* Has the timer run at @at (jiffies) or before. */
-void fastoci_cache_arm_timer(struct fastoci_cache *cache, unsigned long at)
-{
-	lockdep_assert_held(&cache->lock);
-	if (cache->timer_armed && time_before_eq(cache->timer_at, at))
-		return;
-	cache->timer_armed = true;
-	cache->timer_at = at;
-	mod_delayed_work(wq, &cache->timer_work,
-			 time_after(at, jiffies) ? at - jiffies : 0);
-}
-
-static void arm_timer_in(struct fastoci_cache *cache, u32 ms)
-{
-	fastoci_cache_arm_timer(cache, jiffies + msecs_to_jiffies(ms));
-}
-
-/* When a bio that waits since @since has to be ended; false: never. */
-static bool deadline_of(const struct fastoci_image *image, unsigned long since, unsigned long *at)
+/*
+ * Sets *@at to the time (jiffies) when a read that waits since @since has to be ended. False if
+ * it may wait for ever.
+ */
+static bool deadline_of(const struct fastoci_waiters *w, unsigned long since, unsigned long *at)
 {
 	bool found = false;
 
-	if (image->policy == FASTOCI_FAIL_AFTER) {
-		*at = since + msecs_to_jiffies(image->fail_after_ms);
+	if (w->policy == FASTOCI_FAIL_AFTER) {
+		*at = since + msecs_to_jiffies(w->fail_after_ms);
 		found = true;
 	}
-	if (image->draining) {
-		unsigned long drained = image->drain_since +
-					msecs_to_jiffies(image->suspend_grace_ms);
+	if (w->draining) {
+		unsigned long drained = w->drain_since + msecs_to_jiffies(w->suspend_grace_ms);
 
 		if (!found || time_before(drained, *at))
 			*at = drained;
@@ -184,408 +49,371 @@ static bool deadline_of(const struct fastoci_image *image, unsigned long since, 
 	return found;
 }
 
-/* A helper that takes its messages. */
-enum fastoci_helper_state fastoci_helper_state(struct fastoci_cache *cache)
+static void raise_event(struct work_struct *work)
 {
-	lockdep_assert_held(&cache->lock);
-	if (!fastoci_helper_present())
-		return FASTOCI_HELPER_NONE;
-	if (cache->unacked &&
-	    time_after_eq(jiffies, cache->unacked_since + msecs_to_jiffies(READ_ONCE(stall_ms))))
-		return FASTOCI_HELPER_STALLED;
-	return FASTOCI_HELPER_READY;
+	dm_table_event(container_of(work, struct fastoci_waiters, event_work)->ti->table);
 }
 
-/* A NOWAIT bio does not park, but what it wants is fetched. */
-void fastoci_note_miss(struct fastoci_bio *pb, struct bio *bio)
+void fastoci_waiters_setup(struct fastoci_waiters *w)
 {
-	struct fastoci_cache *cache = pb->image->cache;
-
-	spin_lock(&cache->lock);
-	if (!READ_ONCE(pb->space->map[fastoci_chunk_of(cache, pb)]) && fastoci_helper_present())
-		get_miss(cache, pb, bio_class(bio));
-	spin_unlock(&cache->lock);
+	INIT_LIST_HEAD(&w->parked);
+	INIT_WORK(&w->event_work, raise_event);
 }
 
-enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_bio *pb)
+void fastoci_waiters_event(struct fastoci_waiters *w)
 {
-	struct fastoci_image *image = pb->image;
-	struct fastoci_cache *cache = image->cache;
+	fastoci_missq_queue(&w->event_work);
+}
+
+void fastoci_missq_event_locked(struct fastoci_missq *q)
+{
+	struct fastoci_waiters *w;
+
+	fastoci_missq_assert_locked(q);
+	list_for_each_entry(w, &q->images, node)
+		fastoci_waiters_event(w);
+}
+
+void fastoci_waiters_add_locked(struct fastoci_waiters *w)
+{
+	fastoci_missq_assert_locked(w->missq);
+	list_add_tail(&w->node, &w->missq->images);
+}
+
+void fastoci_waiters_remove(struct fastoci_waiters *w)
+{
+	fastoci_missq_lock(w->missq);
+	WARN_ON_ONCE(w->nr_parked);
+	list_del(&w->node);
+	fastoci_missq_unlock(w->missq);
+	cancel_work_sync(&w->event_work); /* off the list, nothing queues it any more */
+}
+
+/* Raises an event if the helper has stalled, or goes on again. */
+static void note_stalled(struct fastoci_missq *q, bool stalled)
+{
+	fastoci_missq_assert_locked(q);
+	if (q->told_stalled == stalled)
+		return;
+	q->told_stalled = stalled;
+	fastoci_missq_event_locked(q);
+}
+
+void fastoci_note_miss(struct bio *bio, struct fastoci_parked *p)
+{
+	struct fastoci_missq *q = p->waiters->missq;
+	u32 chunk_no = fastoci_chunk_of(&q->map, p);
+
+	fastoci_missq_lock(q);
+	if (!READ_ONCE(p->space->map[chunk_no]) && fastoci_helper_present())
+		fastoci_miss_get(q, p->space->no, chunk_no, bio_class(bio));
+	fastoci_missq_unlock(q);
+}
+
+/*
+ * Whether device-mapper takes bios back. If a suspend is interrupted, it stops doing
+ * so before it calls presuspend_undo, which clears @w->requeue. A requeue in between
+ * would fail the read with EIO.
+ */
+static bool may_requeue(const struct fastoci_waiters *w)
+{
+	return w->requeue && dm_noflush_suspending(w->ti);
+}
+
+enum fastoci_park fastoci_park(struct bio *bio, struct fastoci_parked *p)
+{
+	struct fastoci_waiters *w = p->waiters;
+	struct fastoci_missq *q = w->missq;
+	u32 chunk_no = fastoci_chunk_of(&q->map, p);
+	bool readahead = bio->bi_opf & REQ_RAHEAD;
 	enum fastoci_park ret = FASTOCI_PARKED;
 	struct fastoci_miss *miss;
 	unsigned long at;
 
-	spin_lock(&cache->lock);
-	if (READ_ONCE(pb->space->map[fastoci_chunk_of(cache, pb)])) {
+	fastoci_missq_lock(q);
+	if (READ_ONCE(p->space->map[chunk_no])) {
 		ret = FASTOCI_PRESENT;
-	} else if (image->requeue) {
+	} else if (may_requeue(w)) {
 		ret = FASTOCI_PARK_REQUEUE;
-	} else if ((bio->bi_opf & REQ_RAHEAD) &&
-		   fastoci_helper_state(cache) != FASTOCI_HELPER_READY) {
+	} else if (readahead && fastoci_helper_state_locked(q) != FASTOCI_HELPER_READY) {
 		ret = FASTOCI_PARK_FAIL;
-	} else if (image->policy == FASTOCI_FAIL_AFTER && !image->fail_after_ms) {
+	} else if (w->policy == FASTOCI_FAIL_AFTER && !w->fail_after_ms) {
 		ret = FASTOCI_PARK_FAIL;
 	} else {
 		bio->bi_opf &= ~REQ_POLLED;
-		if (!pb->parked_before)
-			pb->parked_at = jiffies;
-		pb->parked_before = true;
-		miss = get_miss(cache, pb, bio_class(bio));
-		list_add_tail(&pb->miss_node, miss ? &miss->bios : &cache->overflow);
-		list_add_tail(&pb->image_node, &image->parked);
-		image->nr_parked++;
+		if (!p->parked_before)
+			p->parked_at = jiffies;
+		p->parked_before = true;
+		p->readahead = readahead;
+		miss = fastoci_miss_get(q, p->space->no, chunk_no, bio_class(bio));
+		list_add_tail(&p->node, miss ? &miss->reads : &q->overflow);
+		list_add_tail(&p->image_node, &w->parked);
+		w->nr_parked++;
 		if (!miss)
-			arm_timer_in(cache, OVERFLOW_RETRY_MS);
-		if (deadline_of(image, pb->parked_at, &at))
-			fastoci_cache_arm_timer(cache, at);
+			fastoci_missq_arm_timer_in_locked(q, OVERFLOW_RETRY_MS);
+		if (deadline_of(w, p->parked_at, &at))
+			fastoci_missq_arm_timer_locked(q, at);
 	}
-	spin_unlock(&cache->lock);
+	fastoci_missq_unlock(q);
 	return ret;
 }
 
-/* BLK_STS_OK: look it up again; else end it so. */
-static void release_locked(struct fastoci_cache *cache, struct fastoci_bio *pb,
+/* With BLK_STS_OK the read is looked up again, otherwise it ends with @verdict. */
+static void release_locked(struct fastoci_missq *q, struct fastoci_parked *p,
 			   blk_status_t verdict)
 {
-	lockdep_assert_held(&cache->lock);
-	pb->verdict = verdict;
-	list_del(&pb->image_node);
-	pb->image->nr_parked--;
-	list_move_tail(&pb->miss_node, &cache->released);
-	queue_work(wq, &cache->release_work);
+	fastoci_missq_assert_locked(q);
+	p->verdict = verdict;
+	list_del(&p->image_node);
+	p->waiters->nr_parked--;
+	list_move_tail(&p->node, &q->released);
+	fastoci_missq_queue(&q->release_work);
 }
 
-/* The same before its miss was answered. */
-static void give_up(struct fastoci_cache *cache, struct fastoci_bio *pb, blk_status_t verdict)
+/* Does the same for a read whose miss was not answered. Erases the miss if no read is left. */
+static void give_up(struct fastoci_missq *q, struct fastoci_parked *p, blk_status_t verdict)
 {
-	struct fastoci_miss *miss = find_miss(cache, pb->space->no, fastoci_chunk_of(cache, pb));
+	struct fastoci_miss *miss =
+		fastoci_miss_find(q, p->space->no, fastoci_chunk_of(&q->map, p));
 
-	release_locked(cache, pb, verdict);
-	if (miss && list_empty(&miss->bios))
-		erase_miss(cache, miss);
+	release_locked(q, p, verdict);
+	if (miss && list_empty(&miss->reads))
+		fastoci_miss_erase(q, miss);
 }
 
-void fastoci_sweep_locked(struct fastoci_image *image, blk_status_t verdict)
+void fastoci_sweep_locked(struct fastoci_waiters *w, blk_status_t verdict)
 {
-	struct fastoci_bio *pb, *tmp;
+	struct fastoci_parked *p, *tmp;
 
-	list_for_each_entry_safe(pb, tmp, &image->parked, image_node)
-		give_up(image->cache, pb, verdict);
+	list_for_each_entry_safe(p, tmp, &w->parked, image_node)
+		give_up(w->missq, p, verdict);
 }
 
-void fastoci_sweep(struct fastoci_image *image, blk_status_t verdict)
+void fastoci_sweep(struct fastoci_waiters *w, blk_status_t verdict)
 {
-	spin_lock(&image->cache->lock);
-	fastoci_sweep_locked(image, verdict);
-	spin_unlock(&image->cache->lock);
+	fastoci_missq_lock(w->missq);
+	fastoci_sweep_locked(w, verdict);
+	fastoci_missq_unlock(w->missq);
 }
 
-/* True if the bio was submitted or parked; else pb->verdict says how it ends. */
-static bool resubmit(struct bio *bio, struct fastoci_bio *pb)
+void fastoci_release_in(struct fastoci_parked *p, u32 ms)
 {
-	for (;;) {
-		if (fastoci_try_hit(pb->image, pb->space, pb->data_sector, bio, pb, false)) {
-			dm_submit_bio_remap(bio, NULL);
-			return true;
-		}
-		switch (fastoci_park(bio, pb)) {
-		case FASTOCI_PARKED:
-			return true;
-		case FASTOCI_PRESENT:
-			continue;
-		case FASTOCI_PARK_REQUEUE:
-			pb->verdict = BLK_STS_DM_REQUEUE;
-			return false;
-		default:
-			pb->verdict = BLK_STS_IOERR;
-			return false;
-		}
-	}
+	struct fastoci_missq *q = p->waiters->missq;
+
+	fastoci_missq_lock(q);
+	p->retry_at = jiffies + msecs_to_jiffies(ms);
+	list_add_tail(&p->node, &q->retries);
+	fastoci_missq_arm_timer_locked(q, p->retry_at);
+	fastoci_missq_unlock(q);
 }
 
-void fastoci_bio_go_on(struct fastoci_bio *pb)
+/* After it has passed on the last read of an image, it touches nothing of that image. */
+static void release_reads(struct work_struct *work)
 {
-	struct bio *bio = dm_bio_from_per_bio_data(pb, sizeof(*pb));
-
-	if (pb->verdict == BLK_STS_OK && resubmit(bio, pb))
-		return; /* passed on or parked: no longer ours to look at */
-	if (pb->verdict != BLK_STS_DM_REQUEUE)
-		this_cpu_inc(pb->image->stats->errors);
-	bio->bi_status = pb->verdict;
-	bio_endio(bio);
-}
-
-/* After its last bio has been passed on, nothing of the image is touched. */
-static void release_bios(struct work_struct *work)
-{
-	struct fastoci_cache *cache = container_of(work, struct fastoci_cache, release_work);
-	struct fastoci_bio *pb, *tmp;
+	struct fastoci_missq *q = container_of(work, struct fastoci_missq, release_work);
+	struct fastoci_parked *p, *tmp;
+	struct blk_plug plug;
 	LIST_HEAD(list);
 
-	spin_lock(&cache->lock);
-	list_splice_init(&cache->released, &list);
-	spin_unlock(&cache->lock);
-	list_for_each_entry_safe(pb, tmp, &list, miss_node)
-		fastoci_bio_go_on(pb);
-}
-
-/* Without a helper nobody waits for readahead, or no close would ever end. */
-void fastoci_fail_readahead(struct fastoci_cache *cache)
-{
-	struct fastoci_image *image;
-	struct fastoci_bio *pb, *tmp;
-
-	lockdep_assert_held(&cache->lock);
-	list_for_each_entry(image, &cache->images, node)
-		list_for_each_entry_safe(pb, tmp, &image->parked, image_node)
-			if (dm_bio_from_per_bio_data(pb, sizeof(*pb))->bi_opf & REQ_RAHEAD)
-				give_up(cache, pb, BLK_STS_IOERR);
-}
-
-/* What was asked for and not answered is sent again, or forgotten if nobody waits for it. */
-static void ask_again(struct fastoci_cache *cache)
-{
-	struct fastoci_miss *miss, *tmp;
-	unsigned long at;
-
-	lockdep_assert_held(&cache->lock);
-	list_for_each_entry_safe(miss, tmp, &cache->asked, queue) {
-		at = miss->asked_at + msecs_to_jiffies(READ_ONCE(ask_again_ms));
-		if (time_before(jiffies, at)) {
-			fastoci_cache_arm_timer(cache, at);
-			return;
-		}
-		if (list_empty(&miss->bios))
-			erase_miss(cache, miss);
-		else
-			to_send(cache, miss);
+	fastoci_missq_lock(q);
+	list_splice_init(&q->released, &list);
+	fastoci_missq_unlock(q);
+	blk_start_plug(&plug);
+	list_for_each_entry_safe(p, tmp, &list, node) {
+		release_read(p);
+		cond_resched(); /* where it switches, what is plugged is submitted */
 	}
+	blk_finish_plug(&plug);
+}
+
+/* Without a helper no readahead may wait: a close would wait for it for ever. */
+static void fail_readahead(struct fastoci_missq *q)
+{
+	struct fastoci_waiters *w;
+	struct fastoci_parked *p, *tmp;
+
+	fastoci_missq_assert_locked(q);
+	list_for_each_entry(w, &q->images, node)
+		list_for_each_entry_safe(p, tmp, &w->parked, image_node)
+			if (p->readahead)
+				give_up(q, p, BLK_STS_IOERR);
 }
 
 static void run_timer(struct work_struct *work)
 {
-	struct fastoci_cache *cache =
-		container_of(to_delayed_work(work), struct fastoci_cache, timer_work);
+	struct fastoci_missq *q =
+		container_of(to_delayed_work(work), struct fastoci_missq, timer_work);
 	enum fastoci_helper_state helper;
-	struct fastoci_image *image;
-	struct fastoci_bio *pb, *tmp;
+	struct fastoci_waiters *w;
+	struct fastoci_parked *p, *tmp;
 	unsigned long at;
 
-	spin_lock(&cache->lock);
-	cache->timer_armed = false;
-	helper = fastoci_helper_state(cache);
-	ask_again(cache);
-	if (first_unsent(cache))
-		queue_work(wq, &cache->send_work);
+	fastoci_missq_lock(q);
+	q->timer_armed = false;
+	helper = fastoci_helper_state_locked(q);
+	note_stalled(q, helper == FASTOCI_HELPER_STALLED);
+	fastoci_misses_ask_again_locked(q, helper);
 	if (helper == FASTOCI_HELPER_STALLED)
-		fastoci_fail_readahead(cache);
-	else if (helper == FASTOCI_HELPER_READY && cache->unacked) /* in the future, then */
-		fastoci_cache_arm_timer(cache, cache->unacked_since +
-					       msecs_to_jiffies(READ_ONCE(stall_ms)));
-	list_for_each_entry(image, &cache->images, node)
-		list_for_each_entry_safe(pb, tmp, &image->parked, image_node) {
-			if (!deadline_of(image, pb->parked_at, &at))
+		fail_readahead(q);
+	list_for_each_entry(w, &q->images, node)
+		list_for_each_entry_safe(p, tmp, &w->parked, image_node) {
+			if (!deadline_of(w, p->parked_at, &at))
 				break;
 			if (time_after_eq(jiffies, at))
-				give_up(cache, pb, BLK_STS_IOERR);
+				give_up(q, p, BLK_STS_IOERR);
 			else
-				fastoci_cache_arm_timer(cache, at);
+				fastoci_missq_arm_timer_locked(q, at);
 		}
-	/* Last, as who is on his way back to the overflow list is on no other: deadlines hold. */
-	list_for_each_entry_safe(pb, tmp, &cache->overflow, miss_node)
-		release_locked(cache, pb, BLK_STS_OK);
-	spin_unlock(&cache->lock);
-}
-
-/* Moves what may be sent now to cache->batch; how many that are. */
-static u32 take_batch(struct fastoci_cache *cache)
-{
-	struct fastoci_miss *miss;
-	u32 nr = 0;
-
-	lockdep_assert_held(&cache->lock);
-	while (nr < FASTOCI_MAX_BATCH && cache->unacked + nr < FASTOCI_MISS_WINDOW) {
-		miss = first_unsent(cache);
-		if (!miss)
+	list_for_each_entry_safe(p, tmp, &q->retries, node) { /* in the order of time */
+		if (time_before(jiffies, p->retry_at)) {
+			fastoci_missq_arm_timer_locked(q, p->retry_at);
 			break;
-		cache->batch[nr++] = miss->key;
-		miss->asked_at = jiffies;
-		list_move_tail(&miss->queue, &cache->asked);
+		}
+		list_move_tail(&p->node, &q->released);
+		fastoci_missq_queue(&q->release_work);
 	}
-	if (!nr)
-		return 0;
-	if (!cache->unacked)
-		cache->unacked_since = jiffies;
-	cache->unacked += nr;
-	fastoci_cache_arm_timer(cache, cache->unacked_since +
-				       msecs_to_jiffies(READ_ONCE(stall_ms)));
-	arm_timer_in(cache, READ_ONCE(ask_again_ms));
-	return nr;
+	/* This comes last: it takes reads off their image's list, where deadlines are checked. */
+	list_for_each_entry_safe(p, tmp, &q->overflow, node)
+		release_locked(q, p, BLK_STS_OK);
+	fastoci_missq_unlock(q);
 }
 
-/* A batch that was not sent goes back to the front. */
-static void unsend_batch(struct fastoci_cache *cache, u32 nr)
+void fastoci_missq_resend(struct fastoci_missq *q)
 {
-	struct fastoci_miss *miss;
+	fastoci_missq_lock(q);
+	fastoci_misses_resend_locked(q);
+	note_stalled(q, false);
+	fastoci_missq_unlock(q);
+}
 
-	lockdep_assert_held(&cache->lock);
-	cache->unacked -= min(nr, cache->unacked);
-	while (nr--) {
-		miss = find_miss(cache, cache->batch[nr].space, cache->batch[nr].chunk_no);
-		if (miss)
-			list_move(&miss->queue, &cache->unsent[miss->key.class]);
+void fastoci_missq_helper_came(struct fastoci_missq *q)
+{
+	fastoci_missq_resend(q);
+	fastoci_missq_lock(q);
+	fastoci_missq_event_locked(q);
+	fastoci_missq_unlock(q);
+}
+
+void fastoci_missq_helper_lost(struct fastoci_missq *q)
+{
+	fastoci_missq_lock(q);
+	if (!fastoci_helper_present()) {
+		fail_readahead(q);
+		fastoci_missq_event_locked(q);
 	}
+	fastoci_missq_unlock(q);
 }
 
-static void send_misses(struct work_struct *work)
+void fastoci_missq_ack(struct fastoci_missq *q, u32 count)
 {
-	struct fastoci_cache *cache = container_of(work, struct fastoci_cache, send_work);
-	int err;
-	u32 nr;
-
-	for (;;) {
-		spin_lock(&cache->lock);
-		nr = take_batch(cache);
-		spin_unlock(&cache->lock);
-		if (!nr)
-			return;
-		err = fastoci_send_misses(cache, cache->batch, nr);
-		if (!err)
-			continue;
-		/*
-		 * Without a helper the next REGISTER sends. Else only the timer may be
-		 * relied on: a socket reports ENOBUFS once until it was read empty, so
-		 * the helper may not learn that this message was refused, too.
-		 */
-		spin_lock(&cache->lock);
-		unsend_batch(cache, nr);
-		if (err != -ECONNREFUSED)
-			arm_timer_in(cache, SEND_RETRY_MS);
-		spin_unlock(&cache->lock);
-		return;
-	}
-}
-
-/* Sends every pending miss again, to a new helper or to one that lost messages. */
-void fastoci_cache_resend(struct fastoci_cache *cache, void *arg)
-{
-	struct rb_node *n, *next;
-
-	spin_lock(&cache->lock);
-	for (n = rb_first(&cache->misses); n; n = next) {
-		struct fastoci_miss *miss = rb_entry(n, struct fastoci_miss, node);
-
-		next = rb_next(n);
-		if (list_empty(&miss->bios))
-			erase_miss(cache, miss); /* of a NOWAIT read */
-		else
-			to_send(cache, miss);
-	}
-	cache->unacked = 0;
-	spin_unlock(&cache->lock);
-	queue_work(wq, &cache->send_work);
-}
-
-void fastoci_cache_ack(struct fastoci_cache *cache, u32 count)
-{
-	spin_lock(&cache->lock);
-	cache->unacked -= min(count, cache->unacked);
-	cache->unacked_since = jiffies;
-	spin_unlock(&cache->lock);
-	queue_work(wq, &cache->send_work);
-}
-
-/* Ends the miss of a chunk: its bios are looked up again (BLK_STS_OK) or end so. */
-void fastoci_miss_complete(struct fastoci_cache *cache, u32 space, u32 chunk_no,
-			   blk_status_t verdict)
-{
-	struct fastoci_miss *miss = find_miss(cache, space, chunk_no);
-	struct fastoci_bio *pb, *tmp;
-
-	if (!miss)
-		return;
-	if (verdict == BLK_STS_OK)
-		trace_fastoci_fill(cache, &miss->key, ktime_get_ns() - miss->since_ns);
-	else
-		trace_fastoci_fail(cache, &miss->key, ktime_get_ns() - miss->since_ns);
-	list_for_each_entry_safe(pb, tmp, &miss->bios, miss_node)
-		release_locked(cache, pb, verdict);
-	erase_miss(cache, miss);
-}
-
-/* No image uses the space @no any more, so nobody waits for its chunks. */
-void fastoci_misses_drop(struct fastoci_cache *cache, u32 no)
-{
-	struct rb_node *n = cache->misses.rb_node, *first = NULL, *next;
-	struct fastoci_miss *miss;
-
-	lockdep_assert_held(&cache->lock);
-	while (n) {
-		miss = rb_entry(n, struct fastoci_miss, node);
-		if (miss->key.space >= no)
-			first = n;
-		n = miss->key.space >= no ? n->rb_left : n->rb_right;
-	}
-	for (n = first; n; n = next) {
-		miss = rb_entry(n, struct fastoci_miss, node);
-		if (miss->key.space != no)
-			return;
-		next = rb_next(n);
-		WARN_ON_ONCE(!list_empty(&miss->bios));
-		erase_miss(cache, miss);
-	}
-}
-
-void fastoci_missq_setup(struct fastoci_cache *cache)
-{
-	int class;
-
-	for (class = 0; class < FASTOCI_NR_CLASSES; class++)
-		INIT_LIST_HEAD(&cache->unsent[class]);
-	INIT_LIST_HEAD(&cache->asked);
-	INIT_LIST_HEAD(&cache->overflow);
-	INIT_LIST_HEAD(&cache->released);
-	cache->misses = RB_ROOT;
-	INIT_WORK(&cache->send_work, send_misses);
-	INIT_WORK(&cache->release_work, release_bios);
-	INIT_DELAYED_WORK(&cache->timer_work, run_timer);
-	fastoci_reread_setup(cache);
-}
-
-void fastoci_missq_queue(struct work_struct *work)
-{
-	queue_work(wq, work);
+	fastoci_missq_lock(q);
+	fastoci_misses_acked_locked(q, count);
+	note_stalled(q, false);
+	fastoci_missq_unlock(q);
 }
 
 /*
- * No image is left, so no bio is, and misses went with their spaces' last user.
- * With nothing to send, the timer queues no send, and once the last send has
- * ended, nobody arms the timer.
+ * Ends the miss of a chunk. With BLK_STS_OK its reads are looked up again, otherwise they end
+ * with @verdict.
  */
-void fastoci_missq_free(struct fastoci_cache *cache)
+static void end_miss(struct fastoci_missq *q, u32 space, u32 chunk_no, blk_status_t verdict)
 {
-	WARN_ON_ONCE(!RB_EMPTY_ROOT(&cache->misses));
-	cancel_work_sync(&cache->reread_work);
-	cancel_work_sync(&cache->send_work);
-	cancel_delayed_work_sync(&cache->timer_work);
-	cancel_work_sync(&cache->release_work);
+	struct fastoci_miss *miss =
+		fastoci_miss_answered(q, space, chunk_no, verdict == BLK_STS_OK);
+	struct fastoci_parked *p, *tmp;
+
+	if (!miss)
+		return;
+	list_for_each_entry_safe(p, tmp, &miss->reads, node)
+		release_locked(q, p, verdict);
+	fastoci_miss_erase(q, miss);
 }
 
-int fastoci_missq_init(void)
+int fastoci_missq_fill(struct fastoci_missq *q, u32 space, u32 chunk_no, u32 slot, u64 generation)
 {
-	miss_slab = KMEM_CACHE(fastoci_miss, 0);
-	if (!miss_slab)
-		return -ENOMEM;
-	wq = alloc_workqueue("fastoci", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	if (!wq) {
-		kmem_cache_destroy(miss_slab);
-		return -ENOMEM;
+	int err;
+
+	fastoci_missq_lock(q);
+	err = fastoci_chunk_fill_locked(&q->map, space, chunk_no, slot, generation);
+	if (!err)
+		end_miss(q, space, chunk_no, BLK_STS_OK);
+	fastoci_missq_unlock(q);
+	return err;
+}
+
+/* What readers see. Codes that the block layer treats specially become EIO. */
+static blk_status_t fail_status(u32 err)
+{
+	switch (err) {
+	case ETIMEDOUT:
+		return BLK_STS_TIMEOUT;
+	case ENODATA:
+		return BLK_STS_MEDIUM;
+	case EILSEQ:
+		return BLK_STS_PROTECTION;
+	default:
+		return BLK_STS_IOERR;
 	}
-	return 0;
+}
+
+int fastoci_missq_fail(struct fastoci_missq *q, u32 space_no, u32 chunk_no, u32 err)
+{
+	struct fastoci_space *space;
+	int ret = -EINVAL;
+
+	fastoci_missq_lock(q);
+	space = fastoci_space_find_locked(&q->map, space_no);
+	if (space && chunk_no < space->nr_chunks) {
+		end_miss(q, space_no, chunk_no, fail_status(err));
+		ret = 0;
+	}
+	fastoci_missq_unlock(q);
+	return ret;
+}
+
+void fastoci_space_put(struct fastoci_missq *q, struct fastoci_space *space)
+{
+	LIST_HEAD(reaped);
+
+	fastoci_missq_lock(q);
+	if (space->nr_users == 1)
+		fastoci_misses_drop_locked(q, space->no);
+	fastoci_space_unuse_locked(&q->map, space, &reaped);
+	fastoci_missq_unlock(q);
+	fastoci_spaces_free(&reaped);
+}
+
+void fastoci_missq_setup(struct fastoci_missq *q)
+{
+	fastoci_asks_setup(q);
+	INIT_LIST_HEAD(&q->images);
+	INIT_LIST_HEAD(&q->overflow);
+	INIT_LIST_HEAD(&q->retries);
+	INIT_LIST_HEAD(&q->released);
+	INIT_WORK(&q->release_work, release_reads);
+	INIT_DELAYED_WORK(&q->timer_work, run_timer);
+}
+
+/*
+ * No image is left, so there is no read. Each miss was dropped with the last user of its
+ * space. So the timer queues no send. After the last send has ended, nobody arms the
+ * timer.
+ */
+void fastoci_missq_stop(struct fastoci_missq *q)
+{
+	WARN_ON_ONCE(!RB_EMPTY_ROOT(&q->misses));
+	cancel_work_sync(&q->send_work);
+	cancel_delayed_work_sync(&q->timer_work);
+	cancel_work_sync(&q->release_work);
+}
+
+int fastoci_missq_init(void (*release)(struct fastoci_parked *p))
+{
+	release_read = release;
+	return fastoci_asks_init();
 }
 
 void fastoci_missq_exit(void)
 {
-	destroy_workqueue(wq);
-	kmem_cache_destroy(miss_slab);
+	fastoci_asks_exit();
 }

@@ -1,75 +1,76 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Reads of the cache device that fail. A reader of a hit shall not see what a
- * bad slot does: the slot is taken out of service for good, and the bio goes on
- * as a miss does, by another slot.
- *
- *   bio: read -> failed -> looked up again -> read | parked | ended
- *
- * A bio may cover a run of slots, and its error names none of them. So one that
- * failed is read again chunk by chunk, in steps: each is the bio itself, cut to
- * what a chunk has of it, so it needs no memory and obeys every rule that holds
- * for a released bio (missq.c). A step that fails names its slot. A chunk that
- * fails MAX_FAILURES times ends its bio with the error, so a cache that is bad
- * as a whole never makes it turn for ever.
- *
  * end_io may run in an interrupt and takes no lock: it puts the bio on a
- * lock-free list for reread_work. A bio that failed keeps its read section
- * until then, so that its slot is still what it read from: its chunk's, or one
- * whose eviction waits for this bio. DM_ENDIO_REQUEUE would be EIO outside of a
- * no-flush suspend.
+ * lock-free list for reread_work. A bio that failed stays in its read section
+ * until then. So its slot still belongs to its chunk, or its eviction waits for
+ * this bio. The bio leaves the section before it waits for another try.
+ * DM_ENDIO_REQUEUE would be EIO outside of a no-flush suspend.
  */
 #include <linux/bio.h>
+#include <linux/module.h>
 
-#include "fastoci.h"
+#include "lookup.h"
+#include "reread.h"
 
-#define MAX_FAILURES 4	/* of one chunk's reads, for one bio */
+#define RETRY_EVERY_MS 100
+#define MAX_SLOTS 4	/* of one chunk that fail, for one bio */
 
-/* The bytes of the step that begins @pb->iter: up to the end of its chunk. */
-static u32 step_bytes(const struct fastoci_cache *cache, const struct fastoci_bio *pb)
+static int set_retry_ms(const char *val, const struct kernel_param *kp)
 {
-	u64 at = pb->data_sector << SECTOR_SHIFT;
-	u64 chunk = 1ULL << cache->chunk_shift;
-
-	return min_t(u64, pb->iter.bi_size, chunk - (at & (chunk - 1)));
+	return param_set_uint_minmax(val, kp, 0, 60000);
 }
 
-/*
- * Whether a read of the cache device, which ended with @status, is not over: it
- * goes on in reread_work. Any context.
- */
-bool fastoci_read_again(struct fastoci_image *image, struct fastoci_bio *pb, const struct bio *bio,
-			blk_status_t status)
+static const struct kernel_param_ops retry_ms_ops = { .set = set_retry_ms, .get = param_get_uint };
+
+static uint retry_ms = 1000;
+module_param_cb(retry_ms, &retry_ms_ops, &retry_ms, 0644);
+MODULE_PARM_DESC(retry_ms, "how long a read of the cache device that fails is tried again (0..60000, default 1000)");
+
+enum fastoci_reread fastoci_reread_verdict(blk_status_t status, u32 nr_tries, bool time_is_over)
 {
-	struct fastoci_cache *cache = image->cache;
+	if (!blk_path_error(status))
+		return nr_tries < 2 ? FASTOCI_TRY_AGAIN : FASTOCI_RETIRE;
+	if (!time_is_over)
+		return FASTOCI_TRY_AGAIN;
+	return status == BLK_STS_IOERR ? FASTOCI_ASK_DEVICE : FASTOCI_GIVE_UP;
+}
+
+/* The bytes of the step that begins @fb->iter: up to the end of its chunk. */
+static u32 step_bytes(const struct fastoci_bio *fb)
+{
+	u64 at = fb->parked.data_sector << SECTOR_SHIFT;
+	u64 chunk = 1ULL << (fb->image->chunk_shift + SECTOR_SHIFT);
+
+	return min_t(u64, fb->iter.bi_size, chunk - (at & (chunk - 1)));
+}
+
+bool fastoci_read_again(struct fastoci_bio *fb, const struct bio *bio, blk_status_t status)
+{
+	struct fastoci_image *image = fb->image;
 
 	if (!status) {
-		if (pb->iter.bi_size == step_bytes(cache, pb))
+		if (fb->iter.bi_size == step_bytes(fb))
 			return false;
-		fastoci_srcu_leave(&cache->srcu, pb->srcu_idx);
-		pb->srcu_idx = -1;
-	} else if (pb->nr_failures + 1 == MAX_FAILURES) {
-		this_cpu_inc(image->stats->errors);
-		return false;
+		fastoci_leave_section(fb);
 	} else if (status == BLK_STS_AGAIN || status == BLK_STS_NOTSUPP ||
 		   (bio->bi_opf & REQ_RAHEAD)) {
-		/* These say nothing of the slot: of readahead, drivers give up early. */
+		/* These errors say nothing about the slot. Drivers give readahead up early. */
 		return false;
 	}
-	pb->timed_at = 0; /* what goes on is no plain hit */
-	pb->image = image;
-	pb->verdict = status;
-	/* Who finds the list empty queues: the others may be over, and their cache gone, by now. */
-	if (llist_add(&pb->reread_node, &cache->reread))
-		fastoci_missq_queue(&cache->reread_work);
+	fb->timed_at = 0; /* a read that goes on is no plain hit */
+	fb->parked.verdict = status;
+	fb->parked.waiters = &image->waiters;
+	/* If the list was not empty, the bio may have ended by now, and the image may be gone. */
+	if (llist_add(&fb->reread_node, &image->reread))
+		fastoci_missq_queue(&image->reread_work);
 	return true;
 }
 
-/* Makes the bio what @pb->iter begins with, as new: whoever read it has changed it. */
-static void restart(struct fastoci_cache *cache, struct fastoci_bio *pb, struct bio *bio)
+/* Makes the bio the first step of @fb->iter, as new: a device that read it has changed it. */
+static void restart(struct fastoci_bio *fb, struct bio *bio)
 {
-	bio->bi_iter = pb->iter;
-	bio->bi_iter.bi_size = step_bytes(cache, pb);
+	bio->bi_iter = fb->iter;
+	bio->bi_iter.bi_size = step_bytes(fb);
 	bio->bi_status = BLK_STS_OK;
 	bio->bi_opf &= ~REQ_POLLED;
 	bio_clear_flag(bio, BIO_QOS_THROTTLED);
@@ -77,45 +78,110 @@ static void restart(struct fastoci_cache *cache, struct fastoci_bio *pb, struct 
 	atomic_set(&bio->__bi_remaining, 1); /* 0 if it was split */
 }
 
-/* The read failed, or a step of it ended well: the next step. */
-static void next_step(struct fastoci_cache *cache, struct fastoci_bio *pb)
+/* Whether the superblock can be read. W: reread_work, which alone uses the page. */
+static bool device_reads(const struct fastoci_image *image)
 {
-	struct bio *bio = dm_bio_from_per_bio_data(pb, sizeof(*pb));
-	u32 bytes = step_bytes(cache, pb);
+	struct bio_vec bvec;
+	struct bio bio;
+	int err;
 
-	if (pb->verdict == BLK_STS_OK) {
-		bvec_iter_advance(bio->bi_io_vec, &pb->iter, bytes);
-		pb->data_sector += bytes >> SECTOR_SHIFT;
-		pb->nr_failures = 1; /* not 0: steps are left */
+	bio_init(&bio, image->cache_bdev, &bvec, 1, REQ_OP_READ);
+	__bio_add_page(&bio, image->probe_page, SECTOR_SIZE, 0);
+	err = submit_bio_wait(&bio);
+	bio_uninit(&bio);
+	return !err;
+}
+
+static void retire_slot(struct fastoci_bio *fb)
+{
+	struct fastoci_image *image = fb->image;
+	struct fastoci_cache *cache = image->cache;
+
+	if (fastoci_cache_retire(cache, fb->parked.space,
+				 fastoci_chunk_of(&cache->missq.map, &fb->parked), fb->slot))
+		DMWARN_LIMIT("%s: slot %u of cache %u cannot be read and is out of service: check the cache device %s",
+			     fastoci_image_name(image), fb->slot, cache->no,
+			     image->cache_dev->name);
+}
+
+/* A read of one slot failed. Sets the verdict; true if the slot is tried again after a while. */
+static bool slot_failed(struct fastoci_bio *fb)
+{
+	blk_status_t *status = &fb->parked.verdict;
+	enum fastoci_reread verdict;
+	unsigned long over;
+
+	if (!fb->nr_tries || fb->tried_slot != fb->slot) {
+		fb->nr_tries = 0;
+		fb->tried_slot = fb->slot;
+		fb->failing_since = jiffies;
+	}
+	fb->nr_tries = min(fb->nr_tries + 1, 2); /* more is not asked for */
+	over = fb->failing_since + msecs_to_jiffies(READ_ONCE(retry_ms));
+	verdict = fastoci_reread_verdict(*status, fb->nr_tries, time_after_eq(jiffies, over));
+	if (verdict == FASTOCI_ASK_DEVICE)
+		verdict = device_reads(fb->image) ? FASTOCI_RETIRE : FASTOCI_GIVE_UP;
+	if (verdict == FASTOCI_TRY_AGAIN) {
+		*status = BLK_STS_OK;
+		return true;
+	}
+	if (verdict == FASTOCI_RETIRE && fb->nr_retired + 1 < MAX_SLOTS) {
+		fb->nr_retired++;
+		fb->nr_tries = 0;
+		retire_slot(fb);
+		*status = BLK_STS_OK;
+		return false;
+	}
+	DMERR_LIMIT("%s: a read fails with error %d of the cache device %s: check it",
+		    fastoci_image_name(fb->image), blk_status_to_errno(*status),
+		    fb->image->cache_dev->name);
+	return false;
+}
+
+/* The read failed, or a step of it ended well: the next step. */
+static void next_step(struct fastoci_bio *fb)
+{
+	struct bio *bio = dm_bio_from_per_bio_data(fb, sizeof(*fb));
+	u32 bytes = step_bytes(fb);
+	bool later = false;
+
+	if (fb->parked.verdict == BLK_STS_OK) {
+		bvec_iter_advance(bio->bi_io_vec, &fb->iter, bytes);
+		fb->parked.data_sector += bytes >> SECTOR_SHIFT;
+		fb->nr_tries = 0;
+		fb->nr_retired = 0;
 	} else {
-		if (pb->nr_failures || pb->iter.bi_size == bytes) /* one slot alone was read */
-			fastoci_slot_retire(cache, pb->space, fastoci_chunk_of(cache, pb),
-					    pb->slot);
-		pb->nr_failures++;
-		fastoci_srcu_leave(&cache->srcu, pb->srcu_idx);
-		pb->srcu_idx = -1;
+		if (bio->bi_opf & REQ_NOWAIT)
+			fb->parked.verdict = BLK_STS_AGAIN; /* another try may have to wait */
+		else if (fb->in_steps || fb->iter.bi_size == bytes) /* one slot alone was read */
+			later = slot_failed(fb);
+		else
+			fb->parked.verdict = BLK_STS_OK;
+		fastoci_leave_section(fb);
+		if (fb->parked.verdict == BLK_STS_AGAIN) {
+			bio_wouldblock_error(bio);
+			return;
+		}
 	}
-	restart(cache, pb, bio);
-	if (bio->bi_opf & REQ_NOWAIT) { /* may not park */
-		fastoci_note_miss(pb, bio);
-		bio_wouldblock_error(bio);
-		return;
-	}
-	pb->verdict = BLK_STS_OK;
-	fastoci_bio_go_on(pb);
+	fb->in_steps = true;
+	restart(fb, bio);
+	if (later)
+		fastoci_release_in(&fb->parked, RETRY_EVERY_MS);
+	else
+		fastoci_look_up_again(fb);
 }
 
 static void reread(struct work_struct *work)
 {
-	struct fastoci_cache *cache = container_of(work, struct fastoci_cache, reread_work);
-	struct fastoci_bio *pb, *tmp;
+	struct fastoci_image *image = container_of(work, struct fastoci_image, reread_work);
+	struct fastoci_bio *fb, *tmp;
 
-	llist_for_each_entry_safe(pb, tmp, llist_del_all(&cache->reread), reread_node)
-		next_step(cache, pb);
+	llist_for_each_entry_safe(fb, tmp, llist_del_all(&image->reread), reread_node)
+		next_step(fb);
 }
 
-void fastoci_reread_setup(struct fastoci_cache *cache)
+void fastoci_reread_setup(struct fastoci_image *image)
 {
-	init_llist_head(&cache->reread);
-	INIT_WORK(&cache->reread_work, reread);
+	init_llist_head(&image->reread);
+	INIT_WORK(&image->reread_work, reread);
 }

@@ -5,13 +5,15 @@
 #if !defined(FASTOCI_TRACE_H) || defined(TRACE_HEADER_MULTI_READ)
 #define FASTOCI_TRACE_H
 
+#include <linux/bio.h>
 #include <linux/tracepoint.h>
 
-#include "fastoci.h"
+#include "fastoci_meta.h"
+#include "helper.h"
 
-/* Where map() sent a read, after it was cut; type as in fastoci_meta.h. */
+/* map() has cut a read and sent it on. type is that of the extent (fastoci_meta.h). */
 TRACE_EVENT(fastoci_map,
-	TP_PROTO(const struct fastoci_image *image, u32 sector, struct bio *bio, u32 type,
+	TP_PROTO(u32 image, u32 sector, struct bio *bio, u32 type,
 		 bool hit),
 	TP_ARGS(image, sector, bio, type, hit),
 	TP_STRUCT__entry(
@@ -22,7 +24,7 @@ TRACE_EVENT(fastoci_map,
 		__field(bool, hit)
 	),
 	TP_fast_assign(
-		__entry->image = image->no;
+		__entry->image = image;
 		__entry->sector = sector;
 		__entry->nr_sectors = bio_sectors(bio);
 		__entry->type = type;
@@ -36,7 +38,7 @@ TRACE_EVENT(fastoci_map,
 
 /* A chunk is asked for, or asked for again with a higher class. */
 TRACE_EVENT(fastoci_miss,
-	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key),
+	TP_PROTO(u32 cache, const struct fastoci_chunk_key *key),
 	TP_ARGS(cache, key),
 	TP_STRUCT__entry(
 		__field(u32, cache)
@@ -45,7 +47,7 @@ TRACE_EVENT(fastoci_miss,
 		__field(u8, class)
 	),
 	TP_fast_assign(
-		__entry->cache = cache->no;
+		__entry->cache = cache;
 		__entry->space = key->space;
 		__entry->chunk = key->chunk_no;
 		__entry->class = key->class;
@@ -54,9 +56,9 @@ TRACE_EVENT(fastoci_miss,
 		  __entry->chunk, __entry->class)
 );
 
-/* The end of a miss; latency_ns counts from its fastoci_miss. */
+/* A miss ended. latency_ns is the time since the miss was made. */
 DECLARE_EVENT_CLASS(fastoci_end,
-	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+	TP_PROTO(u32 cache, const struct fastoci_chunk_key *key,
 		 u64 latency_ns),
 	TP_ARGS(cache, key, latency_ns),
 	TP_STRUCT__entry(
@@ -66,7 +68,7 @@ DECLARE_EVENT_CLASS(fastoci_end,
 		__field(u64, latency_ns)
 	),
 	TP_fast_assign(
-		__entry->cache = cache->no;
+		__entry->cache = cache;
 		__entry->space = key->space;
 		__entry->chunk = key->chunk_no;
 		__entry->latency_ns = latency_ns;
@@ -76,13 +78,13 @@ DECLARE_EVENT_CLASS(fastoci_end,
 );
 
 DEFINE_EVENT(fastoci_end, fastoci_fill,
-	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+	TP_PROTO(u32 cache, const struct fastoci_chunk_key *key,
 		 u64 latency_ns),
 	TP_ARGS(cache, key, latency_ns)
 );
 
 DEFINE_EVENT(fastoci_end, fastoci_fail,
-	TP_PROTO(const struct fastoci_cache *cache, const struct fastoci_miss_key *key,
+	TP_PROTO(u32 cache, const struct fastoci_chunk_key *key,
 		 u64 latency_ns),
 	TP_ARGS(cache, key, latency_ns)
 );

@@ -14,11 +14,13 @@ MODULESLOADDIR ?= /usr/lib/modules-load.d
 DKMSDIR := /usr/src/fastoci-$(FASTOCI_VERSION)
 
 DAEMONS := fastoci-helperd fastoci-fetcherd fastoci-decoderd
-UNITS := helper/broker/fastoci-helperd.service tools/fastoci/fastoci-restore.service
-INSTALLED = $(BINDIR)/fastoci $(BINDIR)/convertor $(DAEMONS:%=$(LIBEXECDIR)/%) \
+UNITS := helper/broker/fastoci-helperd.service tools/fastoci/fastoci-restore.service \
+	tools/convertor/fastoci-convertor.service tools/snapshotter/fastoci-snapshotter.service
+INSTALLED = $(BINDIR)/fastoci $(BINDIR)/convertor $(BINDIR)/fastoci-snapshotter $(DAEMONS:%=$(LIBEXECDIR)/%) \
 	$(addprefix $(UNITDIR)/,$(notdir $(UNITS))) $(TMPFILESDIR)/fastoci.conf $(MODULESLOADDIR)/fastoci.conf \
-	$(addprefix $(MANDIR)/,man1/fastoci.1 man1/convertor.1 man5/fastoci-config.json.5 man8/fastoci-helperd.8) \
-	$(COMPLETIONDIR)/fastoci
+	$(addprefix $(MANDIR)/,man1/fastoci.1 man1/convertor.1 man5/fastoci-config.json.5 \
+	man5/convertor-serve.json.5 man8/fastoci-helperd.8 man8/fastoci-snapshotter.8) \
+	$(COMPLETIONDIR)/fastoci $(COMPLETIONDIR)/fastoci-snapshotter
 # What the module is built from; not its tests.
 DKMS_FILES := kmod/Kbuild $(wildcard kmod/*.c kmod/*.h) $(wildcard include/uapi/*.h)
 
@@ -26,16 +28,18 @@ DKMS_FILES := kmod/Kbuild $(wildcard kmod/*.c kmod/*.h) $(wildcard include/uapi/
 ## make install uninstall   programs, units, man pages; DESTDIR, PREFIX (/usr/local)
 install: helper tools
 	install -d $(addprefix $(DESTDIR),$(sort $(dir $(INSTALLED))))
-	install -m 755 bin/fastoci bin/convertor $(DESTDIR)$(BINDIR)/
+	install -m 755 bin/fastoci bin/convertor bin/fastoci-snapshotter $(DESTDIR)$(BINDIR)/
 	install -m 755 $(DAEMONS:%=bin/%) $(DESTDIR)$(LIBEXECDIR)/
 	install -m 644 tools/fastoci/fastoci.1 tools/convertor/convertor.1 $(DESTDIR)$(MANDIR)/man1/
-	install -m 644 helper/config/fastoci-config.json.5 $(DESTDIR)$(MANDIR)/man5/
-	install -m 644 helper/broker/fastoci-helperd.8 $(DESTDIR)$(MANDIR)/man8/
+	install -m 644 helper/config/fastoci-config.json.5 tools/convertor/convertor-serve.json.5 $(DESTDIR)$(MANDIR)/man5/
+	install -m 644 helper/broker/fastoci-helperd.8 tools/snapshotter/fastoci-snapshotter.8 $(DESTDIR)$(MANDIR)/man8/
 	for unit in $(UNITS); do \
-		sed 's|/usr/bin/fastoci|$(BINDIR)/fastoci|' $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/} || exit 1; done
+		sed 's#/usr/bin/\(fastoci\|convertor\)#$(BINDIR)/\1#' $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/} || exit 1; done
 	install -m 644 packaging/tmpfiles.conf $(DESTDIR)$(TMPFILESDIR)/fastoci.conf
 	install -m 644 packaging/modules-load.conf $(DESTDIR)$(MODULESLOADDIR)/fastoci.conf
 	install -m 644 tools/fastoci/completion.bash $(DESTDIR)$(COMPLETIONDIR)/fastoci
+	install -m 644 tools/snapshotter/completion.bash $(DESTDIR)$(COMPLETIONDIR)/fastoci-snapshotter
+	[ -e $(DESTDIR)/etc/fastoci/snapshotter.json ] || install -D -m 644 packaging/snapshotter.json $(DESTDIR)/etc/fastoci/snapshotter.json
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
 	[ ! -d $(DESTDIR)$(LIBEXECDIR) ] || rmdir $(DESTDIR)$(LIBEXECDIR)

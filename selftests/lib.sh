@@ -223,8 +223,11 @@ use_disk() {
 	defer umount "$DISK"
 }
 MODULE=$TOP/build/kmod/${SELFTEST_KERNEL:-$(uname -r)}/dm-fastoci.ko
+# What insmod does not load for our module: newer kernels have the checksum in another one, or built in.
+load_crc() { modprobe -q libcrc32c || modprobe -q crc32 || :; }
 load_module() {
-	modprobe -a dm-mod loop libcrc32c || die modprobe
+	modprobe -a dm-mod loop || die modprobe
+	load_crc
 	[ -d /sys/module/dm_fastoci ] && return
 	must insmod "$MODULE"
 }
@@ -251,7 +254,7 @@ start_registry() {
 	docker-registry serve "$conf" > "$WORK/registry.log" 2>&1 &
 	registry_pid=$!
 	defer stop_registry
-	wait_for 30 registry_alive || die "the registry does not answer"
+	wait_for 120 registry_alive || die "the registry does not answer"
 }
 stop_registry() {
 	[ -n "${registry_pid:-}" ] || return 0
@@ -260,8 +263,11 @@ stop_registry() {
 	registry_pid=
 }
 # push_image LAYOUT_DIR[:TAG] REPOSITORY:TAG
+# With the digests as they are: without that, skopeo compresses layers that are not.
+# Without what another skopeo on the machine below may be writing just now.
 push_image() {
-	skopeo --insecure-policy copy -q --dest-tls-verify=false "oci:$1" \
+	rm -f /var/lib/containers/cache/blob-info-cache-v1.boltdb
+	skopeo --insecure-policy copy -q --preserve-digests --dest-tls-verify=false "oci:$1" \
 		"docker://$REGISTRY/$2" >> "$WORK/skopeo.log" 2>&1 || die "skopeo copy of $1 to $2"
 }
 # convert REPOSITORY INPUT_TAG OUTPUT_TAG [more options of convertor]

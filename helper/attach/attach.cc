@@ -48,7 +48,7 @@ Result<MetaInfo> ReadMetaSuperblock(const std::string& path) {
   info.image_id = HexEncode(reader.Take(32));
   info.sectors = reader.U64();
   if (info.sectors == 0 || info.sectors > FASTOCI_MAX_DEVICE_SECTORS) {
-    return InvalidError(path + ": bad device size");
+    return InvalidError(path + ": the size of its device is not valid; make the file again with `fastoci assemble`");
   }
   return info;
 }
@@ -56,8 +56,39 @@ Result<MetaInfo> ReadMetaSuperblock(const std::string& path) {
 Status RequireCacheDevice(const std::string& path) {
   struct stat st;
   if (::stat(path.c_str(), &st) != 0) return ErrnoError("cache device " + path);
-  if (!S_ISBLK(st.st_mode)) return InvalidError("cache device " + path + " is no block device");
+  if (!S_ISBLK(st.st_mode)) return InvalidError("cache device " + path + " is not a block device; name one with --cache-device");
   return OkStatus();
+}
+
+// For the helper, which finds it by the image's id.
+Status KeepAccess(const AttachPaths& paths, const AttachRequest& request,
+                  const ImagePuller& puller, const ResolvedImage& image, const StateDir& dir) {
+  Access access;
+  if (request.keep_access) {
+    FASTOCI_TRY(access, ReadAccess(paths.state_dir, request.name));
+  } else if (!image.ref.host.empty()) {
+    FASTOCI_TRY(access, puller.AccessFor(image));
+  }
+  FASTOCI_TRY(Sha256Digest digest, ParseDigest(image.manifest.digest));
+  access.image_id = HexEncode(digest);
+  return dir.SaveAccess(access);
+}
+
+// An image that is attached: what is given now is what the helper uses from now on.
+Status RenewAccess(const AttachPaths& paths, const AttachRequest& request,
+                   const ImageState& state, const StateDir& dir) {
+  const RegistryAccess& a = request.access;
+  const bool given = a.plain_http || !a.user_password.empty() || a.tls.insecure ||
+                     !a.tls.root_ca.empty() || !a.tls.cert_dir.empty() ||
+                     !a.tls.client_cert.empty();
+  if (!given || request.ref.empty() || ParseLayoutName(request.ref) ||
+      state.manifest_digest.empty())
+    return OkStatus();
+  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(a));
+  ResolvedImage image;
+  FASTOCI_TRY(image.ref, ParseReference(request.ref));
+  image.manifest.digest = state.manifest_digest;
+  return KeepAccess(paths, request, puller, image, dir);
 }
 
 // Puts a meta image in the state directory, unless it is there and unchanged.
@@ -65,10 +96,10 @@ Status Provide(const AttachPaths& paths, const AttachRequest& request, const Sta
                ImageState* state, Progress* progress) {
   std::string known = state->meta_sha256;
   if (request.kept) {
-    if (known.empty()) return NotFoundError("no meta image of " + state->name + " is kept");
+    if (known.empty()) return NotFoundError("the meta image of " + state->name + " was not kept; attach the image again");
     FASTOCI_TRY(std::string now, HashFile(state->meta_path));
     if (now == known) return OkStatus();
-    return MismatchError(state->meta_path + " is not what was attached: its sha256 differs");
+    return MismatchError(state->meta_path + " has changed since it was attached: its sha256 differs");
   }
   if (!request.meta_image.empty()) {
     char* real = ::realpath(request.meta_image.c_str(), nullptr);
@@ -80,9 +111,12 @@ Status Provide(const AttachPaths& paths, const AttachRequest& request, const Sta
   FASTOCI_TRY(Config node, LoadConfig(paths.config));
   FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(request.access));
   bool by_config = !request.config.empty();
-  FASTOCI_TRY(ResolvedImage image, by_config ? puller.ResolveConfig(request.config, progress)
-                                             : puller.Resolve(request.ref, progress));
-  FASTOCI_CHECK_OK(puller.CheckPolicy(node.signatures, image, progress));
+  FASTOCI_TRY(ResolvedImage image, request.stack ? puller.ResolveStack(*request.stack, progress)
+                                   : by_config   ? puller.ResolveConfig(request.config, progress)
+                                                 : puller.Resolve(request.ref, progress));
+  // A stack's owner has asked before it took the layers.
+  if (!request.stack) FASTOCI_CHECK_OK(puller.CheckPolicy(node.signatures, image, progress));
+  FASTOCI_CHECK_OK(KeepAccess(paths, request, puller, image, dir));
   state->ref = by_config ? "" : request.ref;
   state->meta_path = dir.MetaPath();
   // Files that a config names may have changed under it.
@@ -100,10 +134,14 @@ Result<std::string> NameFor(const AttachRequest& request) {
   if (!request.name.empty()) {
     if (IsImageName(request.name)) return request.name;
     return InvalidError("bad name \"" + request.name +
-                        "\": up to 100 letters, digits, '.', '_', '-', no '.' or '-' first");
+                        "\": a name has up to 100 letters, digits, '.', '_' and '-', and begins with neither '.' nor '-'");
   }
   if (request.ref.empty())
     return InvalidError("a local meta image or config needs a name: --name");
+  if (auto layout = ParseLayoutName(request.ref)) {
+    while (layout->directory.ends_with('/')) layout->directory.pop_back();
+    return DefaultImageName(layout->directory, layout->tag);
+  }
   FASTOCI_TRY(Reference ref, ParseReference(request.ref));
   return DefaultImageName(ref.repository, ref.Identifier());
 }
@@ -142,6 +180,7 @@ Result<AttachResult> AttachImage(const AttachPaths& paths, const AttachRequest& 
                    "the name " + name + " is taken by " + state.ref + "; choose another: --name"};
     }
     result.already = true;
+    FASTOCI_CHECK_OK(RenewAccess(paths, request, state, dir));
     FASTOCI_TRY(result.image, FindImage(paths, name));
     return result;
   }

@@ -2,13 +2,13 @@
 // Attaching, mounting and detaching images; what `fastoci` and others offer.
 //
 // attach: assembled meta image -> autoclear loop device -> read-only dm device
-//   fastoci-<name>. Each later thing holds the one before it in the kernel, so
+//   fastoci-<name>. In the kernel each of these holds the one before it, so
 //   removing the dm device releases all. A second attach of the same image
 //   changes nothing and says so.
-// detach: unmounts and removes. Readers of a held miss sleep uninterruptibly,
-//   so that only we can wake them: the policy is set to fail and what is parked
-//   is failed, again and again, until the device is gone or the time is over;
-//   then the policy is put back.
+// detach: unmounts and removes. Readers of a held miss sleep uninterruptibly, and
+//   only we can wake them. So detach sets the policy to fail, and fails the parked
+//   reads again and again, until the device is gone or the time is over. In the
+//   latter case it puts the policy back.
 #ifndef FASTOCI_ATTACH_ATTACH_H_
 #define FASTOCI_ATTACH_ATTACH_H_
 
@@ -17,11 +17,11 @@
 #include <string>
 #include <vector>
 
-#include "attach/control_client.h"
 #include "attach/progress.h"
 #include "attach/pull.h"
 #include "attach/state.h"
 #include "base/result.h"
+#include "control/client.h"
 #include "kernel/dm_control.h"
 
 namespace fastoci {
@@ -35,12 +35,14 @@ struct AttachPaths {
 struct AttachRequest {
   std::string ref;         // an image in a registry, or ...
   std::string config;      // ... overlaybd's config.v1.json, or ...
+  std::optional<LayerStack> stack;  // ... layers that the caller knows, or ...
   std::string meta_image;  // ... a file made by AssembleImage(), or ...
   bool kept = false;       // ... what is kept under name, without a registry
   std::string name;        // empty: made from ref
   std::string cache_device;  // empty: the helper's
   std::string policy = "hold";  // or "fail_after_ms <n>"
   RegistryAccess access;
+  bool keep_access = false;  // leave the access that is kept for the helper as it is
 };
 
 struct ImageReport {
@@ -77,13 +79,13 @@ Result<std::string> InspectImage(const std::string& ref, const RegistryAccess& a
 Result<std::vector<std::string>> CheckImage(const std::string& ref, const RegistryAccess& access,
                                             Progress* progress);
 
-// Attached ones, and those whose state was kept.
+// The images that are attached, and those whose state was kept.
 Result<std::vector<ImageReport>> ListImages(const AttachPaths& paths);
 // By name, by reference as it was attached, by device or by mount point.
 Result<ImageReport> FindImage(const AttachPaths& paths, const std::string& what);
 
-// What a device does with a read that misses while no helper serves it: "hold"
-// or "fail_after_ms <n>"; 0 fails what waits now, too. Kept for the next boot.
+// Sets what a device does with a read that misses while no helper serves it: "hold" or
+// "fail_after_ms <n>". With n = 0, reads that wait now fail, too. Kept for the next boot.
 Status SetImagePolicy(const AttachPaths& paths, const std::string& what,
                       const std::string& policy);
 
@@ -91,29 +93,30 @@ struct MountRequest {
   bool skip_fsck = false;  // for images that this machine made
   int64_t fsck_timeout_ms = 120000;
   int64_t mount_timeout_ms = 60000;
+  std::string context;  // SELinux's, of all files; "": none
 };
-// Checks the file system first (see fs_check.h), then mounts it read-only at
-// dir, which is made if need be. Mounted there already: success.
+// Checks the file system (see fs_check.h), then mounts it read-only at dir. Makes dir if
+// need be. Succeeds if the image is mounted there already.
 Status MountImage(const AttachPaths& paths, const ImageReport& image, const std::string& dir,
                   const MountRequest& request, Progress* progress);
 
-// Unmounts one directory; readers that wait for a miss of that image are failed
-// only if force is given.
+// Unmounts one directory. With force, fails the reads of that image that wait for a miss.
 Status UnmountImage(const AttachPaths& paths, const std::string& dir, bool force,
                     int64_t timeout_ms);
 
 struct DetachRequest {
   bool keep = false;   // keep meta.img and state.json for the next attach
-  bool force = false;  // fail reads even where nobody waits for a miss
+  bool force = false;  // fail reads even if none waits for a miss
   int64_t timeout_ms = 5000;
 };
 Status DetachImage(const AttachPaths& paths, const std::string& what,
                    const DetachRequest& request, Progress* progress);
 
-// Attaches and mounts again what was before a reboot; what is there already
-// stays as it is. Uses the kept meta images, and the registry only for those that
-// are damaged. An image that fails does not stop the others: it is told as a
-// warning and counted. Returns how many are attached now, by this call or before.
+// Attaches and mounts again the images that were attached and mounted before a reboot.
+// Images that are attached already stay as they are. Uses the kept meta images, and the
+// registry only for those that are damaged. An image that fails does not stop the others:
+// it gives a warning and is counted. Returns how many are attached now, by this call or
+// before, and how many failed.
 struct RestoreResult {
   size_t attached = 0;
   size_t failed = 0;

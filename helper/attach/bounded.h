@@ -14,15 +14,15 @@
 
 namespace fastoci {
 
-// Runs fn in a child and returns its value, 0..255 (it must not touch locks or
-// threads of the parent). After timeout_ms the child is killed, and left behind
-// if it does not die: kUnavailable with ETIMEDOUT.
+// Runs fn in a child and returns fn's value, 0..255. fn must not touch locks or threads of
+// the parent. After timeout_ms kills the child and returns kUnavailable with ETIMEDOUT. If
+// the child does not die, it is left behind.
 Result<int> RunBounded(const std::string& what, int64_t timeout_ms,
                        const std::function<int()>& fn);
 
-// The same for a program; its stdout and stderr, at most max_output bytes of
-// printable ASCII, go to output. enter() runs in the child before the exec; it
-// returns 0 or the exit code to end with. 126: enter failed, 127: no program.
+// Runs a program in the same way. Its stdout and stderr go to output, at most max_output
+// bytes of printable ASCII. enter() runs in the child before the exec. It returns 0, or
+// the exit code with which the child ends. 126: enter() failed; 127: there is no program.
 struct BoundedProgram {
   std::string what;
   std::vector<std::string> argv;

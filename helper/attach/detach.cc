@@ -84,7 +84,7 @@ std::string Holders(uint32_t major, uint32_t minor) {
       if (m.major != major || m.minor != minor) continue;
       auto comm = ReadFile("/proc/" + pid + "/comm", 64);
       std::string name = comm.ok() ? comm->substr(0, comm->find('\n')) : "?";
-      text += (text.empty() ? "" : ", ") + pid + " (" + name + ") sees it at " + m.dir;
+      text += (text.empty() ? "" : ", ") + pid + " (" + name + ") has it mounted at " + m.dir;
       named++;
       break;
     }
@@ -96,7 +96,7 @@ Error BusyError(const ImageReport& image, const Error& cause) {
   std::string message = image.name + " is in use: " + cause.message;
   std::string holders = Holders(image.major, image.minor);
   if (!holders.empty()) message += "; process " + holders;
-  message += ". Stop what uses it (fuser -vm " + image.device + "), then detach again";
+  message += ". Stop what uses it (fuser -vm " + image.device + "), then try again";
   return {ErrorKind::kIo, EBUSY, message};
 }
 
@@ -137,7 +137,7 @@ void AwaitLoopRelease(const ImageReport& image, Progress* progress) {
   while (LoopBackingFile(minor) == file) {
     if (Clock::now() > end) {
       progress->Warn("/dev/loop" + std::to_string(minor) +
-                     " still holds the meta image: somebody else has it open");
+                     " still uses the meta image: another process has this loop device open");
       return;
     }
     Pause();
@@ -156,6 +156,11 @@ Status CheckOnce(const AttachPaths& paths, const ImageReport& image, FsType type
                      [&](ImageState* state) { state->fsck_sha256 = sha; });
 }
 
+Error Changed(const std::string& name) {
+  return {ErrorKind::kUnavailable, EBUSY,
+          "another fastoci command has just replaced " + name + "; look at `fastoci list`, then try again"};
+}
+
 std::string Resolve(const std::string& path) {
   char* real = ::realpath(path.c_str(), nullptr);
   std::string out = real ? real : path;
@@ -168,25 +173,28 @@ std::string Resolve(const std::string& path) {
 Status MountImage(const AttachPaths& paths, const ImageReport& image, const std::string& dir,
                   const MountRequest& request, Progress* progress) {
   if (!image.attached) {
-    return NotFoundError(image.name + " is not attached; `fastoci attach` it first");
+    return NotFoundError(image.name + " is not attached; attach it first: fastoci attach");
   }
   FASTOCI_CHECK_OK(MakeDirs(dir));
   std::string target = Resolve(dir);
   if (std::find(image.mounts.begin(), image.mounts.end(), target) != image.mounts.end()) {
     return OkStatus();
   }
-  // A hostile layout may make even the superblock a miss: read it in a child.
-  FsType type = FsType::kExt4;
+  // Open until it is mounted: nobody can put another device in its place meanwhile.
   UniqueFd fd(::open(image.device.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoError("open " + image.device);
+  struct stat st;
+  if (::fstat(fd.get(), &st) != 0) return ErrnoError("stat " + image.device);
+  if (st.st_rdev != makedev(image.major, image.minor)) return Changed(image.name);
+  // A hostile layout may make even the superblock a miss: read it in a child.
+  FsType type = FsType::kExt4;
   auto readable = RunBounded("reading the superblock", request.mount_timeout_ms, [&] {
     return CheckDeviceSuperblock(fd.get(), image.device).ok() ? 0 : 1;
   });
   if (!readable.ok()) return readable.error();
   FASTOCI_TRY(type, CheckDeviceSuperblock(fd.get(), image.device));
-  fd.reset();
   FASTOCI_CHECK_OK(CheckOnce(paths, image, type, request, progress));
-  FASTOCI_CHECK_OK(MountReadOnly(type, image.device, target, request.mount_timeout_ms));
+  FASTOCI_CHECK_OK(MountReadOnly(type, image.device, target, request.context, request.mount_timeout_ms));
   return UpdateState(paths.state_dir, image.name, kLockMs, [&](ImageState* state) {
     std::erase(state->mounts, target);
     state->mounts.push_back(target);
@@ -220,8 +228,15 @@ Status UnmountImage(const AttachPaths& paths, const std::string& what, bool forc
 
 Status DetachImage(const AttachPaths& paths, const std::string& what,
                    const DetachRequest& request, Progress* progress) {
-  FASTOCI_TRY(ImageReport image, FindImage(paths, what));
-  FASTOCI_TRY(StateDir dir, StateDir::Open(paths.state_dir, image.name, kLockMs));
+  FASTOCI_TRY(const ImageReport before, FindImage(paths, what));
+  FASTOCI_TRY(StateDir dir, StateDir::Open(paths.state_dir, before.name, kLockMs));
+  // What was seen before the lock was had may have been detached since, and attached
+  // as another device: only what is seen now counts.
+  auto now = FindImage(paths, what);
+  if (!now.ok() && now.error().kind == ErrorKind::kNotFound) ::rmdir(dir.path().c_str());
+  if (!now.ok()) return now.error();
+  const ImageReport& image = *now;
+  if (image.name != before.name) return Changed(before.name);
   if (image.attached) {
     FASTOCI_CHECK_OK(RemoveDevice(image, request));
     AwaitLoopRelease(image, progress);

@@ -128,7 +128,7 @@ std::vector<Finding> CheckImage(const ImageReport& image) {
   std::vector<Finding> all;
   if (!image.attached) {
     if (image.state.attached) {
-      all.push_back({Health::kBad, image.name + " was attached and is not any more",
+      all.push_back({Health::kBad, image.name + " was attached, but its device is gone",
                      "fastoci restore, or: fastoci detach " + image.name});
     }
     return all;
@@ -153,7 +153,7 @@ std::vector<Finding> CheckImage(const ImageReport& image) {
                    image.name + ": " + std::to_string(s.errors) + " reads failed since it was attached",
                    "journalctl -u fastoci-helperd tells why"});
   }
-  if (all.empty()) all.push_back({Health::kGood, image.name + " is attached and serves", ""});
+  if (all.empty()) all.push_back({Health::kGood, image.name + " is attached and serves reads", ""});
   return all;
 }
 

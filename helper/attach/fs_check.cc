@@ -42,7 +42,7 @@ uint16_t At16(ByteSpan sb, size_t offset) { return ByteReader(sb.subspan(offset,
 Error Refuse(const std::string& why) {
   return {ErrorKind::kUnsupported, EPERM,
           "refused to mount: " + why +
-              "; the meta image was not made by a convertor that can be trusted with this kernel"};
+              "; convert the image again, with a convertor that you trust"};
 }
 
 Status CheckMask(const char* name, uint32_t value, uint32_t allowed) {
@@ -52,7 +52,7 @@ Status CheckMask(const char* name, uint32_t value, uint32_t allowed) {
 
 Status CheckExt4(ByteSpan sb, uint64_t device_bytes) {
   uint32_t log_block = At32(sb, 0x18);
-  if (log_block > 2) return Refuse("ext4 blocks larger than 4 KiB");
+  if (log_block > 2) return Refuse("the ext4 file system has blocks larger than 4 KiB");
   uint64_t block_bytes = 1024ULL << log_block;
   FASTOCI_CHECK_OK(CheckMask("ext4 compat", At32(sb, 0x5c), kExt4Compat));
   FASTOCI_CHECK_OK(CheckMask("ext4 incompat", At32(sb, 0x60), kExt4Incompat));
@@ -68,10 +68,10 @@ Status CheckExt4(ByteSpan sb, uint64_t device_bytes) {
   if (inode_bytes < 128 || inode_bytes > block_bytes || (inode_bytes & (inode_bytes - 1)) != 0) {
     return Refuse("bad ext4 inode size");
   }
-  if (At32(sb, 0xe0) != 0 || At32(sb, 0xe4) != 0) return Refuse("ext4 names a journal");
-  if (At32(sb, 0xe8) != 0) return Refuse("ext4 has orphaned inodes");
+  if (At32(sb, 0xe0) != 0 || At32(sb, 0xe4) != 0) return Refuse("the ext4 file system has a journal");
+  if (At32(sb, 0xe8) != 0) return Refuse("the ext4 file system has orphaned inodes");
   for (uint8_t c : sb.subspan(kExt4MountOptsOffset, kExt4MountOptsBytes)) {
-    if (c != 0) return Refuse("ext4 brings mount options of its own");
+    if (c != 0) return Refuse("the ext4 superblock holds mount options");
   }
   return OkStatus();
 }

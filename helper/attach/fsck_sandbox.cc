@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // RunFsck(): the sandbox that fs_check.h promises.
 #include <fcntl.h>
-#include <grp.h>
+#include <poll.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -16,16 +16,17 @@
 #include <cstdio>
 #include <cstring>
 #include <sstream>
+#include <utility>
 
 #include "attach/bounded.h"
 #include "attach/fs_check.h"
+#include "base/privileges.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
 namespace {
 
-constexpr uid_t kNobody = 65534;
-constexpr rlim_t kMaxMemory = 2ULL << 30;
+constexpr uint64_t kMaxMemory = 2ULL << 30;
 constexpr int kEnterFailed = 126;
 constexpr int kNoProgram = 127;
 // Empty directories inside the sandbox: sockets, other processes, secrets.
@@ -90,17 +91,20 @@ bool WriteConfig() {
   return fd.valid() && ::write(fd.get(), kConfig, sizeof(kConfig) - 1) == length;
 }
 
-bool Limit(int resource, rlim_t value) {
-  struct rlimit limit = {value, value};
-  return ::setrlimit(static_cast<__rlimit_resource>(resource), &limit) == 0;
+// True while the process is there that has the pipe's other end.
+bool Lives(int pipe) {
+  struct pollfd fd = {pipe, 0, 0};
+  return ::poll(&fd, 1, 0) == 0;
 }
 
 // Runs in the child before the exec; ends as process 1 of its own namespace.
-int Enter(dev_t device, int64_t timeout_ms) {
+int Enter(dev_t device, uint64_t cpu_seconds) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS) != 0) {
     return Fail("new namespaces");
   }
+  int parent[2];  // the read end tells that the write end's process is gone
+  if (::pipe2(parent, O_CLOEXEC) != 0) return Fail("pipe");
   pid_t pid = ::fork();
   if (pid < 0) return Fail("fork");
   if (pid > 0) {  // stays outside as the one that passes the exit code on
@@ -109,7 +113,7 @@ int Enter(dev_t device, int64_t timeout_ms) {
     }
     ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : kEnterFailed);
   }
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::close(parent[1]);
   if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
     return Fail("private mounts");
   }
@@ -125,16 +129,17 @@ int Enter(dev_t device, int64_t timeout_ms) {
     return Fail("make the device node");
   }
   if (!WriteConfig()) return Fail(kConfigPath);
-  rlim_t seconds = static_cast<rlim_t>(timeout_ms / 1000 + 1);
-  if (!Limit(RLIMIT_AS, kMaxMemory) || !Limit(RLIMIT_CPU, seconds) || !Limit(RLIMIT_FSIZE, 0) ||
-      !Limit(RLIMIT_CORE, 0) || !Limit(RLIMIT_NOFILE, 32) || !Limit(RLIMIT_MEMLOCK, 0)) {
-    return Fail("limits");
+  for (auto [resource, value] : {std::pair<int, uint64_t>{RLIMIT_AS, kMaxMemory},
+                                 {RLIMIT_CPU, cpu_seconds},
+                                 {RLIMIT_FSIZE, 0},
+                                 {RLIMIT_NOFILE, 32},
+                                 {RLIMIT_MEMLOCK, 0}}) {
+    if (!LimitResource(resource, value).ok()) return Fail("limits");
   }
-  if (::chdir("/") != 0 || ::setgroups(0, nullptr) != 0 ||
-      ::setresgid(kNobody, kNobody, kNobody) != 0 || ::setresuid(kNobody, kNobody, kNobody) != 0) {
-    return Fail("drop privileges");
-  }
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return Fail("no_new_privs");
+  // Whoever is killed for being late takes the check along: DropPrivileges() asks
+  // for the death signal last, as a change of user clears it.
+  if (::chdir("/") != 0 || !DropPrivileges().ok()) return Fail("drop privileges");
+  if (!Lives(parent[0])) return Fail("the parent is gone");
   if (!LoadSeccomp()) return Fail("seccomp");
   return 0;
 }
@@ -159,6 +164,17 @@ std::string FindProgram(const std::string& name) {
 
 }  // namespace
 
+Result<int> RunInFsckSandbox(const SandboxedCheck& check, std::string* output) {
+  BoundedProgram program;
+  program.what = check.what;
+  program.argv = check.argv;
+  program.env = {"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+                 std::string("E2FSCK_CONFIG=") + kConfigPath};
+  program.enter = [&check] { return Enter(check.device, check.cpu_seconds); };
+  program.timeout_ms = check.timeout_ms;
+  return RunBoundedProgram(program, output);
+}
+
 Status RunFsck(FsType type, uint32_t major, uint32_t minor, int64_t timeout_ms) {
   std::string name = type == FsType::kExt4 ? "e2fsck" : "fsck.erofs";
   std::string path = FindProgram(name);
@@ -167,17 +183,15 @@ Status RunFsck(FsType type, uint32_t major, uint32_t minor, int64_t timeout_ms) 
     return Error{ErrorKind::kUnsupported, ENOENT,
                  name + " is needed before a mount: install " + package};
   }
-  BoundedProgram program;
-  program.what = name;
-  program.argv = type == FsType::kExt4 ? std::vector<std::string>{path, "-f", "-n", kNode}
-                                       : std::vector<std::string>{path, kNode};
-  program.env = {"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-                 std::string("E2FSCK_CONFIG=") + kConfigPath};
-  dev_t device = makedev(major, minor);
-  program.enter = [device, timeout_ms] { return Enter(device, timeout_ms); };
-  program.timeout_ms = timeout_ms;
+  SandboxedCheck check;
+  check.what = name;
+  check.argv = type == FsType::kExt4 ? std::vector<std::string>{path, "-f", "-n", kNode}
+                                     : std::vector<std::string>{path, kNode};
+  check.device = makedev(major, minor);
+  check.timeout_ms = timeout_ms;
+  check.cpu_seconds = static_cast<uint64_t>(timeout_ms / 1000 + 1);
   std::string output;
-  FASTOCI_TRY(int code, RunBoundedProgram(program, &output));
+  FASTOCI_TRY(int code, RunInFsckSandbox(check, &output));
   if (code == 0) return OkStatus();
   if (code == kEnterFailed || code == kNoProgram) {
     return Error{ErrorKind::kIo, EIO, "cannot run " + name + " in its sandbox: " + output};

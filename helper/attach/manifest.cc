@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach/manifest.h"
 
-#include <sys/utsname.h>
-
 #include <algorithm>
 #include <charconv>
 
@@ -11,6 +9,7 @@
 #include "fastoci_meta.h"
 #include "image/oci_image.h"
 #include "kernel/dm_control.h"
+#include "registry/reference.h"
 
 namespace fastoci {
 namespace {
@@ -77,19 +76,10 @@ Result<std::vector<std::string>> LayerDigests(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the original's manifest"));
   std::vector<std::string> digests;
   Json layers = JsonChild(j, "layers");
-  if (!layers.is_array()) return InvalidError("the original's manifest has no layers");
+  if (layers.is_null()) return digests;
+  if (!layers.is_array()) return InvalidError("the original's layers are not a list");
   for (const Json& layer : layers) digests.push_back(JsonText(layer, "digest"));
   return digests;
-}
-
-// GOARCH of this machine.
-std::string Architecture() {
-  struct utsname name = {};
-  ::uname(&name);
-  std::string machine = name.machine;
-  if (machine == "x86_64") return "amd64";
-  if (machine == "aarch64") return "arm64";
-  return machine;
 }
 
 }  // namespace
@@ -120,21 +110,6 @@ Result<FastociManifest> ParseFastociManifest(const std::string& body) {
   return out;
 }
 
-Result<std::string> PickPlatform(const std::string& body) {
-  FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
-  Json manifests = JsonChild(j, "manifests");
-  if (!manifests.is_array()) return std::string();
-  std::string arch = Architecture();
-  for (const Json& m : manifests) {
-    Json platform = JsonChild(m, "platform");
-    if (JsonText(platform, "os") != "linux" || JsonText(platform, "architecture") != arch) continue;
-    std::string digest = JsonText(m, "digest");
-    FASTOCI_CHECK_OK(ParseDigest(digest));
-    return digest;
-  }
-  return NotFoundError("the image has no manifest for linux/" + arch);
-}
-
 Result<std::vector<std::string>> ReferrersOfType(const std::string& index_body,
                                                  const std::string& artifact_type) {
   FASTOCI_TRY(Json j, ParseObject(index_body, "the list of referrers"));
@@ -151,7 +126,7 @@ Status TakeDigests(const std::string& artifact_body, const std::string& image_di
                    FastociManifest* manifest) {
   FASTOCI_TRY(Json j, ParseObject(artifact_body, "the artifact with chunk digests"));
   if (JsonText(j, "artifactType") != kDigestsArtifact || JsonText(JsonChild(j, "subject"), "digest") != image_digest)
-    return MismatchError("it is no artifact with the chunk digests of " + image_digest);
+    return MismatchError("it does not hold the chunk digests of " + image_digest);
   Json layers = JsonChild(j, "layers");
   if (!layers.is_array() || layers.size() > kMaxLayers)
     return InvalidError("it has no layers, or too many");
@@ -177,7 +152,7 @@ Status CheckBelongsTo(const FastociManifest& manifest, const std::string& origin
     return MismatchError("the FastOCI manifest's subject is not the image that was named");
   }
   FASTOCI_TRY(auto digests, LayerDigests(original_body));
-  // A base layer, below all of the original's, is none of them.
+  // A base layer lies below the original's layers and is not one of them.
   const size_t base = manifest.layers.size() == digests.size() + 1 && manifest.layers[0].native ? 1 : 0;
   bool same = digests.size() + base == manifest.layers.size();
   for (size_t i = 0; same && i < digests.size(); i++) {
@@ -187,25 +162,41 @@ Status CheckBelongsTo(const FastociManifest& manifest, const std::string& origin
   return OkStatus();
 }
 
-std::string SourcesJson(const std::string& ref, const std::string& manifest_digest,
-                        const FastociManifest& manifest, const BlobLocation& location) {
+void TakeSizes(const std::string& original_body, FastociManifest* manifest) {
+  const Json j = Json::parse(original_body, nullptr, false);
+  for (const Json& layer : JsonChild(j, "layers")) {
+    for (MetaLayer& ours : manifest->layers) {
+      if (ours.target_bytes == 0 && ours.target_digest == JsonText(layer, "digest"))
+        ours.target_bytes = JsonNumber(layer, "size");
+    }
+  }
+}
+
+SourcesJson MakeSourcesJson(const std::string& ref, const std::string& manifest_digest,
+                            const FastociManifest& manifest, const BlobLocation& location) {
   Json source = {{"type", "registry"},
                  {"scheme", location.scheme},
                  {"host", location.host},
                  {"repository", location.repository}};
-  Json blobs = Json::array();
+  auto text = [](const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); };
+  SourcesJson out;
   for (const MetaLayer& layer : manifest.layers) {
     Json file = {{"type", "file"}, {"path", layer.blob_path}};
-    blobs.push_back({{"digest", layer.target_digest},
-                     {"size", layer.target_bytes},
-                     {"media_type", layer.target_media_type},
-                     {"sources", Json::array({layer.blob_path.empty() ? source : file})}});
+    Json own = source;
+    if (const size_t slash = layer.repository.find('/'); slash != std::string::npos) {
+      own["host"] = layer.repository.substr(0, slash);
+      own["repository"] = layer.repository.substr(slash + 1);
+      if (IsLoopbackHost(layer.repository.substr(0, slash))) own["scheme"] = "http";
+    }
+    out.blobs.push_back(text({{"digest", layer.target_digest},
+                              {"size", layer.target_bytes},
+                              {"media_type", layer.target_media_type},
+                              {"sources", Json::array({layer.blob_path.empty() ? own : file})}}));
   }
-  Json j = {{"version", 1},
-            {"image", ref},
-            {"manifest_digest", manifest_digest},
-            {"blobs", blobs}};
-  return j.dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string about = text({{"image", ref}, {"manifest_digest", manifest_digest}, {"version", 1}});
+  out.head = about.substr(0, about.size() - 1) + ",\"blobs\":[";
+  out.tail = "]}";
+  return out;
 }
 
 std::string DefaultImageName(const std::string& repository, const std::string& identifier) {

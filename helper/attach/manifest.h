@@ -19,15 +19,18 @@ inline constexpr size_t kMaxLayers = 256;
 struct MetaLayer {
   std::string digest;  // of the meta layer, or of the native overlaybd layer
   uint64_t bytes = 0;
-  bool native = false;        // it is its own target
+  bool native = false;        // a native overlaybd layer, which is its own target
   std::string target_digest;  // of the original layer
   std::string target_media_type;
   uint64_t target_bytes = 0;  // 0 until it was asked for
   // Of a native layer: the blob with its chunk digests, which a referrer names; or "".
   std::string digests_digest;
   uint64_t digests_bytes = 0;
-  // What lies on this node; "": nowhere. The meta layer's members, and the blob.
-  std::string fs_meta_path, gzip_meta_path, blob_path;
+  std::string repository;  // "host/repository" that has it; "": the image's
+  // What lies on this node; "": nowhere. The meta layer as it is, its members (two of
+  // them, or a directory that has nothing else), and the blob.
+  std::string meta_path, fs_meta_path, gzip_meta_path, members_dir, blob_path;
+  bool unpacked() const { return !fs_meta_path.empty() || !members_dir.empty(); }
 };
 
 struct FastociManifest {
@@ -40,17 +43,13 @@ struct FastociManifest {
 // kUnsupported if it is a manifest, but of an ordinary image.
 Result<FastociManifest> ParseFastociManifest(const std::string& body);
 
-// The manifest of this machine's platform in an index or manifest list; "" if
-// body is a manifest itself. kNotFound if the index has none.
-Result<std::string> PickPlatform(const std::string& body);
-
 // The digests in an index of referrers that are artifacts of this type.
 Result<std::vector<std::string>> ReferrersOfType(const std::string& index_body,
                                                  const std::string& artifact_type);
 
 // Takes the chunk digests of native layers from an artifact (DigestsManifest() in
-// image/oci_image.h), which must be about the image of that digest. Layers that
-// have some keep them.
+// image/oci_image.h), whose subject must be the image of that digest. Layers that have
+// chunk digests already keep them.
 Status TakeDigests(const std::string& artifact_body, const std::string& image_digest,
                    FastociManifest* manifest);
 
@@ -59,11 +58,20 @@ Status TakeDigests(const std::string& artifact_body, const std::string& image_di
 Status CheckBelongsTo(const FastociManifest& manifest, const std::string& original_digest,
                       const std::string& original_body);
 
+// The sizes of the original layers, as the original's manifest tells them.
+void TakeSizes(const std::string& original_body, FastociManifest* manifest);
+
 struct BlobLocation {
   std::string scheme, host, repository;
 };
-// A blob that lies here is read from here.
-std::string SourcesJson(const std::string& ref, const std::string& manifest_digest,
+// The pieces of the JSON part, as AssembleInput wants them. blobs: one for each layer. A
+// blob that lies on this node is read from there. A blob that has a repository of its own
+// is read from that one, with location's scheme unless the host is a loopback one.
+struct SourcesJson {
+  std::string head, tail;
+  std::vector<std::string> blobs;
+};
+SourcesJson MakeSourcesJson(const std::string& ref, const std::string& manifest_digest,
                         const FastociManifest& manifest, const BlobLocation& location);
 
 // "demo:latest_fastoci" -> "demo-latest_fastoci", a name for an image.

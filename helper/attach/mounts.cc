@@ -78,10 +78,11 @@ Result<std::vector<std::string>> MountsOf(uint32_t major, uint32_t minor) {
 }
 
 Status MountReadOnly(FsType type, const std::string& device, const std::string& dir,
-                     int64_t timeout_ms) {
-  const char* options = type == FsType::kExt4 ? "noload,errors=continue" : nullptr;
+                     const std::string& context, int64_t timeout_ms) {
+  std::string options = type == FsType::kExt4 ? "noload,errors=continue" : "";
+  if (!context.empty()) options += std::string(options.empty() ? "" : ",") + "context=\"" + context + "\"";
   auto code = RunBounded("mount", timeout_ms, [&] {
-    int result = ::mount(device.c_str(), dir.c_str(), FsTypeName(type), MS_RDONLY, options);
+    int result = ::mount(device.c_str(), dir.c_str(), FsTypeName(type), MS_RDONLY, options.c_str());
     return result == 0 ? 0 : errno;
   });
   return FromErrno(code, "mount " + device + " at " + dir);

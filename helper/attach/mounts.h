@@ -25,9 +25,9 @@ Result<std::vector<MountEntry>> CurrentMounts();
 // The directories of this mount namespace where that device is mounted.
 Result<std::vector<std::string>> MountsOf(uint32_t major, uint32_t minor);
 
-// ext4: ro,noload,errors=continue; erofs: ro.
+// ext4: ro,noload,errors=continue; erofs: ro. context: SELinux's, or "".
 Status MountReadOnly(FsType type, const std::string& device, const std::string& dir,
-                     int64_t timeout_ms);
+                     const std::string& context, int64_t timeout_ms);
 // EBUSY in err while it is in use.
 Status Unmount(const std::string& dir, int64_t timeout_ms);
 

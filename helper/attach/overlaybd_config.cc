@@ -20,7 +20,7 @@ bool IsReadable(const std::string& path) {
 // "https://host/v2/repository/blobs", with or without a slash behind it.
 Result<BlobLocation> ParseBlobUrl(std::string url) {
   BlobLocation l;
-  Error bad = InvalidError("repoBlobUrl is no http(s)://HOST/v2/REPOSITORY/blobs: " + url);
+  Error bad = InvalidError("repoBlobUrl does not have the form http(s)://HOST/v2/REPOSITORY/blobs: " + url);
   while (url.ends_with('/')) url.pop_back();
   size_t colon = url.find("://");
   size_t v2 = url.find("/v2/");
@@ -63,10 +63,10 @@ Status ParseNative(const Json& lower, MetaLayer* out) {
     out->blob_path = path;
     return OkStatus();
   }
-  if (out->digest.empty()) return NotFoundError("none of its files is there, and it has no digest");
+  if (out->digest.empty()) return NotFoundError("none of its files exists, and it has no digest");
   auto size = lower.find("size");
   if (size == lower.end() || !size->is_number_unsigned())
-    return InvalidError("it is remote, but has no size");
+    return InvalidError("it is in a registry, but has no size");
   out->bytes = out->target_bytes = size->get<uint64_t>();
   if (out->bytes == 0 || out->bytes > FASTOCI_MAX_DATA_BYTES)
     return InvalidError("its size is out of range");
@@ -94,17 +94,17 @@ Result<OverlaybdConfig> ParseOverlaybdConfig(const std::string& text) {
   auto lowers = j.find("lowers");
   if (lowers == j.end() || !lowers->is_array() || lowers->empty())
     return InvalidError("the config has no lowers");
-  // With an acceleration layer the last lower is its trace, which is no layer.
+  // With an acceleration layer the last lower is a trace and not a layer.
   auto trace = j.find("accelerationLayer");
   size_t count = lowers->size();
   if (trace != j.end() && trace->is_boolean() && trace->get<bool>()) count--;
-  if (count == 0 || count > kMaxLayers) return InvalidError("number of lowers out of range");
+  if (count == 0 || count > kMaxLayers) return InvalidError("the config has no lowers, or too many");
   for (size_t i = 0; i < count; i++) {
     auto layer = ParseLower((*lowers)[i]);
     std::string where = "lower " + std::to_string(i + 1);
     if (!layer.ok()) return layer.error().Wrap(where);
     if (layer->blob_path.empty() && config.location.host.empty())
-      return InvalidError(where + " is remote, but there is no repoBlobUrl");
+      return InvalidError(where + " is in a registry, but the config has no repoBlobUrl");
     config.layers.layers.push_back(std::move(*layer));
   }
   return config;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // overlaybd's config.v1.json: one image on a node, as its snapshotter writes it.
-// Lowers are files that lie here or blobs below repoBlobUrl; what they are is
-// told as a manifest's layers are, so that the rest of attach sees one kind of
-// image. `upper`, `resultFile`, `download` and `recordTracePath` are overlaybd's
-// own business and not looked at.
+// Its lowers are local files, or blobs below repoBlobUrl. They are returned in the form
+// of a manifest's layers, so that the rest of attach sees one kind of image. `upper`,
+// `resultFile`, `download` and `recordTracePath` matter only to overlaybd, and are ignored.
 #ifndef FASTOCI_ATTACH_OVERLAYBD_CONFIG_H_
 #define FASTOCI_ATTACH_OVERLAYBD_CONFIG_H_
 

@@ -8,22 +8,25 @@
 
 #include <algorithm>
 #include <list>
-#include <mutex>
+#include <optional>
 #include <utility>
 
 #include "attach/overlaybd_config.h"
 #include "attach/signature.h"
 #include "base/digest.h"
+#include "base/mutex.h"
 #include "base/parallel.h"
 #include "base/unique_fd.h"
 #include "image/assemble_sandbox.h"
 #include "image/meta_layer.h"
 #include "image/oci_image.h"
+#include "image/platform.h"
 
 namespace fastoci {
 namespace {
 
 constexpr size_t kHashBuffer = 1 << 20;
+constexpr uint64_t kMaxImageConfigBytes = 8 << 20;
 constexpr off_t kMaxReportBytes = 4 << 20;
 constexpr size_t kMaxDigestArtifacts = 16;  // that are looked at
 constexpr size_t kNrRequests = 4;           // at a time
@@ -41,6 +44,52 @@ Result<std::string> FindDecoder(const std::string& named) {
   }
   return NotFoundError(std::string(kDecoderName) + " is not at " + beside +
                        "; name it with --decoder");
+}
+
+// The repository that has a layer.
+Reference RepositoryOf(const ResolvedImage& image, const MetaLayer& layer) {
+  Reference ref = image.ref;
+  if (const size_t slash = layer.repository.find('/'); slash != std::string::npos) {
+    ref.host = layer.repository.substr(0, slash);
+    ref.repository = layer.repository.substr(slash + 1);
+  }
+  return ref;
+}
+
+// A member of a meta layer that somebody unpacked: a regular file of that directory, and
+// nothing that it may point to. Empty: it is not there.
+Result<Bytes> ReadMember(const std::string& dir, const char* name) {
+  const std::string path = dir + "/" + name;
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid() && errno == ENOENT) return Bytes();
+  if (!fd.valid()) return ErrnoError("open " + path);
+  struct stat st;
+  if (::fstat(fd.get(), &st) != 0) return ErrnoError(path);
+  if (!S_ISREG(st.st_mode) || static_cast<uint64_t>(st.st_size) > kMaxMetaLayerBytes)
+    return InvalidError(path + " is no file, or too large a one");
+  Bytes data(static_cast<size_t>(st.st_size));
+  FASTOCI_CHECK_OK(PreadFull(fd.get(), data, 0, path));
+  return data;
+}
+
+Result<MetaLayerFiles> ReadMembers(const std::string& dir) {
+  MetaLayerFiles files;
+  FASTOCI_TRY(files.ext4_fs_meta, ReadMember(dir, "ext4.fs.meta"));
+  FASTOCI_TRY(files.erofs_fs_meta, ReadMember(dir, "erofs.fs.meta"));
+  if (files.ext4_fs_meta.empty() && files.erofs_fs_meta.empty()) {
+    FASTOCI_TRY(files.ext4_fs_meta, ReadMember(dir, FsMetaName(FsType::kExt4, true)));
+    FASTOCI_TRY(files.erofs_fs_meta, ReadMember(dir, FsMetaName(FsType::kErofs, true)));
+    files.own_names = !files.ext4_fs_meta.empty() || !files.erofs_fs_meta.empty();
+  }
+  FASTOCI_TRY(files.gzip_meta, ReadMember(dir, "gzip.meta"));
+  if (files.gzip_meta.empty()) {
+    FASTOCI_TRY(files.gzip_meta, ReadMember(dir, "fastoci.gzip"));
+  }
+  FASTOCI_TRY(files.zstd_index, ReadMember(dir, "fastoci.zstd"));
+  FASTOCI_TRY(Bytes description, ReadMember(dir, "fastoci.json"));
+  files.description.assign(description.begin(), description.end());
+  FASTOCI_TRY(files.chunk_digests, ReadMember(dir, "fastoci.chunks"));
+  return files;
 }
 
 // A blob in the registry, read by ranges, which nothing verifies.
@@ -67,7 +116,7 @@ class RegistryBlob : public ReadAtFile {
 
  private:
   RegistryClient& client_;
-  const Reference& ref_;
+  const Reference ref_;
   std::string digest_;
   uint64_t size_;
 };
@@ -79,16 +128,16 @@ class DownloadBar {
  public:
   DownloadBar(Progress* progress, uint64_t total) : progress_(*progress), total_(total) {}
   void Add(uint64_t bytes) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     done_ += bytes;
     progress_.Bytes(done_, total_);
   }
 
  private:
-  std::mutex mutex_;
-  Progress& progress_;
+  Mutex mutex_;
+  Progress& progress_ GUARDED_BY(mutex_);
   const uint64_t total_;
-  uint64_t done_ = 0;
+  uint64_t done_ GUARDED_BY(mutex_) = 0;
 };
 
 namespace {
@@ -124,10 +173,58 @@ Result<std::string> HashFile(const std::string& path) {
   return HexEncode(hash.Finish());
 }
 
-Result<Credentials> LoadCredentials(const RegistryAccess& access) {
-  if (!access.user_password.empty()) return Credentials::FromUserPassword(access.user_password);
-  if (!access.credentials_file.empty()) return Credentials::Load(access.credentials_file);
-  return Credentials::LoadDefault();
+namespace {
+
+// "" for an empty one; else a path under which it can be read.
+Result<std::string> FileInMemory(const std::string& text) {
+  if (text.empty()) return std::string();
+  UniqueFd fd(::memfd_create("fastoci-pem", MFD_CLOEXEC));
+  if (!fd.valid()) return ErrnoError("memfd_create");
+  FASTOCI_CHECK_OK(WriteFull(fd.get(), AsBytes(text), "memory"));
+  return "/proc/self/fd/" + std::to_string(fd.release());
+}
+
+}  // namespace
+
+Status UseAccess(const Access& kept, RegistryAccess* access) {
+  access->plain_http = kept.plain_http;
+  access->tls.insecure = kept.insecure;
+  FASTOCI_TRY(access->tls.root_ca, FileInMemory(kept.ca_pem));
+  FASTOCI_TRY(std::string cert, FileInMemory(kept.client_cert_pem));
+  FASTOCI_TRY(std::string key, FileInMemory(kept.client_key_pem.Reveal()));
+  if (!cert.empty()) access->tls.client_cert = cert + ":" + key;
+  if (!kept.credential.username.empty())
+    access->user_password = kept.credential.username + ":" + kept.credential.password.Reveal();
+  return OkStatus();
+}
+
+namespace {
+
+Result<RegistryOptions> OptionsOf(const RegistryAccess& access) {
+  RegistryOptions options;
+  options.plain_http = access.plain_http;
+  FASTOCI_TRY(options.http.tls, ReadTlsFlags(access.tls));
+  return options;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RegistryClient>> OpenClient(const RegistryAccess& access,
+                                                   const std::string& host) {
+  FASTOCI_TRY(CredentialSourcePtr credentials,
+              OpenCredentials(access.user_password, host, access.credentials_file));
+  FASTOCI_TRY(RegistryOptions options, OptionsOf(access));
+  return RegistryClient::Open(std::move(options), std::move(credentials));
+}
+
+Result<NamedImage> OpenImageStore(const std::string& text, const RegistryAccess& access,
+                                  bool create) {
+  if (ParseLayoutName(text)) return OpenNamedImage(text, RegistryOptions(), nullptr, create);
+  FASTOCI_TRY(Reference ref, ParseReference(text));
+  FASTOCI_TRY(CredentialSourcePtr credentials,
+              OpenCredentials(access.user_password, ref.host, access.credentials_file));
+  FASTOCI_TRY(RegistryOptions options, OptionsOf(access));
+  return OpenNamedImage(text, std::move(options), std::move(credentials), create);
 }
 
 namespace {
@@ -152,54 +249,125 @@ Status MeasureLocalBlob(MetaLayer* layer) {
 }  // namespace
 
 Result<ImagePuller> ImagePuller::Open(const RegistryAccess& access) {
-  FASTOCI_TRY(Credentials credentials, LoadCredentials(access));
-  RegistryOptions options;
-  options.plain_http = access.plain_http;
-  options.http.tls = access.tls;
   ImagePuller puller;
-  puller.plain_http_ = access.plain_http;
-  puller.decoder_ = access.decoder;
-  FASTOCI_TRY(puller.client_, RegistryClient::Open(options, std::move(credentials)));
+  puller.access_ = access;
   return puller;
 }
 
-Result<Manifest> ImagePuller::GetManifest(const Reference& ref) {
-  FASTOCI_TRY(Manifest manifest, client_->GetManifest(ref));
-  FASTOCI_TRY(std::string digest, PickPlatform(manifest.body));
-  if (digest.empty()) return manifest;
-  return client_->GetManifest(ref.WithDigest(digest));
+Result<Access> ImagePuller::AccessFor(const ResolvedImage& image) const {
+  FASTOCI_TRY(TlsOptions tls, ReadTlsFlags(access_.tls));
+  FASTOCI_TRY(Access access,
+              MakeAccess(image.ref.host, access_.plain_http, tls, access_.user_password));
+  if (!image.layout) access.repository = image.ref.repository;
+  return access;
+}
+
+Result<Manifest> ImagePuller::GetManifest(const ResolvedImage& image, const std::string& name) {
+  if (image.layout) return image.layout->GetManifest(name);
+  return client_->GetManifest(name.starts_with("sha256:") ? image.ref.WithDigest(name) : image.ref.WithTag(name));
+}
+
+Result<std::string> ImagePuller::Referrers(const ResolvedImage& image, const std::string& digest) {
+  return image.layout ? image.layout->Referrers(digest) : client_->Referrers(image.ref, digest);
+}
+
+Result<Manifest> ImagePuller::ManifestOfHost(const ResolvedImage& image, const std::string& name) {
+  FASTOCI_TRY(Manifest manifest, GetManifest(image, name));
+  const ManifestReader reader{
+      [&](const std::string& digest) { return GetManifest(image, digest); },
+      [&](const std::string& digest) {
+        return image.layout ? image.layout->ReadBlob(digest, kMaxImageConfigBytes)
+                            : client_->ReadBlob(image.ref, digest, kMaxImageConfigBytes);
+      }};
+  return ManifestOfPlatform(manifest, HostArch(), reader);
+}
+
+// The blobs of a layout are read from where they are.
+Status ImagePuller::MeasureLayout(ResolvedImage* image) {
+  for (MetaLayer& layer : image->fastoci.layers) {
+    FASTOCI_TRY(Sha256Digest digest, ParseDigest(layer.target_digest));
+    layer.blob_path = image->ref.repository + "/blobs/sha256/" + HexEncode(digest);
+    struct stat st;
+    if (::stat(layer.blob_path.c_str(), &st) != 0)
+      return ErrnoError("the original layer " + layer.target_digest + " is not in the layout: " + layer.blob_path);
+    layer.target_bytes = static_cast<uint64_t>(st.st_size);
+  }
+  return OkStatus();
+}
+
+// The newest that fits: whoever adds one to a fallback tag adds it at the end.
+Status ImagePuller::FindArtifact(ResolvedImage* image) {
+  const Manifest original = image->manifest;
+  const std::string name = image->ref.ToString();
+  auto referrers = Referrers(*image, original.digest);
+  if (!referrers.ok())
+    return referrers.error().Wrap(name + " is an ordinary image; whether there is a FastOCI artifact "
+                                         "of it cannot be told");
+  auto found = ReferrersOfType(*referrers, ArtifactType(ImageFormat::kTurboOci));
+  if (!found.ok()) return found.error().Wrap("referrers of " + name);
+  if (found->empty())
+    return Error{ErrorKind::kUnsupported, EOPNOTSUPP,
+                 name + " is an ordinary image, and its registry has no FastOCI artifact of it (" +
+                     original.digest + "); make one: convertor -r " + image->ref.host + "/" +
+                     image->ref.repository + " " +
+                     (image->ref.digest.empty() ? "-i " + image->ref.tag : "-g " + image->ref.digest) +
+                     " --referrer"};
+  std::optional<Error> failure;
+  const size_t n = std::min(found->size(), kMaxDigestArtifacts);
+  for (size_t i = 0; i < n; i++) {
+    const std::string& digest = (*found)[found->size() - 1 - i];
+    auto manifest = GetManifest(*image, digest);
+    auto parsed = manifest.ok() ? ParseFastociManifest(manifest->body)
+                                : Result<FastociManifest>(manifest.error());
+    Status fits = parsed.ok() ? CheckBelongsTo(*parsed, original.digest, original.body)
+                              : Status(parsed.error());
+    if (fits.ok()) {
+      TakeSizes(original.body, &*parsed);
+      image->manifest = std::move(*manifest);
+      image->fastoci = std::move(*parsed);
+      return OkStatus();
+    }
+    if (!failure) failure = fits.error().Wrap("the FastOCI artifact " + digest + " of " + name);
+  }
+  return *failure;
 }
 
 Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* progress) {
   ResolvedImage image;
-  FASTOCI_TRY(image.ref, ParseReference(text));
-  progress->Step("resolving " + image.ref.ToString());
-  FASTOCI_TRY(image.manifest, GetManifest(image.ref));
+  std::string name;
+  if (auto layout = ParseLayoutName(text)) {
+    if (layout->tag.empty()) return InvalidError(text + ": oci:DIR:TAG wants a tag");
+    name = layout->tag;
+    char* real = ::realpath(layout->directory.c_str(), nullptr);
+    image.ref.host = "oci";
+    image.ref.repository = real ? real : layout->directory;
+    image.ref.tag = name;
+    ::free(real);
+    FASTOCI_TRY(image.layout, OpenLayoutStore(image.ref.repository));
+  } else {
+    FASTOCI_TRY(image.ref, ParseReference(text));
+    FASTOCI_TRY(client_, OpenClient(access_, image.ref.host));
+    name = image.ref.Identifier();
+  }
+  progress->Step("resolving " + text);
+  FASTOCI_TRY(image.manifest, ManifestOfHost(image, name));
   auto parsed = ParseFastociManifest(image.manifest.body);
   if (!parsed.ok() && parsed.error().kind == ErrorKind::kUnsupported) {
-    Manifest original = image.manifest;
-    auto referrers = client_->Referrers(image.ref, original.digest);
-    auto found = referrers.ok() ? ReferrersOfType(*referrers, ArtifactType(ImageFormat::kTurboOci))
-                                : Result<std::vector<std::string>>(std::vector<std::string>());
-    if (!found.ok() || found->empty()) return parsed.error().Wrap(image.ref.ToString());
-    FASTOCI_TRY(image.manifest, client_->GetManifest(image.ref.WithDigest(found->front())));
-    parsed = ParseFastociManifest(image.manifest.body);
-    if (parsed.ok()) {
-      FASTOCI_CHECK_OK(CheckBelongsTo(*parsed, original.digest, original.body));
-    }
+    FASTOCI_CHECK_OK(FindArtifact(&image));
+    parsed = std::move(image.fastoci);
   }
-  if (!parsed.ok()) return parsed.error().Wrap(image.ref.ToString());
+  if (!parsed.ok()) return parsed.error().Wrap(text);
   image.fastoci = std::move(*parsed);
   const std::string& fs_type = image.fastoci.fs_type;
   if (!fs_type.empty() && fs_type != "ext4" && fs_type != "erofs")
     progress->Warn("the image says that its file system is " + fs_type +
                    "; fastoci mounts ext4 and erofs only");
-  FASTOCI_CHECK_OK(AskSizes(&image));
-  FindDigests(&image, progress);
-  bool plain = plain_http_ || IsLoopbackHost(image.ref.host);
+  FASTOCI_CHECK_OK(image.layout ? MeasureLayout(&image) : AskSizes(&image));
+  FindDigests(image.manifest.digest, &image, progress);
+  bool plain = access_.plain_http || IsLoopbackHost(image.ref.host);
   BlobLocation location = {plain ? "http" : "https", image.ref.host, image.ref.repository};
-  image.sources_json =
-      SourcesJson(image.ref.ToString(), image.manifest.digest, image.fastoci, location);
+  image.sources =
+      MakeSourcesJson(text, image.manifest.digest, image.fastoci, location);
   return image;
 }
 
@@ -207,43 +375,53 @@ Status ImagePuller::CheckPolicy(const std::vector<SignatureRule>& rules,
                                 const ResolvedImage& image, Progress* progress) {
   const std::string key_file = KeysFor(rules, image.ref);
   if (key_file.empty()) return OkStatus();
+  if (image.layout)
+    return MismatchError("the node demands a signature, and images in a layout have none; push it to a registry, sign it there");
   progress->Step("checking the signature of " + image.manifest.digest);
   return DemandSignature(client_.get(), image.ref, image.manifest.digest, key_file);
 }
 
 Status ImagePuller::AskSize(const Reference& ref, MetaLayer* layer) {
-  auto bytes = client_->HeadBlob(ref, layer->target_digest);
+  auto bytes = client_->BlobSize(ref, layer->target_digest);
   if (!bytes.ok() && bytes.error().kind == ErrorKind::kNotFound) {
     return NotFoundError("the original layer " + layer->target_digest + " is not in " + ref.host +
                          "/" + ref.repository + " any more; push the original image there again");
   }
   if (!bytes.ok()) return bytes.error();
-  if (*bytes == 0) return MismatchError("layer " + layer->target_digest + " is empty");
+  if (*bytes == 0 && layer->target_digest != DigestString(Sha256::Of({})))
+    return MismatchError("layer " + layer->target_digest + " is empty");
   layer->target_bytes = *bytes;
   return OkStatus();
 }
 
+// The original's manifest, if it is there, tells all sizes at once, and while it
+// is there the registry keeps its layers. Else each layer is asked for.
 Status ImagePuller::AskSizes(ResolvedImage* image) {
   std::vector<MetaLayer>& layers = image->fastoci.layers;
+  auto unknown = [](const MetaLayer& l) { return l.target_bytes == 0; };
+  const std::string& subject = image->fastoci.subject;
+  if (ParseDigest(subject).ok() && std::any_of(layers.begin(), layers.end(), unknown)) {
+    auto original = client_->GetManifest(image->ref.WithDigest(subject));
+    if (original.ok()) TakeSizes(original->body, &image->fastoci);
+  }
   return FirstError(RunParallel(layers.size(), kNrRequests, [&](size_t i) {
-    return layers[i].target_bytes == 0 ? AskSize(image->ref, &layers[i]) : OkStatus();
+    return unknown(layers[i]) ? AskSize(RepositoryOf(*image, layers[i]), &layers[i]) : OkStatus();
   }));
 }
 
-void ImagePuller::FindDigests(ResolvedImage* image, Progress* progress) {
+void ImagePuller::FindDigests(const std::string& digest, ResolvedImage* image, Progress* progress) {
   std::vector<MetaLayer>& layers = image->fastoci.layers;
   if (std::none_of(layers.begin(), layers.end(), [](const MetaLayer& l) { return l.native; })) return;
   auto warn = [&](const Error& e) {
     progress->Warn("no chunk digests of overlaybd layers: " + e.message);
   };
-  const std::string& digest = image->manifest.digest;
-  auto index = client_->Referrers(image->ref, digest);
+  auto index = Referrers(*image, digest);
   if (!index.ok()) return warn(index.error());
   auto artifacts = ReferrersOfType(*index, kDigestsArtifact);
   if (!artifacts.ok()) return warn(artifacts.error());
   artifacts->resize(std::min(artifacts->size(), kMaxDigestArtifacts));
   for (const std::string& artifact : *artifacts) {
-    auto manifest = client_->GetManifest(image->ref.WithDigest(artifact));
+    auto manifest = GetManifest(*image, artifact);
     Status taken = manifest.ok() ? TakeDigests(manifest->body, digest, &image->fastoci)
                                  : Status(manifest.error());
     if (!taken.ok()) warn(taken.error().Wrap("referrer " + artifact));
@@ -258,23 +436,52 @@ Result<ResolvedImage> ImagePuller::ResolveConfig(const std::string& path, Progre
   auto config = ParseOverlaybdConfig(image.manifest.body);
   if (!config.ok()) return config.error().Wrap(path);
   const BlobLocation& location = config->location;
-  if (location.scheme == "http" && !plain_http_ && !IsLoopbackHost(location.host))
+  if (location.scheme == "http" && !access_.plain_http && !IsLoopbackHost(location.host))
     return InvalidError("repoBlobUrl is plain http, which --plain allows");
   image.ref.host = location.host;
   image.ref.repository = location.repository;
   image.fastoci = std::move(config->layers);
+  FASTOCI_TRY(client_, OpenClient(access_, location.host));
   for (MetaLayer& layer : image.fastoci.layers) {
     if (layer.blob_path.empty()) continue;
     FASTOCI_CHECK_OK(MeasureLocalBlob(&layer));
   }
   FASTOCI_CHECK_OK(AskSizes(&image));
-  image.sources_json = SourcesJson(path, image.manifest.digest, image.fastoci, location);
+  image.sources = MakeSourcesJson(path, image.manifest.digest, image.fastoci, location);
+  return image;
+}
+
+Result<ResolvedImage> ImagePuller::ResolveStack(const LayerStack& stack, Progress* progress) {
+  progress->Step("describing " + stack.image);
+  ResolvedImage image;
+  image.fastoci = stack.layers;
+  std::string names;
+  for (const MetaLayer& layer : image.fastoci.layers)
+    names += layer.repository + " " + layer.digest + " " + layer.target_digest + "\n";
+  image.manifest.digest = DigestString(Sha256::Of(AsBytes(names)));
+  const std::string& repository = image.fastoci.layers.back().repository;
+  const size_t slash = repository.find('/');
+  if (slash == std::string::npos) return InvalidError("no repository of " + stack.image + " is known");
+  image.ref.host = repository.substr(0, slash);
+  image.ref.repository = repository.substr(slash + 1);
+  FASTOCI_TRY(client_, OpenClient(access_, image.ref.host));
+  for (MetaLayer& layer : image.fastoci.layers)
+    if (!layer.blob_path.empty()) FASTOCI_CHECK_OK(MeasureLocalBlob(&layer));
+  FASTOCI_CHECK_OK(AskSizes(&image));
+  if (!stack.manifest_digest.empty()) FindDigests(stack.manifest_digest, &image, progress);
+  const bool plain = access_.plain_http || IsLoopbackHost(image.ref.host);
+  const BlobLocation location = {plain ? "http" : "https", image.ref.host, image.ref.repository};
+  image.sources = MakeSourcesJson(stack.image, image.manifest.digest, image.fastoci, location);
   return image;
 }
 
 // The meta layer that its members, which lie here, would make.
 Status ImagePuller::Pack(const MetaLayer& layer, AssembleLayer* part, UniqueFd* fd) {
   MetaLayerFiles files;
+  if (!layer.members_dir.empty()) {
+    FASTOCI_TRY(files, ReadMembers(layer.members_dir));
+    return PackTo(files, part, fd);
+  }
   FASTOCI_TRY(std::string fs_meta, ReadFile(layer.fs_meta_path, kMaxMetaLayerBytes));
   size_t slash = layer.fs_meta_path.rfind('/');
   bool erofs = layer.fs_meta_path.find("erofs", slash + 1) != std::string::npos;
@@ -283,6 +490,10 @@ Status ImagePuller::Pack(const MetaLayer& layer, AssembleLayer* part, UniqueFd* 
     FASTOCI_TRY(std::string index, ReadFile(layer.gzip_meta_path, kMaxMetaLayerBytes));
     files.gzip_meta.assign(index.begin(), index.end());
   }
+  return PackTo(files, part, fd);
+}
+
+Status ImagePuller::PackTo(const MetaLayerFiles& files, AssembleLayer* part, UniqueFd* fd) {
   FASTOCI_TRY(PackedMetaLayer packed, PackMetaLayer(files));
   fd->reset(memfd_create("fastoci-meta-layer", MFD_CLOEXEC));
   if (!fd->valid()) return ErrnoError("memfd_create");
@@ -290,16 +501,18 @@ Status ImagePuller::Pack(const MetaLayer& layer, AssembleLayer* part, UniqueFd* 
   return WriteFull(fd->get(), packed.data, "meta layer");
 }
 
-Result<std::string> ImagePuller::Download(const Reference& ref, const std::string& digest,
+Result<std::string> ImagePuller::Download(const ResolvedImage& image, const std::string& digest,
                                           uint64_t bytes, const std::string& work_dir,
                                           DownloadBar* bar) {
   std::string path = work_dir + "/" + digest.substr(digest.find(':') + 1) + ".part";
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!fd.valid()) return ErrnoError("create " + path);
-  Status status = client_->GetBlob(ref, digest, bytes, [&](ByteSpan data) {
+  const BlobSink sink = [&](ByteSpan data) {
     bar->Add(data.size());
     return WriteFull(fd.get(), data, path);
-  });
+  };
+  Status status = image.layout ? image.layout->GetBlob(digest, bytes, sink)
+                               : client_->GetBlob(image.ref, digest, bytes, sink);
   if (!status.ok()) {
     ::unlink(path.c_str());
     return status.error().Wrap("blob " + digest);
@@ -311,7 +524,8 @@ Status ImagePuller::RunOnLayers(LayerTask task, const ResolvedImage& image,
                                 const std::vector<std::string>& paths, int out_fd) {
   AssembleInput input;
   FASTOCI_TRY(input.image_id, ParseDigest(image.manifest.digest));
-  input.json = image.sources_json;
+  input.json_head = image.sources.head;
+  input.json_tail = image.sources.tail;
   std::vector<UniqueFd> fds;
   std::list<RegistryBlob> blobs;
   for (size_t i = 0; i < paths.size(); i++) {
@@ -319,6 +533,7 @@ Status ImagePuller::RunOnLayers(LayerTask task, const ResolvedImage& image,
     AssembleLayer part;
     FASTOCI_TRY(part.target_digest, ParseDigest(layer.target_digest));
     part.target_bytes = layer.target_bytes;
+    part.json = image.sources.blobs[i];
     if (layer.native && !layer.blob_path.empty()) {
       part.codec = FASTOCI_CODEC_ZFILE;
       fds.emplace_back(::open(layer.blob_path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -326,14 +541,15 @@ Status ImagePuller::RunOnLayers(LayerTask task, const ResolvedImage& image,
       part.fd = fds.back().get();
     } else if (layer.native) {
       part.codec = FASTOCI_CODEC_ZFILE;
-      part.file = &blobs.emplace_back(client_.get(), image.ref, layer);
-    } else if (!layer.fs_meta_path.empty()) {
+      part.file = &blobs.emplace_back(client_.get(), RepositoryOf(image, layer), layer);
+    } else if (layer.unpacked()) {
       FASTOCI_CHECK_OK(Pack(layer, &part, &fds.emplace_back()));
       part.fd = fds.back().get();
       FASTOCI_TRY(part.codec, CodecOfMediaType(layer.target_media_type));
     } else {
-      fds.emplace_back(::open(paths[i].c_str(), O_RDONLY | O_CLOEXEC));
-      if (!fds.back().valid()) return ErrnoError("open " + paths[i]);
+      const std::string& path = layer.meta_path.empty() ? paths[i] : layer.meta_path;
+      fds.emplace_back(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+      if (!fds.back().valid()) return ErrnoError("open " + path);
       part.fd = fds.back().get();
       FASTOCI_TRY(part.meta_digest, ParseDigest(layer.digest));
       FASTOCI_TRY(part.codec, CodecOfMediaType(layer.target_media_type));
@@ -350,7 +566,7 @@ Status ImagePuller::RunOnLayers(LayerTask task, const ResolvedImage& image,
     }
     input.layers.push_back(part);
   }
-  FASTOCI_TRY(std::string decoder, FindDecoder(decoder_));
+  FASTOCI_TRY(std::string decoder, FindDecoder(access_.decoder));
   return AssembleViaDecoder(decoder, input, out_fd, task);
 }
 
@@ -367,8 +583,10 @@ Status ImagePuller::DownloadAll(const ResolvedImage& image, const std::string& w
   uint64_t total = 0;
   for (const MetaLayer& layer : image.fastoci.layers) {
     Piece piece{layer.digest, layer.bytes, false, "", ""};
-    if (layer.native || !layer.fs_meta_path.empty())
+    if (layer.native || layer.unpacked())
       piece = {layer.digests_digest, layer.digests_bytes, true, "", ""};
+    else if (!layer.meta_path.empty())
+      piece = {};
     auto same = [&](const Piece& p) { return p.digest == piece.digest; };
     auto it = std::find_if(pieces.begin(), pieces.end(), same);
     of_layer.push_back(static_cast<size_t>(it - pieces.begin()));
@@ -381,7 +599,7 @@ Status ImagePuller::DownloadAll(const ResolvedImage& image, const std::string& w
   Status status = FirstError(RunParallel(pieces.size(), kNrRequests, [&](size_t i) {
     Piece& piece = pieces[i];
     if (piece.digest.empty()) return OkStatus();
-    auto path = Download(image.ref, piece.digest, piece.bytes, work_dir, &bar);
+    auto path = Download(image, piece.digest, piece.bytes, work_dir, &bar);
     if (path.ok())
       piece.path = *path;
     else if (piece.only_digests)
@@ -416,6 +634,24 @@ Status ImagePuller::Assemble(const ResolvedImage& image, const std::string& work
   return status;
 }
 
+Status ImagePuller::FetchMetaLayers(ResolvedImage* image, const std::string& dir, Progress* progress) {
+  std::vector<std::string> paths;
+  Status status = DownloadAll(*image, dir, progress, &paths);
+  std::vector<MetaLayer>& layers = image->fastoci.layers;
+  for (size_t i = 0; i < paths.size() && status.ok(); i++)
+    if (!layers[i].native) layers[i].meta_path = paths[i];
+  return status;
+}
+
+Status ImagePuller::TryRange(const ResolvedImage& image) {
+  const std::vector<MetaLayer>& layers = image.fastoci.layers;
+  auto smaller = [](const MetaLayer& a, const MetaLayer& b) { return a.target_bytes < b.target_bytes; };
+  const MetaLayer& layer = *std::max_element(layers.begin(), layers.end(), smaller);
+  const RegistryBlob blob(client_.get(), RepositoryOf(image, layer), layer);
+  uint8_t last[1];
+  return blob.ReadAt(layer.target_bytes - 1, last);
+}
+
 Result<std::string> ImagePuller::Inspect(const ResolvedImage& image, const std::string& work_dir,
                                          Progress* progress) {
   Unlinker unlinker;
@@ -427,6 +663,7 @@ Result<std::string> ImagePuller::CheckLayer(const ResolvedImage& image, size_t n
                                             const std::string& work_dir, Progress* progress) {
   ResolvedImage one = image;
   one.fastoci.layers = {image.fastoci.layers[number]};
+  one.sources.blobs = {image.sources.blobs[number]};
   MetaLayer& layer = one.fastoci.layers[0];
   progress->Step("layer " + std::to_string(number + 1) + " of " +
                  std::to_string(image.fastoci.layers.size()));
@@ -434,7 +671,7 @@ Result<std::string> ImagePuller::CheckLayer(const ResolvedImage& image, size_t n
   FASTOCI_CHECK_OK(DownloadAll(one, work_dir, progress, &meta.paths));
   if (layer.blob_path.empty()) {
     DownloadBar bar(progress, layer.target_bytes);
-    FASTOCI_TRY(layer.blob_path, Download(image.ref, layer.target_digest, layer.target_bytes,
+    FASTOCI_TRY(layer.blob_path, Download(image, layer.target_digest, layer.target_bytes,
                                           work_dir, &bar));
     blob.paths.push_back(layer.blob_path);
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a reference to an assembled meta image: manifest, meta layers (verified
-// against their digests), sizes of the original layers, assembly, for which
-// ranges of native layers are fetched, and their chunk digests where a referrer
-// has some.
+// From a reference to an assembled meta image. The steps: get the manifest; get the meta
+// layers and verify their digests; find the sizes of the original layers; assemble. For
+// native layers, assembly fetches a few ranges, and the chunk digests if a referrer has
+// them.
 #ifndef FASTOCI_ATTACH_PULL_H_
 #define FASTOCI_ATTACH_PULL_H_
 
@@ -16,26 +16,43 @@
 #include "base/unique_fd.h"
 #include "config/config.h"
 #include "image/assemble_sandbox.h"
+#include "image/image_store.h"
+#include "image/meta_layer.h"
 #include "registry/client.h"
+#include "registry/options.h"
 
 namespace fastoci {
 
 struct RegistryAccess {
   bool plain_http = false;
-  std::string user_password;     // "user:password"; empty: docker's config.json
-  std::string credentials_file;  // instead of docker's
-  TlsOptions tls;
+  std::string user_password;     // "user:password", for the image's registry alone
+  std::string credentials_file;  // in the format of docker's config.json
+  TlsFlags tls;
   std::string decoder;  // fastoci-decoderd; empty: beside this program
 };
 
-// Those that were named, or docker's.
-Result<Credentials> LoadCredentials(const RegistryAccess& access);
+// Fills access from what an earlier attach has kept. The PEM files that access then names
+// are in memory, and exist as long as this process.
+Status UseAccess(const Access& kept, RegistryAccess* access);
+
+// A client for one image's registry.
+Result<std::unique_ptr<RegistryClient>> OpenClient(const RegistryAccess& access,
+                                                   const std::string& host);
 
 struct ResolvedImage {
-  Reference ref;
+  Reference ref;                       // of an image in a layout: host "oci", and its directory
+  std::shared_ptr<ImageStore> layout;  // where it is, if not in a registry
   Manifest manifest;  // of the FastOCI image
   FastociManifest fastoci;
-  std::string sources_json;
+  SourcesJson sources;
+};
+
+// The layers of an image whose caller knows all of them, as a snapshotter does: bottom
+// first, each with its repository.
+struct LayerStack {
+  std::string image;            // for messages
+  std::string manifest_digest;  // of the image that the top layer came with, or ""
+  FastociManifest layers;
 };
 
 class DownloadBar;
@@ -43,13 +60,18 @@ class DownloadBar;
 class ImagePuller {
  public:
   static Result<ImagePuller> Open(const RegistryAccess& access);
-  // Takes a FastOCI or overlaybd image, an index of them, or an original image
-  // that has a FastOCI referrer (whose layers are then compared with the
-  // original's).
+  // The access that the helper needs to read the image as this puller does. Call it after
+  // Resolve().
+  Result<Access> AccessFor(const ResolvedImage& image) const;
+  // ref: HOST/REPOSITORY:TAG (or @DIGEST), or oci:DIR:TAG. Takes a FastOCI or
+  // overlaybd image, an index of them, or an original image that has a FastOCI
+  // referrer (whose layers are then compared with the original's).
   Result<ResolvedImage> Resolve(const std::string& ref, Progress* progress);
   // The same from overlaybd's config.v1.json; path is that file. Blobs that lie
   // here are hashed, and must be what the config says.
   Result<ResolvedImage> ResolveConfig(const std::string& path, Progress* progress);
+  // The same from layers that are known. Asks the registry for sizes that are missing.
+  Result<ResolvedImage> ResolveStack(const LayerStack& stack, Progress* progress);
   // Whether the node's policy lets the image in: kMismatch if it demands a signature
   // that the manifest has not.
   Status CheckPolicy(const std::vector<SignatureRule>& rules, const ResolvedImage& image,
@@ -58,6 +80,10 @@ class ImagePuller {
   // which appears complete and synced or not at all. The layers are removed.
   Status Assemble(const ResolvedImage& image, const std::string& work_dir,
                   const std::string& meta_path, Progress* progress);
+  // Downloads the meta layers to dir, where they stay, and says so in them.
+  Status FetchMetaLayers(ResolvedImage* image, const std::string& dir, Progress* progress);
+  // Checks that the registry serves a range of the image's largest blob.
+  Status TryRange(const ResolvedImage& image);
   // What is in the layers, see image/inspect.h; work_dir as above.
   Result<std::string> Inspect(const ResolvedImage& image, const std::string& work_dir,
                               Progress* progress);
@@ -67,15 +93,23 @@ class ImagePuller {
 
  private:
   ImagePuller() = default;
-  Result<Manifest> GetManifest(const Reference& ref);
+  // In a layout or a registry. name: a tag or a digest.
+  Result<Manifest> GetManifest(const ResolvedImage& image, const std::string& name);
+  Result<std::string> Referrers(const ResolvedImage& image, const std::string& digest);
+  Result<Manifest> ManifestOfHost(const ResolvedImage& image, const std::string& name);
+  static Status MeasureLayout(ResolvedImage* image);
+  // What FastOCI artifact there is for the image, an ordinary one.
+  Status FindArtifact(ResolvedImage* image);
   Status AskSizes(ResolvedImage* image);
-  // What goes wrong here is a warning: those layers are checked as a whole only.
-  void FindDigests(ResolvedImage* image, Progress* progress);
+  // Finds the chunk digests for the image of that digest. A failure is only a warning:
+  // then the layers are checked as a whole.
+  void FindDigests(const std::string& digest, ResolvedImage* image, Progress* progress);
   Status AskSize(const Reference& ref, MetaLayer* layer);
   // To a file in work_dir, whose path it returns. Any thread, with another digest.
-  Result<std::string> Download(const Reference& ref, const std::string& digest, uint64_t bytes,
+  Result<std::string> Download(const ResolvedImage& image, const std::string& digest, uint64_t bytes,
                                const std::string& work_dir, DownloadBar* bar);
   static Status Pack(const MetaLayer& layer, AssembleLayer* part, UniqueFd* fd);
+  static Status PackTo(const MetaLayerFiles& files, AssembleLayer* part, UniqueFd* fd);
   // In the decoder's sandbox.
   // paths: of the meta layers; of a native one's chunk digests, or "".
   Status RunOnLayers(LayerTask task, const ResolvedImage& image,
@@ -85,10 +119,13 @@ class ImagePuller {
   // The paths, one for each layer; unlinked by the caller, also if it fails.
   Status DownloadAll(const ResolvedImage& image, const std::string& work_dir, Progress* progress,
                      std::vector<std::string>* paths);
-  std::unique_ptr<RegistryClient> client_;
-  std::string decoder_;
-  bool plain_http_ = false;
+  RegistryAccess access_;
+  std::unique_ptr<RegistryClient> client_;  // from Resolve() on
 };
+
+// "oci:DIR:TAG", or an image in a registry that is spoken to in that way.
+Result<NamedImage> OpenImageStore(const std::string& text, const RegistryAccess& access,
+                                  bool create);
 
 // sha256 of a file, in hex.
 Result<std::string> HashFile(const std::string& path);

@@ -20,6 +20,11 @@ Status RestoreImage(const AttachPaths& paths, const std::string& name, const Ima
     progress->Warn(result.error().message + "; getting it from the registry");
     request.kept = false;
     request.ref = state.ref;
+    // With the access that attach was given.
+    if (auto access = ReadAccess(paths.state_dir, name); access.ok()) {
+      FASTOCI_CHECK_OK(UseAccess(*access, &request.access));
+      request.keep_access = true;
+    }
     result = AttachImage(paths, request, progress);
   }
   if (!result.ok()) return result.error();
@@ -34,7 +39,7 @@ Status RestoreImage(const AttachPaths& paths, const std::string& name, const Ima
 Status SetImagePolicy(const AttachPaths& paths, const std::string& what,
                       const std::string& policy) {
   FASTOCI_TRY(ImageReport image, FindImage(paths, what));
-  if (!image.attached) return NotFoundError(image.name + " is not attached");
+  if (!image.attached) return NotFoundError(image.name + " is not attached; attach it first: fastoci attach");
   const std::string dm_name = image.device.substr(image.device.rfind('/') + 1);
   FASTOCI_CHECK_OK(DmMessage(dm_name, policy));
   if (policy == "fail_after_ms 0") FASTOCI_CHECK_OK(DmMessage(dm_name, "fail_pending"));

@@ -7,9 +7,9 @@
 
 #include "attach/manifest.h"
 #include "base/digest.h"
+#include "base/base64.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
-#include "registry/credentials.h"
 
 namespace fastoci {
 namespace {
@@ -150,14 +150,14 @@ bool PublicKeys::Verify(ByteSpan payload, ByteSpan signature) const {
 }
 
 std::string KeysFor(const std::vector<SignatureRule>& rules, const Reference& ref) {
-  const std::string image = ref.host + "/" + ref.repository;
+  const std::string repository = CanonicalRepository(ref);
   const SignatureRule* best = nullptr;
-  auto length = [](const SignatureRule& r) { return r.prefix == "*" ? 0 : r.prefix.size(); };
+  size_t longest = 0;
   for (const SignatureRule& rule : rules) {
-    std::string prefix = rule.prefix;
-    if (prefix.ends_with('/')) prefix.pop_back();
-    if (prefix != "*" && image != prefix && !image.starts_with(prefix + "/")) continue;
-    if (!best || length(rule) > length(*best)) best = &rule;
+    const size_t match = rule.prefix == "*" ? 1 : MatchPrefix(rule.prefix, repository);
+    if (match <= longest) continue;
+    best = &rule;
+    longest = match;
   }
   return best ? best->key_file : "";
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Signatures of manifests as cosign makes them, and the policy that demands
-// them. A signature says: who has this key vouches for the manifest of this
-// digest. It lies beside the image, under the tag sha256-<hex>.sig or as a
+// Signatures of manifests as cosign makes them, and the policy that demands them. By a
+// signature, the owner of a key vouches for the manifest with a digest. The signature
+// lies beside the image, under the tag sha256-<hex>.sig or as a
 // referrer; each layer of that manifest is a payload ("simple signing") that
 // names the digest, with the signature in an annotation.
 //
-// Whatever the registry sends is hostile: it is bounded, a payload is parsed only
-// once a key vouches for it, and no answer of it turns a demand off.
+// Everything that the registry sends is hostile. Its size is bounded, a payload is parsed
+// only after a key has vouched for it, and no answer can turn a demand off.
 #ifndef FASTOCI_ATTACH_SIGNATURE_H_
 #define FASTOCI_ATTACH_SIGNATURE_H_
 
@@ -40,12 +40,12 @@ class PublicKeys {
   std::vector<std::unique_ptr<EVP_PKEY, Free>> keys_;
 };
 
-// The file of keys for images of host/repository, by the longest prefix of whole
-// components; "" if no signature is demanded.
+// The file of keys for images of ref's repository, however ref spells it: the rule
+// that matches most of it decides. "" if no signature is demanded.
 std::string KeysFor(const std::vector<SignatureRule>& rules, const Reference& ref);
 
-// OK if a signature of manifest_digest in ref's repository is one of the keys' of
-// key_file. kMismatch: there is none; the message says what was found instead.
+// OK if a key in key_file has signed manifest_digest and the signature is in ref's
+// repository. kMismatch: there is no such signature; the message says what was found.
 Status DemandSignature(RegistryClient* client, const Reference& ref,
                        const std::string& manifest_digest, const std::string& key_file);
 

@@ -12,7 +12,7 @@
 
 #include "base/digest.h"
 #include "base/unique_fd.h"
-#include "registry/credentials.h"
+#include "base/base64.h"
 #include "testing/stub_registry.h"
 
 namespace fastoci {
@@ -240,7 +240,7 @@ TEST_F(SignatureTest, KeysThatAreNoneAreRefused) {
 
 TEST(KeysFor, TakesTheLongestPrefixOfWholeComponents) {
   const std::vector<SignatureRule> rules = {
-      {"*", "/all"}, {"r.example/prod", "/prod"}, {"r.example/prod/dev/", ""}};
+      {"*", "/all"}, {"r.example/prod", "/prod"}, {"r.example/prod/dev", ""}};
   auto keys = [&](const char* ref) { return KeysFor(rules, *ParseReference(ref)); };
   EXPECT_EQ(keys("other.example/x:1"), "/all");
   EXPECT_EQ(keys("r.example/prod:1"), "/prod");
@@ -249,6 +249,52 @@ TEST(KeysFor, TakesTheLongestPrefixOfWholeComponents) {
   EXPECT_EQ(keys("r.example/prod/dev/app:1"), "");
   EXPECT_EQ(KeysFor({{"docker.io/library", "/k"}}, *ParseReference("alpine")), "/k");
   EXPECT_EQ(KeysFor({}, *ParseReference("alpine")), "");
+}
+
+// No spelling of a repository may get around its rule, nor one of a rule around
+// a repository.
+TEST(KeysFor, SpellingDoesNotMatter) {
+  struct {
+    const char* rule;
+    std::vector<const char*> images;
+  } cases[] = {
+      {"registry.example/prod",
+       {"registry.example/prod/app", "Registry.Example/prod/app", "registry.example:443/prod/app",
+        "REGISTRY.EXAMPLE:0443/prod/app", "registry.example:80/prod/app:1"}},
+      {"Registry.Example:443/prod/", {"registry.example/prod/app", "registry.example/prod:1"}},
+      {"registry.example", {"registry.example:443/x", "registry.example/prod/app"}},
+      {"registry.example:5000/prod", {"Registry.example:5000/prod/x", "registry.example:05000/prod"}},
+      {"docker.io/library/nginx",
+       {"nginx", "library/nginx:1", "docker.io/nginx", "index.docker.io/library/nginx",
+        "registry-1.docker.io/library/nginx", "registry-1.docker.io/nginx",
+        "Registry-1.Docker.io:443/library/nginx", "DOCKER.IO/nginx", "docker.io:443/nginx"}},
+      {"docker.io/nginx", {"nginx", "docker.io/library/nginx", "docker.io/nginx/ingress"}},
+      {"index.docker.io/library/nginx", {"nginx", "docker.io/nginx"}},
+      {"registry-1.docker.io/prod", {"prod/app", "docker.io/prod/app"}},
+      {"docker.io", {"nginx", "prod/app", "registry-1.docker.io/prod/app"}},
+      {"127.0.0.1:5000/prod", {"127.1:5000/prod", "0x7f.1:5000/prod/app", "[::ffff:127.0.0.1]:5000/prod"}},
+      {"[::1]:5000/prod", {"[0:0::1]:5000/prod/app", "[::0001]:5000/prod"}},
+      {"localhost/prod", {"LocalHost:80/prod"}},
+  };
+  for (const auto& c : cases) {
+    auto prefix = CanonicalPrefix(c.rule);
+    ASSERT_TRUE(prefix.ok()) << c.rule;
+    for (const char* image : c.images) {
+      auto ref = ParseReference(image);
+      if (!ref.ok()) {  // docker does not take it for a host; then for nothing else either
+        ADD_FAILURE() << image << ": " << ref.error().message;
+        continue;
+      }
+      EXPECT_EQ(KeysFor({{*prefix, "/k"}}, *ref), "/k") << c.rule << " for " << image;
+    }
+  }
+  auto keys = [](const char* rule, const char* image) {
+    return KeysFor({{*CanonicalPrefix(rule), "/k"}}, *ParseReference(image));
+  };
+  EXPECT_EQ(keys("registry.example/prod", "registry.example:5000/prod"), "");
+  EXPECT_EQ(keys("registry.example/prod", "other.registry.example/prod"), "");
+  EXPECT_EQ(keys("docker.io/nginx", "registry.example/library/nginx"), "");
+  EXPECT_EQ(keys("docker.io/prod", "product/app"), "");
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ std::vector<std::string> Entries(const std::string& path) {
 
 Result<StateDir> StateDir::Open(const std::string& root, const std::string& name,
                                 int64_t timeout_ms) {
-  if (!IsImageName(name)) return InvalidError("not a name for an image: " + name);
+  if (!IsImageName(name)) return InvalidError("not a valid name of an image: " + name);
   auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
   StateDir dir;
   dir.path_ = root + "/" + name;
@@ -81,6 +81,15 @@ Status StateDir::Save(const ImageState& state) const {
   return WriteFileAtomic(path_ + "/state.json", AsBytes(StateToJson(state)), 0600);
 }
 
+Status StateDir::SaveAccess(const Access& access) const {
+  const std::string path = path_ + "/access.json";
+  if (access.empty()) {
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return ErrnoError("remove " + path);
+    return OkStatus();
+  }
+  return WriteFileAtomic(path, AsBytes(AccessToJson(access).Reveal()), 0600);
+}
+
 Status StateDir::Remove() {
   for (const std::string& name : Entries(path_)) {
     std::string file = path_ + "/" + name;
@@ -94,6 +103,16 @@ Result<ImageState> ReadState(const std::string& root, const std::string& name) {
   if (!IsImageName(name)) return NotFoundError("no image " + name);
   FASTOCI_TRY(std::string text, ReadFile(root + "/" + name + "/state.json", kMaxStateBytes));
   return StateFromJson(text);
+}
+
+Result<Access> ReadAccess(const std::string& root, const std::string& name) {
+  if (!IsImageName(name)) return NotFoundError("no image " + name);
+  const std::string path = root + "/" + name + "/access.json";
+  FASTOCI_TRY(std::string text, ReadFile(path, kMaxAccessBytes));
+  auto access = AccessFromJson(text);
+  if (!text.empty()) ::explicit_bzero(text.data(), text.size());
+  if (!access.ok()) return access.error().Wrap(path);
+  return access;
 }
 
 Status UpdateState(const std::string& root, const std::string& name, int64_t timeout_ms,
@@ -128,10 +147,10 @@ std::string StateToJson(const ImageState& s) {
 
 Result<ImageState> StateFromJson(const std::string& text) {
   auto j = nlohmann::json::parse(text, nullptr, false);
-  if (!j.is_object()) return InvalidError("state.json is damaged");
+  if (!j.is_object()) return InvalidError("state.json is damaged; detach the image and attach it again");
   auto version = j.find("version");
   if (version == j.end() || !version->is_number_integer() || *version != kStateVersion) {
-    return InvalidError("state.json has another version");
+    return InvalidError("state.json is of another version of FastOCI; detach the image and attach it again");
   }
   ImageState s;
   s.name = JsonText(j, "name");

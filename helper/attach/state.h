@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is kept about an attached image: <state dir>/<name>/ holds meta.img (the
-// assembled meta image) and state.json. The kernel's devices are the truth
+// assembled meta image), state.json and, if need be, access.json. The kernel's devices are the truth
 // about what is attached; the state only adds what the kernel does not know.
 #ifndef FASTOCI_ATTACH_STATE_H_
 #define FASTOCI_ATTACH_STATE_H_
@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "registry/access.h"
 
 namespace fastoci {
 
@@ -31,8 +32,8 @@ struct ImageState {
   std::vector<std::string> mounts;  // made by MountImage(), in this order
 };
 
-// Exclusive use of one image's directory; made if need be. Another process's
-// use is waited for, as long as timeout_ms: kUnavailable, EBUSY.
+// Exclusive use of one image's directory. Open() makes the directory if need be. It waits
+// up to timeout_ms while another process uses it, then returns kUnavailable with EBUSY.
 class StateDir {
  public:
   static Result<StateDir> Open(const std::string& root, const std::string& name,
@@ -41,6 +42,9 @@ class StateDir {
   std::string MetaPath() const { return path_ + "/meta.img"; }
   Result<ImageState> Load() const;  // kNotFound
   Status Save(const ImageState& state) const;
+  // Keeps how the image's registry is accessed, in a file of its own (access.json, mode
+  // 0600). If there is nothing to keep (access.empty()), removes the file.
+  Status SaveAccess(const Access& access) const;
   // Deletes the directory's files and the directory.
   Status Remove();
   // Unlocks by name: a child that hangs may have inherited the descriptor.
@@ -56,8 +60,10 @@ class StateDir {
 
 // Without a lock, for reports. kNotFound; kInvalid if the file is damaged.
 Result<ImageState> ReadState(const std::string& root, const std::string& name);
-// Changes what is kept of an image, under its lock (waited for as long as
-// timeout_ms). Nothing is kept of it: success, and change is not called.
+// What SaveAccess() kept. kNotFound: nothing.
+Result<Access> ReadAccess(const std::string& root, const std::string& name);
+// Changes the state that is kept of an image, under its lock. Waits up to timeout_ms for
+// the lock. If no state is kept, succeeds and does not call change.
 Status UpdateState(const std::string& root, const std::string& name, int64_t timeout_ms,
                    const std::function<void(ImageState*)>& change);
 // Names of the directories there; none if root does not exist.

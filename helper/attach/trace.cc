@@ -119,13 +119,14 @@ void AddHelperLine(const std::string& line, Trace* trace) {
   } else if (event == "begun" && trace->requests.size() < kMaxRecords) {
     trace->requests.push_back(RequestOf(j));
     trace->requests.back().end_ns = 0;
-  } else if (event == "request" && trace->requests.size() < kMaxRecords) {
-    const TraceRequest request = RequestOf(j);
+  } else if ((event == "progress" || event == "request") && trace->requests.size() < kMaxRecords) {
+    TraceRequest request = RequestOf(j);
+    if (event == "progress") request.end_ns = 0;
     auto begun = std::find_if(trace->requests.rbegin(), trace->requests.rend(), [&](const TraceRequest& r) {
       return r.end_ns == 0 && r.begin_ns == request.begin_ns && r.span == request.span && r.blob == request.blob;
     });
     if (begun != trace->requests.rend()) *begun = request;
-    else trace->requests.push_back(request);
+    else if (event == "request") trace->requests.push_back(request);
   } else if (const std::string error = JsonText(j, "error"); event.empty() && !error.empty()) {
     trace->notes.push_back("Misses and requests are not shown: the helper says: " + error);
   } else if (event == "lost") {

@@ -60,7 +60,7 @@ struct Trace {
 // A line of the helper's stream.
 void AddHelperLine(const std::string& line, Trace* trace);
 
-// The kernel's half. What it made in tracefs goes with it.
+// The kernel's half. Its destructor removes what it has made in tracefs.
 class KernelTrace {
  public:
   // image_no: the kernel's number.
@@ -69,8 +69,8 @@ class KernelTrace {
   KernelTrace(KernelTrace&&) noexcept;
   KernelTrace& operator=(KernelTrace&&) = delete;
   int fd() const { return pipe_.get(); }
-  void Read(Trace* trace);  // what is there; does not wait
-  void Stop();              // no event any more
+  void Read(Trace* trace);  // takes the events that are there; does not wait
+  void Stop();              // ends the events
 
  private:
   KernelTrace() = default;

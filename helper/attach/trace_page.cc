@@ -214,19 +214,19 @@ void Page::Head() {
   if (!t_.ref.empty()) out_ += "<p>" + HtmlText(t_.ref) + "</p>\n";
   for (const std::string& note : t_.notes) out_ += "<p class=\"note\">" + HtmlText(note) + "</p>\n";
   if (t_.lost > 0)
-    out_ += Format("<p class=\"note\">%llu events are missing: there was no room for them.</p>\n",
-                   static_cast<unsigned long long>(t_.lost));
+    out_ += Format("<p class=\"note\">%s missing: there was no room for them.</p>\n",
+                   (Counted(t_.lost, "event") + (t_.lost == 1 ? " is" : " are")).c_str());
 }
 
 void Page::Tiles() {
-  uint64_t reads = 0, misses = 0, bytes = 0, fetched = 0, requests = 0, failed = 0;
+  uint64_t reads = 0, misses = 0, bytes = 0, fetched = 0, requests = 0, running = 0, failed = 0;
   for (const Row& row : rows_) {
     bytes += row.bytes;
     if (row.label == "(file system metadata)") continue;
     reads += row.reads;
     misses += row.misses;
   }
-  for (const TraceRequest& r : t_.requests) fetched += r.bytes, requests++;
+  for (const TraceRequest& r : t_.requests) fetched += r.bytes, requests++, running += r.end_ns == 0;
   int64_t longest = 0;
   for (const TraceChunk& c : t_.chunks) {
     longest = std::max(longest, c.end_ns - c.since_ns);
@@ -238,14 +238,15 @@ void Page::Tiles() {
   out_ += "<div class=\"tiles\">\n";
   tile(Time(length_), "traced");
   tile(Time(Length(waits_)), "of it somebody waited for data");
-  tile(std::to_string(reads), "reads of file data, " +
+  tile(std::to_string(reads), std::string(reads == 1 ? "read" : "reads") + " of file data, " +
                                   Format("%.1f %% missed", reads ? 100.0 * static_cast<double>(misses) /
                                                                        static_cast<double>(reads)
                                                                  : 0.0));
   tile(Bytes(bytes), "read of the device");
-  tile(Bytes(fetched), "fetched in " + std::to_string(requests) + " requests");
-  tile(Time(longest), "the longest of " + std::to_string(t_.chunks.size()) + " misses");
-  if (failed > 0) tile(std::to_string(failed), "misses failed");
+  tile(Bytes(fetched), "fetched in " + Counted(requests, "request") +
+                           (running > 0 ? ", " + std::to_string(running) + " of them still running" : ""));
+  tile(Time(longest), "the longest of " + Counted(t_.chunks.size(), "miss", "misses"));
+  if (failed > 0) tile(std::to_string(failed), failed == 1 ? "miss failed" : "misses failed");
   out_ += "</div>\n";
 }
 

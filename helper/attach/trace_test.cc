@@ -42,6 +42,7 @@ TEST(AddHelperLine, TakesChunksAndRequests) {
   AddHelperLine(R"({"event":"chunk","blob":"sha256:ab","chunk":7,"since":5,"picked":6,"end":9,"ok":true})", &t);
   AddHelperLine(R"({"event":"begun","blob":"sha256:ab","span":1,"begin":6,"end":0})", &t);
   AddHelperLine(R"({"event":"begun","blob":"sha256:ab","span":9,"begin":6,"end":0})", &t);
+  AddHelperLine(R"({"event":"progress","blob":"sha256:ab","span":9,"begin":6,"end":0,"bytes":70000})", &t);
   AddHelperLine(R"({"event":"request","blob":"sha256:ab","span":1,"spans":2,"try":1,"bytes":10,"begin":6,)"
                 R"("end":9,"network":2,"decode":1,"verify":0,"write":0,"background":false,"error":""})", &t);
   AddHelperLine(R"({"event":"lost","count":3})", &t);
@@ -54,6 +55,7 @@ TEST(AddHelperLine, TakesChunksAndRequests) {
   EXPECT_EQ(t.requests[0].network_ns, 2);
   EXPECT_EQ(t.requests[0].end_ns, 9);
   EXPECT_EQ(t.requests[1].end_ns, 0) << "it runs";
+  EXPECT_EQ(t.requests[1].bytes, 70000U) << "what it has brought so far";
   EXPECT_EQ(t.lost, 3U);
 }
 
@@ -187,6 +189,19 @@ TEST(RenderTracePage, IsOneSafePageOfItsOwn) {
     const std::string name = tag;
     EXPECT_EQ(count("<" + name + ">") + count("<" + name + " "), count("</" + name + ">")) << name;
   }
+}
+
+TEST(RenderTracePage, CountsARequestThatStillRuns) {
+  Trace t;
+  t.end_ns = 1000000;
+  TraceRequest request;
+  request.bytes = 3 << 20;
+  request.begin_ns = 5;
+  t.requests.push_back(request);
+  t.chunks.push_back({"sha256:ab", 1, 10, 20, 30, true});
+  const std::string page = RenderTracePage(t, nullptr, nullptr);
+  EXPECT_THAT(page, HasSubstr("<b>3.0 MiB</b><span>fetched in 1 request, 1 of them still running<"));
+  EXPECT_THAT(page, HasSubstr("the longest of 1 miss<"));
 }
 
 TEST(RenderTracePage, TakesTracesInWhichMuchIsMissing) {

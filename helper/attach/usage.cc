@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "attach/control_client.h"
 #include "base/json.h"
+#include "control/client.h"
 #include "kernel/disk_use.h"
 
 namespace fastoci {
@@ -38,11 +38,20 @@ void AddHelper(const Json& stat, UsageSample* sample) {
       usage.in_flight = Number(image, "in_flight");
       usage.oldest_ms = Number(image, "oldest_ms");
       usage.fetched_bytes = Number(image, "bytes_fetched");
+      for (const Json& w : JsonChild(image, "waits_for"))
+        usage.waits_for.push_back({JsonText(w, "host"), JsonText(w, "cause"),
+                                   JsonNumber(w, "since_ms"), JsonNumber(w, "next_try_ms")});
     }
   }
 }
 
 }  // namespace
+
+std::string Describe(const HostWait& w) {
+  std::string text = (w.host.empty() ? "" : w.host + ": ") + w.cause;
+  if (w.since_ms > 0) text += ", for " + std::to_string(w.since_ms / 1000) + " s";
+  return text + "; next try in " + std::to_string((w.next_try_ms + 999) / 1000) + " s";
+}
 
 Result<UsageSample> SampleUsage(const AttachPaths& paths) {
   UsageSample sample;
@@ -88,7 +97,7 @@ std::vector<ImageRate> Compare(const UsageSample& before, const UsageSample& now
     if (known) old = *it;
     ImageRate rate;
     rate.now = usage;
-    // Of an image that is new to us, what it read before is no rate.
+    // An image that was not in the sample before has no rate yet.
     if (known) rate.read_per_s = RateOf(old.read_bytes, usage.read_bytes, seconds);
     if (known && usage.fetched_bytes && old.fetched_bytes)
       rate.fetched_per_s = RateOf(*old.fetched_bytes, *usage.fetched_bytes, seconds);

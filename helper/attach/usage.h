@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What images of this node do now: the kernel's counters, the block layer's and
-// the helper's, looked at twice. Nothing of it waits for a read of an image.
+// What the images of this node do now: the difference between two samples of the counters
+// of the kernel, the block layer and the helper. Nothing here waits for a read of an image.
 #ifndef FASTOCI_ATTACH_USAGE_H_
 #define FASTOCI_ATTACH_USAGE_H_
 
@@ -15,6 +15,16 @@
 
 namespace fastoci {
 
+// Why reads wait: a host that cannot be asked now.
+struct HostWait {
+  std::string host;  // scheme://authority; empty: the image is not open yet
+  std::string cause;
+  uint64_t since_ms = 0;     // ago; 0: not known
+  uint64_t next_try_ms = 0;  // from now
+};
+// "http://r: no answer, for 12 s; next try in 3 s"
+std::string Describe(const HostWait& wait);
+
 // Of one image, since it was attached.
 struct ImageUsage {
   std::string name;
@@ -26,6 +36,7 @@ struct ImageUsage {
   // Of the helper, if there is one: chunks that are missed and not there yet, since
   // when the first of them is, and what was fetched.
   std::optional<uint64_t> in_flight, oldest_ms, fetched_bytes;
+  std::vector<HostWait> waits_for;
 };
 
 struct UsageSample {
@@ -41,13 +52,13 @@ struct ImageRate {
   ImageUsage now;
   double read_per_s = 0;     // bytes
   double fetched_per_s = 0;  // bytes
-  // Hits of all reads; of those since the attach if there was none. Nothing: no
-  // read at all.
+  // The part of the reads that were hits. If there were no reads between the samples, that
+  // of all reads since the attach. Nothing: there was no read at all.
   std::optional<double> hit_ratio;
 };
 
 Result<UsageSample> SampleUsage(const AttachPaths& paths);
-// What began anew in between, an image or the helper, counts from 0 on.
+// If an image or the helper began anew between the samples, its counters count from 0.
 std::vector<ImageRate> Compare(const UsageSample& before, const UsageSample& now);
 // Per second, of a counter.
 double RateOf(uint64_t before, uint64_t now, double seconds);

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "base/base64.h"
 #include "base/byte_reader.h"
 #include "base/digest.h"
 #include "base/json.h"
@@ -117,6 +118,21 @@ TEST(Crc32c, RawContinues) {
   const ByteSpan all = AsBytes(s);
   for (size_t cut = 0; cut <= all.size(); cut++)
     EXPECT_EQ(Crc32cRaw(Crc32cRaw(7, all.first(cut)), all.subspan(cut)), Crc32cRaw(7, all));
+}
+
+TEST(Base64, IsThatOfTheRfc) {
+  const std::pair<const char*, const char*> vectors[] = {
+      {"", ""},         {"f", "Zg=="},         {"fo", "Zm8="},        {"foo", "Zm9v"},
+      {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}, {"\xff\xfe\xfd", "//79"}};
+  for (const auto& [plain, coded] : vectors) {
+    EXPECT_EQ(Base64Encode(plain), coded);
+    EXPECT_EQ(*Base64Decode(coded), plain);
+    const std::string text = coded;
+    EXPECT_EQ(*Base64Decode(text.substr(0, text.find('='))), plain) << "without padding";
+    EXPECT_EQ(*Base64Decode(text + "\n"), plain);
+  }
+  EXPECT_EQ(*Base64Decode(Base64Encode(std::string("\0a\0", 3))), std::string("\0a\0", 3));
+  for (const char* bad : {"Zg=x", "Z g", "Zm9v!", "-_-_"}) EXPECT_FALSE(Base64Decode(bad).ok()) << bad;
 }
 
 TEST(Files, AtomicWriteReplacesAndReadIsBounded) {

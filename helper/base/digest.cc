@@ -22,6 +22,12 @@ Sha256& Sha256::operator=(Sha256&&) noexcept = default;
 
 void Sha256::Update(ByteSpan data) { EVP_DigestUpdate(impl_->ctx, data.data(), data.size()); }
 
+Sha256 Sha256::Copy() const {
+  Sha256 copy;
+  if (EVP_MD_CTX_copy_ex(copy.impl_->ctx, impl_->ctx) != 1) std::abort();
+  return copy;
+}
+
 Sha256Digest Sha256::Finish() {
   Sha256Digest out;
   EVP_DigestFinal_ex(impl_->ctx, out.data(), nullptr);

@@ -22,6 +22,8 @@ class Sha256 {
   Sha256(Sha256&&) noexcept;
   Sha256& operator=(Sha256&&) noexcept;
   void Update(ByteSpan data);
+  // A second hash that has the same bytes so far.
+  Sha256 Copy() const;
   // Returns the digest and starts anew.
   Sha256Digest Finish();
   static Sha256Digest Of(ByteSpan data);
@@ -36,8 +38,8 @@ std::string HexEncode(ByteSpan data);
 std::string DigestString(const Sha256Digest& digest);
 Result<Sha256Digest> ParseDigest(const std::string& text);
 
-// CRC-32C. Crc32cRaw continues from a register value without initial or final
-// inversion (overlaybd's formats); Crc32c inverts both (ours).
+// CRC-32C. Crc32cRaw continues from a register value and inverts nothing; overlaybd's
+// formats need that. Crc32c inverts at the start and at the end, as our formats do.
 uint32_t Crc32cRaw(uint32_t seed, ByteSpan data);
 inline uint32_t Crc32c(ByteSpan data) { return ~Crc32cRaw(~0U, data); }
 

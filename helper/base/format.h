@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// printf into a string.
+// Text for people: printf into a string, and numbers of things.
 #ifndef FASTOCI_BASE_FORMAT_H_
 #define FASTOCI_BASE_FORMAT_H_
 
 #include <cstdarg>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 
@@ -17,6 +18,11 @@ __attribute__((format(printf, 1, 2))) inline std::string Format(const char* form
   std::vsnprintf(text, sizeof(text), format, args);
   va_end(args);
   return text;
+}
+
+// "1 request", "2 requests". many: the plural, if it is not the singular with an s.
+inline std::string Counted(uint64_t n, const std::string& one, const std::string& many = "") {
+  return std::to_string(n) + " " + (n == 1 ? one : many.empty() ? one + "s" : many);
 }
 
 }  // namespace fastoci

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Members of JSON that somebody else wrote: what is missing, of another type, or
-// asked of something that is no object reads as "", 0 or null.
+// Reads members of JSON that somebody else wrote. A member reads as "", 0 or null if it
+// is missing, if it has another type, or if its parent is not an object.
 #ifndef FASTOCI_BASE_JSON_H_
 #define FASTOCI_BASE_JSON_H_
 
@@ -25,7 +25,7 @@ uint64_t JsonNumber(const Json& object, const std::string& key) {
   return it != object.end() && it->is_number_unsigned() ? it->template get<uint64_t>() : 0;
 }
 
-// null where there is none.
+// Returns null if there is no such member.
 template <typename Json>
 const Json& JsonChild(const Json& object, const std::string& key) {
   static const Json kNone;

@@ -75,7 +75,7 @@ std::string JournalRecord(LogLevel level, const char* program, const EventFields
 
 namespace {
 
-// Whether stderr is the journal's: it would take a record there as well.
+// Whether stderr goes to the journal. Only then records go to the journal's socket, in place of stderr.
 bool StderrIsJournal() {
   const char* stream = std::getenv("JOURNAL_STREAM");
   unsigned long long dev, inode;
@@ -95,8 +95,8 @@ int JournalSocket() {
   return -1;
 }
 
-// The fields of plain records tell nothing, and their order with those of the
-// programs that share our stderr matters more.
+// Plain messages have no fields that matter. They go to stderr, in order with the
+// messages of the programs that share it.
 bool SendToJournal(LogLevel level, const EventFields& fields, const std::string& text) {
   static const bool kJournal = StderrIsJournal();
   if (!kJournal || fields.kind == kPlain.kind) return false;

@@ -56,6 +56,13 @@ Status SendPacket(int socket, ByteSpan bytes, std::span<const int> fds, bool don
   return ErrnoError("send");
 }
 
+std::string FieldText(std::span<const char> field) {
+  std::string text(field.data(), ::strnlen(field.data(), field.size() - 1));
+  for (char& c : text)
+    if (c < 0x20 || c >= 0x7f) c = '?';
+  return text;
+}
+
 Result<bool> WaitFor(int fd, short events, int timeout_ms) {
   using Clock = std::chrono::steady_clock;
   auto end = Clock::now() + std::chrono::milliseconds(timeout_ms);

@@ -4,6 +4,7 @@
 #define FASTOCI_BASE_PACKET_H_
 
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -26,20 +27,24 @@ std::span<uint8_t> WritableObjectBytes(T* object) {
   return {reinterpret_cast<uint8_t*>(object), sizeof(T)};
 }
 
-// The caller keeps fds. kUnavailable: the other end is gone (EPIPE), or the
+// The caller still owns fds. kUnavailable: the other end is gone (EPIPE), or the
 // socket is full (EAGAIN; only with dont_wait).
 Status SendPacket(int socket, ByteSpan bytes, std::span<const int> fds = {},
                   bool dont_wait = false);
 
-// Fills bytes with one message of just that size; waits up to timeout_ms (-1:
-// for ever). kUnavailable: timeout (ETIMEDOUT) or the other end is gone (EPIPE);
-// kInvalid (EPROTO): a message of another size. Descriptors that come along are
-// closed unless fds is given.
+// Receives one message of exactly bytes.size() bytes. Waits up to timeout_ms (-1: for
+// ever). kUnavailable: the time is over (ETIMEDOUT), or the other end is gone (EPIPE).
+// kInvalid (EPROTO): the message has another size. Descriptors that come with it go to
+// fds, or are closed if fds is null.
 Status ReceivePacket(int socket, std::span<uint8_t> bytes, int timeout_ms,
                      std::vector<UniqueFd>* fds = nullptr);
 
-// poll() on one descriptor up to timeout_ms (-1: for ever), however many signals
-// come. True: ready, or hung up.
+// The text in a field of a message, whose sender may be hostile: up to its NUL, at most all but the
+// field's last byte. What is not printable ASCII becomes '?', so that it can be logged.
+std::string FieldText(std::span<const char> field);
+
+// Waits by poll() for one descriptor, up to timeout_ms (-1: for ever). Signals do not
+// shorten the wait. True: it is ready, or hung up. False: the time is over.
 Result<bool> WaitFor(int fd, short events, int timeout_ms);
 
 }  // namespace fastoci

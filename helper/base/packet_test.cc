@@ -25,6 +25,13 @@ class PacketTest : public testing::Test {
   UniqueFd a_, b_;
 };
 
+TEST(FieldTextTest, IsWhatCanBeLoggedUpToItsEnd) {
+  const char ended[8] = "abc";
+  EXPECT_EQ(FieldText(ended), "abc");
+  const char hostile[6] = {'a', '\n', '\x1b', '\x7f', '\xff', 'b'};
+  EXPECT_EQ(FieldText(hostile), "a????") << "without a NUL, its last byte is left out";
+}
+
 TEST_F(PacketTest, CarriesMessageAndDescriptors) {
   int pipe_fds[2];
   ASSERT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0);

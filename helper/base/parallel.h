@@ -11,9 +11,9 @@
 
 namespace fastoci {
 
-// Runs task(0) to task(n - 1), begun in that order, by up to nr_threads threads of
-// which the caller's is one; none is begun once one has failed. How each of them
-// ended; one that was never begun is OK.
+// Runs task(0) to task(n - 1) on up to nr_threads threads; the caller's thread is one of
+// them. The tasks begin in that order. No task begins after one has failed. Returns how
+// each task ended; OK for a task that was never begun.
 template <typename Task>
 std::vector<Status> RunParallel(size_t n, size_t nr_threads, const Task& task) {
   std::vector<Status> results(n, OkStatus());
@@ -32,7 +32,7 @@ std::vector<Status> RunParallel(size_t n, size_t nr_threads, const Task& task) {
   return results;
 }
 
-// Of the lowest number; OK if there is none.
+// The error of the task with the lowest number; OK if no task failed.
 inline Status FirstError(const std::vector<Status>& results) {
   auto it = std::find_if(results.begin(), results.end(), [](const Status& s) { return !s.ok(); });
   return it == results.end() ? OkStatus() : *it;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Result<T>: a value or an Error. Nothing of ours throws; only kUnavailable may
-// be retried, and only http/ retries.
+// Result<T>: a value or an Error. Our code throws nothing. Only kUnavailable may be
+// retried, and only http/ retries.
 #ifndef FASTOCI_BASE_RESULT_H_
 #define FASTOCI_BASE_RESULT_H_
 
@@ -37,7 +37,7 @@ struct Error {
 inline Error InvalidError(std::string m) { return {ErrorKind::kInvalid, EINVAL, std::move(m)}; }
 inline Error NotFoundError(std::string m) { return {ErrorKind::kNotFound, ENOENT, std::move(m)}; }
 inline Error MismatchError(std::string m) { return {ErrorKind::kMismatch, EBADMSG, std::move(m)}; }
-// Appends strerror(errno of the last call).
+// Appends ": " and strerror(err).
 inline Error ErrnoError(const std::string& m, int err = errno) {
   return {ErrorKind::kIo, err, m + ": " + std::strerror(err)};
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// UniqueFd: owns a file descriptor. ReadFull and friends: whole transfers.
+// UniqueFd owns a file descriptor. PreadFull() and its like transfer all bytes or fail.
 #ifndef FASTOCI_BASE_UNIQUE_FD_H_
 #define FASTOCI_BASE_UNIQUE_FD_H_
 
@@ -36,12 +36,14 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-// Reads just buf.size() bytes at offset; a short file is kInvalid.
+// Reads exactly buf.size() bytes at offset. kInvalid if the file ends before. what: names
+// the file in errors.
 Status PreadFull(int fd, std::span<uint8_t> buf, uint64_t offset, const std::string& what);
 Status PwriteFull(int fd, std::span<const uint8_t> buf, uint64_t offset, const std::string& what);
 Status WriteFull(int fd, std::span<const uint8_t> buf, const std::string& what);
 Result<std::string> ReadFile(const std::string& path, uint64_t max_bytes);
-// Writes beside the path, fsyncs, renames: readers see the old or the new file.
+// Writes a file beside the path, syncs it and renames it. Readers see either the old file
+// or the new one.
 Status WriteFileAtomic(const std::string& path, std::span<const uint8_t> data, int mode = 0644);
 // Makes the directory and its parents.
 Status MakeDirs(const std::string& path, int mode = 0755);

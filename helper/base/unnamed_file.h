@@ -9,8 +9,8 @@
 
 namespace fastoci {
 
-// A file in the directory, for reading and writing, that has no name and goes
-// with its last descriptor.
+// Makes a file in the directory for reading and writing. It has no name. The kernel
+// frees it when its last descriptor is closed.
 Result<UniqueFd> OpenUnnamed(const std::string& directory);
 
 }  // namespace fastoci

@@ -5,7 +5,7 @@
 //
 // "fastoci" is EvictionPolicy as the broker drives it: fills with the kernel's
 // access bit set, victims in batches, bits read and cleared once per
-// slots / 32 evictions. The others know every access at once: CLOCK and LRU by
+// slots / 32 fills from the moment on when half of the slots are used. The others know every access at once: CLOCK and LRU by
 // chunk, LRU of whole blobs (what a cache of files can do: a blob's chunks go
 // together) and OPT, which knows the future and cannot be beaten.
 #include <algorithm>
@@ -21,7 +21,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "store/eviction.h"
+#include "cache/eviction.h"
 
 namespace fastoci {
 namespace {
@@ -44,7 +44,7 @@ bool Load(const char* path, Trace* trace) {
 }
 
 size_t Fastoci(const Trace& trace, uint32_t slots) {
-  const uint32_t batch = std::clamp(slots / 16, 1U, 64U);
+  const uint32_t batch = std::clamp(slots / 32, 1U, 64U);
   EvictionPolicy policy(slots);
   std::unordered_map<uint64_t, uint32_t> map;
   std::vector<uint64_t> key(slots);
@@ -59,17 +59,17 @@ size_t Fastoci(const Trace& trace, uint32_t slots) {
       accessed[it->second] = true;
       continue;
     }
+    if (++since_sweep > slots / 32 && map.size() >= slots / 2) {
+      since_sweep = 0;
+      for (uint32_t s = 0; s < slots; s++)
+        if (accessed[s]) policy.Accessed(s), accessed[s] = false;
+    }
     if (free.empty()) {
-      if (since_sweep == 0)
-        for (uint32_t s = 0; s < slots; s++)
-          if (accessed[s]) policy.Accessed(s), accessed[s] = false;
       for (uint32_t s : policy.Pick(batch, [](uint32_t) { return false; })) {
         map.erase(key[s]);
         accessed[s] = false;
         free.push_back(s);
-        since_sweep++;
       }
-      if (since_sweep > slots / 32) since_sweep = 0;
     }
     const uint32_t s = free.back();
     free.pop_back();

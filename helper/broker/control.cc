@@ -8,13 +8,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "broker/event_ring.h"
-#include "broker/miss_service.h"
+#include "base/event_ring.h"
+#include "base/monotonic.h"
+#include "miss/miss_service.h"
 #include "kernel/disk_use.h"
 
 namespace fastoci {
@@ -66,7 +68,8 @@ nlohmann::json HistogramJson(const Histogram& h) {
   return {{"buckets", h.buckets()}, {"sum_ns", h.sum_ns()}};
 }
 
-// What the kernel counts; its own number of an image is not used again.
+// Adds the kernel's counters to the images. They are matched by the kernel's number of the
+// image, which is not used again.
 void AddCounts(MissService* service, nlohmann::json* images) {
   auto counts = service->ReadCounts();
   if (!counts.ok()) {
@@ -90,6 +93,51 @@ void AddCounts(MissService* service, nlohmann::json* images) {
       image["read_bytes"] = disk.read_bytes;
     }
   }
+}
+
+nlohmann::json WaitsJson(const std::vector<MissService::WaitsFor>& waits) {
+  auto out = nlohmann::json::array();
+  for (const auto& w : waits)
+    out.push_back({{"host", w.host},
+                   {"cause", w.cause},
+                   {"since_ms", static_cast<uint64_t>(w.since.count())},
+                   {"next_try_ms", static_cast<uint64_t>(w.next_try.count())}});
+  return out;
+}
+
+const char* GateName(HostGate gate) {
+  switch (gate) {
+    case HostGate::kGated: return "gated";
+    case HostGate::kProbing: return "probing";
+    default: return "open";
+  }
+}
+
+uint64_t Until(int64_t from, int64_t to) {
+  return static_cast<uint64_t>(std::max<int64_t>(to - from, 0));
+}
+
+nlohmann::json HostsJson(MissService* service) {
+  static constexpr std::array<const char*, kFetchOutcomes> kOutcomes = {
+      "done", "transient", "gated", "gone", "mismatch", "canceled", "refused"};
+  auto out = nlohmann::json::array();
+  for (const HostState& h : service->Hosts()) {
+    nlohmann::json outcomes;
+    for (size_t i = 0; i < kOutcomes.size(); i++) outcomes[kOutcomes[i]] = h.outcomes[i];
+    const int64_t now = MonotonicMs();
+    out.push_back({{"host", h.name},
+                   {"state", GateName(h.gate)},
+                   {"window", h.window},
+                   {"in_flight", h.in_flight},
+                   {"requests", h.requests},
+                   {"bytes", h.bytes},
+                   {"fetches", std::move(outcomes)},
+                   {"cause", h.cause},
+                   {"http_status", h.http_status},
+                   {"since_ms", h.since_ms ? Until(h.since_ms, now) : 0},
+                   {"next_try_ms", h.gated_until_ms ? Until(now, h.gated_until_ms) : 0}});
+  }
+  return out;
 }
 
 nlohmann::json Stat(MissService* service, const std::string& cache_device) {
@@ -123,8 +171,10 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                       {"bytes_fetched", i.bytes_fetched},
                       {"in_flight", i.in_flight},
                       {"oldest_ms", static_cast<uint64_t>(i.oldest.count())},
+                      {"waits_for", WaitsJson(i.waits_for)},
                       {"error", i.error}});
   AddCounts(service, &images);
+  out["hosts"] = HostsJson(service);
   auto& spaces = out["spaces"] = nlohmann::json::array();
   for (const auto& s : service->Spaces())
     spaces.push_back({{"cache", s.info.cache},
@@ -148,6 +198,7 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
                      {"planted", n.planted.load()},
                      {"scrubbed", n.scrubbed.load()},
                      {"retired", n.retired.load()},
+                     {"missed_rows", n.missed_rows.load()},
                      {"evictions", n.evictions.load()},
                      {"requests", n.requests.load()},
                      {"request_retries", n.request_retries.load()},
@@ -163,7 +214,7 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
   return out;
 }
 
-// action: of the image that the request names.
+// Runs action for the image that the request names.
 nlohmann::json OfImage(const nlohmann::json& request,
                        const std::function<Status(const Sha256Digest& image_id)>& action) {
   auto id = request.find("image_id");
@@ -188,6 +239,10 @@ nlohmann::json HandleControl(MissService* service, const std::string& cache_devi
   if (op == "scrub") {
     service->Scrub();
     return {{"ok", true}};
+  }
+  if (op == "retry") {
+    Status s = service->Retry();
+    return s.ok() ? nlohmann::json{{"ok", true}} : nlohmann::json{{"error", s.error().message}};
   }
   if (op == "pin" || op == "unpin")
     return OfImage(request, [&](const auto& id) { return service->Pin(id, op == "pin"); });
@@ -246,7 +301,7 @@ Result<std::unique_ptr<ControlServer>> ControlServer::Listen(const std::string& 
   return s;
 }
 
-// Not what a helper that took over has put there.
+// Removes our socket, but not that of a helper that took over.
 ControlServer::~ControlServer() {
   struct stat st;
   if (!path_.empty() && ::lstat(path_.c_str(), &st) == 0 && st.st_ino == inode_)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The control socket: one JSON object per line each way, see
-// attach/control_client.h for the other end. Root only, by the socket's mode
+// control/client.h for the other end. Root only, by the socket's mode
 // and by SO_PEERCRED. One thread serves all connections by poll(), so that a
 // client that says nothing holds up nobody; a request is answered at once.
 #ifndef FASTOCI_BROKER_CONTROL_H_
@@ -22,29 +22,29 @@ namespace fastoci {
 
 class ControlServer {
  public:
-  // Further lines behind a reply, each with its newline; empty: none just now.
-  // Asked at each turn of the loop while the client takes what it gets.
+  // Returns further lines after a reply, each with its newline; "" if there are none now. It
+  // is called at each turn of the loop while the client takes the lines.
   using Stream = std::function<std::string()>;
   struct Reply {
     Reply(std::string text) : line(std::move(text)) {}  // NOLINT: implicit
     std::string line;
     Stream stream = nullptr;
   };
-  // A line without its newline to a reply without one; must not block.
+  // Gets a request line and returns a reply, both without a newline. Must not block.
   using Handler = std::function<Reply(const std::string& line)>;
   static constexpr size_t kMaxLineBytes = 64 * 1024;
   static constexpr size_t kMaxClients = 64;
 
-  // Replaces a dead helper's socket, and with takeover a living one's; else
-  // kIo/EADDRINUSE if one answers there.
+  // Replaces the socket of a dead helper, and with takeover also that of a living one.
+  // kIo with EADDRINUSE: a helper answers there, and takeover is false.
   static Result<std::unique_ptr<ControlServer>> Listen(const std::string& path, Handler handler,
                                                        bool takeover = false);
   ~ControlServer();
 
-  // For a poll loop: what to wait for, and what to do when it is there.
+  // For a poll loop: adds what to wait for, and handles what has come.
   void AddPollFds(std::vector<pollfd>* fds);
   void Handle(const pollfd& fd);
-  // At the end of the loop: what streams still have, if it can be sent at once.
+  // At the end of the loop: sends what streams still have, as far as that does not block.
   void Flush();
 
  private:
@@ -75,7 +75,7 @@ ControlServer::Reply HandleEvents(EventRing* ring, const nlohmann::json& request
 // kind, also what is no JSON at all. cache_device: where attach puts new devices.
 nlohmann::json HandleControl(MissService* service, const std::string& cache_device,
                              const nlohmann::json& request);
-// As it is sent: what is no UTF-8 is replaced.
+// The reply as a line. Bytes that are not UTF-8 are replaced.
 std::string ControlLine(const nlohmann::json& reply);
 
 }  // namespace fastoci

@@ -11,21 +11,13 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "attach/control_client.h"
-#include "broker/event_ring.h"
-#include "broker/miss_service.h"
+#include "base/event_ring.h"
 #include "broker/notify.h"
+#include "control/client.h"
+#include "miss/miss_service.h"
 
 namespace fastoci {
 namespace {
-
-class NoLanes : public LaneFactory {
- public:
-  Result<std::unique_ptr<Lane>> NewLane(LaneKind) override { return NotFoundError("none"); }
-  Status OpenImage(uint32_t, ByteSpan) override { return OkStatus(); }
-  void CloseImage(uint32_t) override {}
-  void Interrupt() override {}
-};
 
 class ControlTest : public testing::Test {
  protected:
@@ -114,8 +106,9 @@ TEST_F(ControlTest, StreamsEventsToWhoFollows) {
 }
 
 TEST_F(ControlTest, TracesAsLongAsSomebodyListens) {
-  NoLanes lanes;
-  MissService service({}, &lanes, {});
+  auto made = MissService::Make({}, nullptr, {});
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  MissService& service = **made;
   auto s = ControlServer::Listen(path(), [&](const std::string&) { return HandleTrace(&service); });
   ASSERT_TRUE(s.ok());
   const auto now = std::chrono::steady_clock::now();
@@ -218,8 +211,9 @@ TEST_F(ControlTest, TakesTheSocketOfADeadHelperOnly) {
 }
 
 TEST(HandleControl, AnswersEachOp) {
-  NoLanes lanes;
-  MissService service({}, &lanes, {});
+  auto made = MissService::Make({}, nullptr, {});
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  MissService& service = **made;
   auto call = [&](const char* line) {
     return HandleControl(&service, "/dev/loop7", nlohmann::json::parse(line, nullptr, false));
   };

@@ -8,8 +8,8 @@
 #include <string>
 
 #include "base/result.h"
-#include "broker/meta_image.h"
-#include "store/cache_device.h"
+#include "cache/cache_device.h"
+#include "image/meta_image.h"
 
 namespace fastoci {
 
@@ -32,8 +32,8 @@ struct CacheOptions {
   uint64_t size_bytes = 0;
   uint32_t chunk_bytes = 65536;
 };
-// The path of a device with a superblock; formats a blank one, and makes a file
-// anew whose superblock cannot be used, if no table uses it.
+// Returns the path of a device with a superblock. Formats a device that is blank. If the
+// superblock of a cache file cannot be used, and no table uses the file, makes it anew.
 Result<std::string> PrepareCache(const CacheOptions& options);
 
 }  // namespace fastoci

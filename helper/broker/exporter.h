@@ -2,11 +2,11 @@
 // Serves the metrics by HTTP: overlaybd's "exporterConfig". One more user of the
 // broker's poll loop, beside the control socket.
 //
-// It listens on 127.0.0.1 only, reads one request of at most kMaxRequestBytes and
-// looks at nothing of it but the first line, answers, and closes. If all
-// kMaxClients connections are taken, the oldest one goes, so that a client that
-// says nothing keeps nobody out. A port that is taken is tried again at each
-// turn of the loop: it may be the helper's before us.
+// It listens on 127.0.0.1 only. It reads one request of at most kMaxRequestBytes, looks
+// only at its first line, answers, and closes. If all kMaxClients connections are taken,
+// the oldest one is closed, so that a client that says nothing keeps nobody out. A port
+// that is taken is tried again at each turn of the loop, because the helper before us may
+// still have it.
 #ifndef FASTOCI_BROKER_EXPORTER_H_
 #define FASTOCI_BROKER_EXPORTER_H_
 
@@ -32,8 +32,8 @@ class Exporter {
   static constexpr size_t kMaxClients = 16;
 
   explicit Exporter(Render render) : render_(std::move(render)) {}
-  // Ends what was served and begins anew, if it is enabled. An error says why
-  // the port cannot be had now. Port 0 takes any that is free.
+  // Stops serving, and starts again if config enables it. An error says why the port
+  // cannot be had now. Port 0 takes any free port.
   Status Configure(const MetricsConfig& config);
   uint16_t port() const { return port_; }  // 0: none is served
 

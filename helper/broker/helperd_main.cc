@@ -4,6 +4,7 @@
 // on without it, and the kernel sends what is pending to the next one.
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -12,25 +13,23 @@
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <filesystem>
-#include <map>
-#include <mutex>
 #include <nlohmann/json.hpp>
 
-#include "attach/control_client.h"
+#include "base/event_ring.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "broker/control.h"
 #include "broker/devices.h"
-#include "broker/event_ring.h"
 #include "broker/exporter.h"
 #include "broker/metrics.h"
-#include "broker/miss_service.h"
 #include "broker/notify.h"
 #include "broker/options.h"
-#include "broker/role_lane.h"
+#include "control/client.h"
 #include "fetcher/client.h"
 #include "kernel/netlink_link.h"
+#include "kernel/socket_link.h"
+#include "miss/miss_service.h"
 
 namespace fastoci {
 namespace {
@@ -40,102 +39,70 @@ constexpr int kIdleMs = 5000;
 constexpr int kDrainMs = 10000;
 constexpr size_t kEvents = 1000;  // that are kept for readers to come
 constexpr size_t kStackBytes = 1 << 20;
+// Of `fastoci attach`, and of the snapshotter.
+const std::vector<std::string> kStateDirs = {"/var/lib/fastoci/images",
+                                             "/var/lib/fastoci-snapshotter/devices"};
 
-class LanePort : public FetchPort {
- public:
-  explicit LanePort(FetchLane lane) : lane_(std::move(lane)) {}
-  int socket_fd() const override { return lane_.socket_fd(); }
-  int ring_fd() const override { return lane_.ring_fd(); }
-  Status Fetch(const FetchMessage& m) override {
-    return lane_.Fetch(m.job, m.image, m.blob, m.offset, m.length, m.deadline_ms, m.miss_class,
-                       m.source);
-  }
-  Status Consumed(uint32_t job, uint64_t total) override { return lane_.Consumed(job, total); }
-  Status Cancel(uint32_t job) override { return lane_.Cancel(job); }
-  Result<FetchMessage> Receive(int timeout_ms) override { return lane_.Receive(timeout_ms); }
+int NrCpus() {
+  cpu_set_t cpus;
+  return ::sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? std::max(CPU_COUNT(&cpus), 1) : 1;
+}
 
- private:
-  FetchLane lane_;
-};
-
-// The fetcher, replaced when it is gone. It dies with the thread that spawned
-// it: the main thread, the manager or a lane, which all live to the end.
-class FetcherHost : public FetchPorts {
- public:
-  explicit FetcherHost(FetcherOptions options) : options_(std::move(options)) {}
-  Result<std::unique_ptr<FetchPort>> AddLane() override {
-    std::lock_guard lock(mutex_);
-    FASTOCI_CHECK_OK(EnsureLocked());
-    FASTOCI_TRY(FetchLane lane, client_->AddLane());
-    return std::unique_ptr<FetchPort>(new LanePort(std::move(lane)));
-  }
-  Status OpenImage(uint32_t image, ByteSpan json) override {
-    std::lock_guard lock(mutex_);
-    FASTOCI_CHECK_OK(EnsureLocked());
-    FASTOCI_CHECK_OK(client_->OpenImage(image, json));
-    images_[image] = Bytes(json.begin(), json.end());
-    return OkStatus();
-  }
-  void CloseImage(uint32_t image) override {
-    std::lock_guard lock(mutex_);
-    images_.erase(image);
-    if (client_ && Alive()) (void)client_->CloseImage(image).ok();
-  }
-  Status Ensure() {
-    std::lock_guard lock(mutex_);
-    return EnsureLocked();
-  }
-
- private:
-  bool Alive() {
-    pollfd fd = {client_->pidfd(), POLLIN, 0};
-    return ::poll(&fd, 1, 0) == 0;
-  }
-  Status EnsureLocked() {
-    if (client_ && Alive()) return OkStatus();
-    if (client_)
-      LogEvent(LogLevel::kWarning, {.kind = "fetcher_gone"}, "the fetcher is gone, starting another");
-    client_ = nullptr;
-    FASTOCI_TRY(client_, FetcherClient::Spawn(options_));
-    for (const auto& [image, json] : images_) {
-      Status s = client_->OpenImage(image, json);
-      if (!s.ok()) Log(LogLevel::kError, "image %u: %s", image, s.error().message.c_str());
-    }
-    return OkStatus();
-  }
-  const FetcherOptions options_;
-  std::mutex mutex_;
-  std::unique_ptr<FetcherClient> client_;
-  std::map<uint32_t, Bytes> images_;
-};
+MissServiceOptions ServiceOptions(const HelperOptions& o, Program decoder) {
+  MissServiceOptions options;
+  options.catalog.miss_deadline_ms = o.miss_deadline_ms;
+  options.catalog.db_path = o.cache_dir + "/cache.db";
+  options.catalog.keep_cache = o.keep_cache;
+  options.catalog.limits = o.limits;
+  options.catalog.whole_layer_bytes = o.whole_layer_bytes;
+  options.dispatcher.readahead_bytes = o.readahead_bytes;
+  options.dispatcher.gone_retry_ms = BlobSource::kGoneRetryMs * o.retry_scale / 100;
+  options.decode.program = std::move(decoder);
+  options.decode.nr_decoders = o.decoders ? o.decoders : NrCpus();
+  options.download = o.download;
+  options.whole = o.whole;
+  options.verify_on_read = o.verify_on_read;
+  return options;
+}
 
 // Registers, waiting while another helper is there. False: told to stop.
-Result<bool> StartService(MissService* service, NetlinkLink* link, const HelperOptions& o,
+Result<bool> StartService(MissService* service, KernelLink* link, const HelperOptions& o,
                           int signal_fd) {
   for (bool told = false;;) {
     Status s = service->Start(link, o.takeover);
     if (s.ok()) return true;
     if (s.error().err != EBUSY) return s.error();
-    if (!told) Log(LogLevel::kWarning, "another helper is registered, waiting for it to go");
+    if (!told)
+      Log(LogLevel::kWarning, "another helper is registered with the kernel: waiting until it ends");
     told = true;
     pollfd fd = {signal_fd, POLLIN, 0};
     if (::poll(&fd, 1, kRegisterRetryMs) > 0) return false;
   }
 }
 
+Result<std::unique_ptr<KernelLink>> OpenLink(const HelperOptions& o, KernelEvents* events) {
+  if (!o.kernel_socket.empty()) {
+    FASTOCI_TRY(auto link, SocketLink::Open(o.kernel_socket, events));
+    return std::unique_ptr<KernelLink>(std::move(link));
+  }
+  FASTOCI_TRY(auto link, NetlinkLink::Open(events));
+  return std::unique_ptr<KernelLink>(std::move(link));
+}
+
 // Asks the helper that runs, if any, to finish what it began and to end.
 void AskToHandOver(const std::string& control) {
   auto reply = CallHelper(control, {{"op", "drain"}}, kDrainMs + 2000);
   Log(LogLevel::kInfo, "taking over: %s",
-      reply.ok() ? "the helper before us is done" : reply.error().message.c_str());
+      reply.ok() ? "the helper before this one has ended" : reply.error().message.c_str());
 }
 
-// Reads the configuration again; without success the helper goes on as it is.
+// Reads the configuration again. If that fails, the helper keeps the one that it has.
 std::string Reload(const HelperOptions& given, HelperOptions* now, MissService* service,
                    Exporter* exporter) {
   auto wanted = Configure(given);
   if (!wanted.ok()) {
-    LogEvent(LogLevel::kError, {.kind = "reload"}, "nothing changed: %s", wanted.error().message.c_str());
+    LogEvent(LogLevel::kError, {.kind = "reload"}, "the configuration stays as it was: %s",
+             wanted.error().message.c_str());
     const nlohmann::json refusal = {{"error", wanted.error().message}};
     return refusal.dump();
   }
@@ -143,7 +110,8 @@ std::string Reload(const HelperOptions& given, HelperOptions* now, MissService* 
   for (const std::string& key : restart)
     Log(LogLevel::kWarning, "\"%s\" has changed: not before a restart", key.c_str());
   wanted->limits.dir = now->limits.dir;
-  service->Reconfigure(wanted->keep_cache, wanted->limits, wanted->download);
+  service->Reconfigure(wanted->keep_cache, wanted->limits, wanted->download,
+                       wanted->readahead_bytes);
   nlohmann::json reply = {{"ok", true}, {"source", wanted->source}, {"restart", restart}};
   if (wanted->metrics != now->metrics) {
     now->metrics = wanted->metrics;
@@ -183,7 +151,7 @@ void Loop(ControlServer* control, Exporter* exporter, const std::vector<EventRin
   }
 }
 
-// A cache that is not to be kept is emptied at boot: when no image uses it yet.
+// Empties a cache that is not to be kept. That is done at boot, while no image uses it yet.
 Status DropUnused(KernelLink* link, const std::string& device_path, const std::string& db_path) {
   FASTOCI_TRY(auto caches, link->GetCaches());
   if (!caches.empty()) return OkStatus();
@@ -193,8 +161,8 @@ Status DropUnused(KernelLink* link, const std::string& device_path, const std::s
   return device->DiscardSlots();
 }
 
-// Of threads that begin later. All of a stack is resident once memory is locked,
-// and of the usual 8 MiB we use little.
+// Sets the stack size of threads that begin later. Once memory is locked, all of a stack is
+// resident, and we need little of the usual 8 MiB.
 Status SetStackSize(size_t bytes) {
   pthread_attr_t attributes;
   int err = ::pthread_attr_init(&attributes);
@@ -205,7 +173,7 @@ Status SetStackSize(size_t bytes) {
   return err == 0 ? OkStatus() : Status(ErrnoError("stack size", err));
 }
 
-// Of signals that are blocked from now on.
+// Blocks these signals and returns a signalfd for them.
 Result<UniqueFd> SignalFd(std::initializer_list<int> signals, int flags) {
   sigset_t set;
   sigemptyset(&set);
@@ -236,28 +204,29 @@ Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events
   FASTOCI_TRY(DeviceNodes nodes, DeviceNodes::Open(o.dev_dir));
 
   FetcherOptions fetcher;
-  fetcher.program = o.libexec + "/fastoci-fetcherd";
+  // Opened once: after an upgrade this helper goes on with children of its own version.
+  FASTOCI_TRY(fetcher.program, Program::Open(o.libexec + "/fastoci-fetcherd"));
+  FASTOCI_TRY(Program decoder, Program::Open(o.libexec + "/fastoci-decoderd"));
   fetcher.args = o.fetcher_args;
   if (!o.credentials.empty())
     fetcher.args.insert(fetcher.args.end(), {"--credentials", o.credentials});
-  FetcherHost host(fetcher);
-  FASTOCI_CHECK_OK(host.Ensure());
-  FASTOCI_TRY(auto lanes, RoleLanes::Make(&host, o.libexec + "/fastoci-decoderd"));
+  for (const std::string& dir : o.state_dirs.empty() ? kStateDirs : o.state_dirs)
+    fetcher.args.insert(fetcher.args.end(), {"--state-dir", dir});
+  if (!o.p2p.empty()) fetcher.args.insert(fetcher.args.end(), {"--p2p", o.p2p});
+  if (!o.p2p_proxy.empty())
+    fetcher.args.insert(fetcher.args.end(), {"--p2p-proxy", o.p2p_proxy});
+  if (o.retry_scale != 100)
+    fetcher.args.insert(fetcher.args.end(), {"--retry-scale", std::to_string(o.retry_scale)});
+  auto spawn_fetcher = [fetcher](int arena_fd) -> Result<std::unique_ptr<FetchService>> {
+    FASTOCI_TRY(auto client, FetcherClient::Spawn(fetcher, arena_fd));
+    return std::unique_ptr<FetchService>(std::move(client));
+  };
 
-  MissServiceOptions options;
-  options.nr_lanes = o.lanes;
-  options.fetch_deadline_ms = o.fetch_deadline_ms;
-  options.miss_deadline_ms = o.miss_deadline_ms;
-  options.db_path = o.cache_dir + "/cache.db";
-  options.keep_cache = o.keep_cache;
-  options.limits = o.limits;
-  options.download = o.download;
-  options.whole = o.whole;
-  options.whole_layer_bytes = o.whole_layer_bytes;
-  options.verify_on_read = o.verify_on_read;
-  MissService service(options, lanes.get(),
-                      {.open_cache = [&](uint32_t dev) { return nodes.OpenCache(dev); },
-                       .read_meta = [&](uint32_t dev) { return nodes.ReadMeta(dev); }});
+  const MissServiceOptions options = ServiceOptions(o, std::move(decoder));
+  FASTOCI_TRY(auto service,
+              MissService::Make(options, spawn_fetcher,
+                                {.open_cache = [&](uint32_t dev) { return nodes.OpenCache(dev); },
+                                 .read_meta = [&](uint32_t dev) { return nodes.ReadMeta(dev); }}));
   FASTOCI_CHECK_OK(MakeDirs(std::filesystem::path(o.control).parent_path().string(), 0755));
   UniqueFd end(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!end.valid()) return ErrnoError("eventfd");
@@ -266,47 +235,47 @@ Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events
     const uint64_t one = 1;
     (void)!::write(end.get(), &one, sizeof(one));
   };
-  service.SetOnEnd({.replaced = on_end, .broken = [&] {
+  service->SetOnEnd({.replaced = on_end, .broken = [&] {
                       broken = true;
                       on_end();
                     }});
   Exporter exporter([&] {
-    return RenderMetrics(HandleControl(&service, cache_path, {{"op", "stat"}}));
+    return RenderMetrics(HandleControl(service.get(), cache_path, {{"op", "stat"}}));
   });
   HelperOptions now = o;
-  auto reload = [&] { return Reload(given, &now, &service, &exporter); };
+  auto reload = [&] { return Reload(given, &now, service.get(), &exporter); };
   if (o.takeover) AskToHandOver(o.control);
   FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line) {
                 const auto request = nlohmann::json::parse(line, nullptr, false);
                 const std::string op = JsonText(request, "op");
-                if (op == "trace") return HandleTrace(&service);
+                if (op == "trace") return HandleTrace(service.get());
                 if (op == "events") return HandleEvents(events, request);
                 if (op == "reload") return ControlServer::Reply(reload());
                 if (op == "drain") {
-                  service.Drain(kDrainMs);
+                  service->Drain(kDrainMs);
                   on_end();
                 }
-                return ControlServer::Reply(ControlLine(HandleControl(&service, cache_path, request)));
+                return ControlServer::Reply(ControlLine(HandleControl(service.get(), cache_path, request)));
               }, o.takeover));
-  FASTOCI_TRY(auto link, NetlinkLink::Open(&service));
-  if (!o.keep_cache) FASTOCI_CHECK_OK(DropUnused(link.get(), cache_path, options.db_path));
-  FASTOCI_TRY(bool started, StartService(&service, link.get(), o, signal_fd.get()));
+  FASTOCI_TRY(auto link, OpenLink(o, service.get()));
+  if (!o.keep_cache) FASTOCI_CHECK_OK(DropUnused(link.get(), cache_path, options.catalog.db_path));
+  FASTOCI_TRY(bool started, StartService(service.get(), link.get(), o, signal_fd.get()));
   if (started) {
     LogEvent(LogLevel::kInfo, {.kind = "start"}, "ready, cache on %s", cache_path.c_str());
     NotifySystemd("READY=1");
-    if (o.scrub) service.Scrub();
-    // Whether or not metrics can be served, misses are.
+    if (o.scrub) service->Scrub();
+    // Misses are served even if metrics cannot be.
     if (Status s = exporter.Configure(o.metrics); !s.ok())
       Log(LogLevel::kError, "%s", s.error().message.c_str());
-    Loop(control.get(), &exporter, {events, service.tracer()->ring()}, signal_fd.get(),
+    Loop(control.get(), &exporter, {events, service->tracer()->ring()}, signal_fd.get(),
          end.get(), reload_fd.get(), reload);
     NotifySystemd("STOPPING=1");
     LogEvent(LogLevel::kInfo, {.kind = "stop"}, "stopping");
     control->Flush();
   }
-  service.Stop();
+  service->Stop();
   link = nullptr;  // no event after this; the service goes later
-  if (broken) return ErrnoError("the kernel is not heard any more: start the helper again", EIO);
+  if (broken) return ErrnoError("the kernel's messages no longer arrive: restart the helper", EIO);
   return OkStatus();
 }
 
@@ -315,12 +284,13 @@ int Main(int argc, char** argv) {
   HelperOptions o;
   std::error_code ignored;
   o.libexec = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
-  CLI::App app("serves what FastOCI images on this node miss");
+  CLI::App app("fetches, verifies and caches what reads of FastOCI images on this node miss");
   app.set_version_flag("--version", FASTOCI_VERSION);
   app.add_option("--config", o.config, "default: see fastoci-config.json(5)");
-  app.add_option("--cache-dir", o.cache_dir, "database, and the cache file without a device");
+  app.add_option("--cache-dir", o.cache_dir,
+                 "directory of the cache's database, and of the cache file if there is no device");
   auto* device = app.add_option("--cache-device", o.cache_device,
-                                "block device for the cache; formatted if blank");
+                                "block device that holds the cache; a blank one is formatted");
   auto* gb = app.add_option("--cache-size-gb", o.cache_size_gb, "size of a new cache file")
                  ->check(CLI::Range(1, 1 << 20));
   auto* mb = app.add_option("--cache-size-mb", o.cache_size_mb)->check(CLI::Range(1, 1 << 30));
@@ -331,17 +301,21 @@ int Main(int argc, char** argv) {
   app.add_option("--libexec", o.libexec, "where fastoci-fetcherd and fastoci-decoderd are")
       ->capture_default_str();
   app.add_option("--credentials", o.credentials, "credential file, for the fetcher");
+  app.add_option("--state-dir", o.state_dirs,
+                 "where attach keeps what it was given; default: /var/lib/fastoci/images and "
+                 "/var/lib/fastoci-snapshotter/devices");
   app.add_option("--fetcher-arg", o.fetcher_args, "a further argument for the fetcher");
   app.add_option("--control", o.control, "control socket")->capture_default_str();
-  app.add_option("--lanes", o.lanes, "misses in flight")
-      ->check(CLI::Range(1, 64))
-      ->capture_default_str();
-  app.add_option("--fetch-deadline-ms", o.fetch_deadline_ms, "of one of three tries, per 64 MiB")
-      ->check(CLI::Range(100, 600000))
-      ->capture_default_str();
-  app.add_option("--miss-deadline-ms", o.miss_deadline_ms, "of a miss whose image is not known")
+  app.add_option("--decoders", o.decoders, "decoder processes; default: one for each CPU")
+      ->check(CLI::Range(1, 64));
+  app.add_option("--retry-scale", o.retry_scale,
+                 "for tests: percent of the usual waiting times for hosts that do not answer")
+      ->check(CLI::Range(1, 10000));
+  app.add_option("--miss-deadline-ms", o.miss_deadline_ms,
+                 "how long a read waits while its image is not known")
       ->check(CLI::Range(100, 3600000))
       ->capture_default_str();
+  app.add_option("--kernel-socket", o.kernel_socket)->group("");  // for bench-cold
   app.add_flag("--takeover", o.takeover, "replace a helper that runs");
   app.add_flag("--foreground", o.foreground, "the default");
   app.add_flag("--verbose", o.verbose);

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "broker/histogram.h"
+#include "miss/histogram.h"
 #include "fastoci_netlink.h"
 
 namespace fastoci {
@@ -114,17 +114,20 @@ constexpr Counter kCounters[] = {
      "Cached chunks that differed from their blob as a whole."},
     {"scrubbed", "fastoci_scrubbed_chunks_total", "Cached chunks that were read and compared."},
     {"evictions", "fastoci_evictions_total", "Chunks that were evicted."},
-    {"retired", "fastoci_retired_slots_total", "Slots that the cache device refused."},
+    {"retired", "fastoci_retired_slots_total",
+     "Slots that were taken out of use because the cache device refused them."},
+    {"missed_rows", "fastoci_missed_rows_total",
+     "Chunks that were not recorded because the cache database took no rows."},
     {"pieces_unverified", "fastoci_unverified_pieces_total", "Pieces that have no digest."},
     {"requests", "fastoci_registry_requests_total",
-     "Requests for blobs, redirects and those to token servers among them."},
+     "Requests for blobs, including redirects and requests to token servers."},
     {"request_retries", "fastoci_registry_retries_total",
      "Requests that were tried again before their blob's fetch ended."},
     {"tokens", "fastoci_registry_tokens_total", "Tokens that token servers gave."},
     {"bytes_fetched", "fastoci_fetched_bytes_total",
-     "Bytes received from sources, as they are there: compressed."},
+     "Bytes received from sources, in the compressed form that they have there."},
     {"bytes_background", "fastoci_background_fetched_bytes_total",
-     "Bytes among fastoci_fetched_bytes_total of the background download."},
+     "The part of fastoci_fetched_bytes_total that the background download fetched."},
     {"bytes_decoded", "fastoci_decoded_bytes_total", "Bytes of data spaces, decoded and verified."},
 };
 
@@ -132,7 +135,7 @@ constexpr Counter kCacheGauges[] = {
     {"nr_slots", "fastoci_cache_slots", "Slots of the cache device."},
     {"present", "fastoci_cache_present_slots", "Slots whose chunks the kernel serves."},
     {"restorable", "fastoci_cache_restorable_slots",
-     "Slots of an earlier run, verified when they are wanted."},
+     "Slots of an earlier run that are verified when they are read next."},
     {"durable", "fastoci_cache_durable_slots", "Slots that outlive a crash."},
     {"evicting", "fastoci_cache_evicting_slots", "Slots that wait for their last readers."},
     {"chunk_bytes", "fastoci_cache_chunk_bytes", "Size of a slot."},
@@ -156,8 +159,8 @@ constexpr Counter kImageGauges[] = {
     {"present", "fastoci_image_present_chunks", "Chunks of them in the cache."},
 };
 
-// Of images that are attached twice one series is told: the sum of what is
-// counted by device, else the last value.
+// An image that is attached twice has one series: the sum if the metric is counted by
+// device, otherwise the last value.
 template <size_t N>
 void RenderEach(const Json& stat, const char* list, const Counter (&metrics)[N], const char* type,
                 const std::function<Labels(const Json&)>& labels, Text* text) {
@@ -192,21 +195,61 @@ void RenderCauses(const Json& causes, Text* text) {
   }
 }
 
+constexpr Counter kHostCounters[] = {
+    {"requests", "fastoci_host_requests_total", "HTTP requests to the host."},
+    {"bytes", "fastoci_host_fetched_bytes_total", "Bytes of blobs that the host sent."},
+};
+
+constexpr Counter kHostGauges[] = {
+    {"in_flight", "fastoci_host_fetches_in_flight", "Ranges that are fetched from the host now."},
+    {"window", "fastoci_host_window", "Ranges that the host is asked for at a time; 0: it is gated."},
+    {"gated", "fastoci_host_gated",
+     "1 if the host is not asked for anything just now; fastoci status says why and until when."},
+};
+
+// So many hosts have a series of their own. The others share one, "other".
+constexpr size_t kMaxHostLabels = 32;
+
+void RenderHosts(const Json& stat, Text* text) {
+  auto hosts = stat.find("hosts");
+  if (hosts == stat.end() || !hosts->is_array() || hosts->empty()) return;
+  Json shown = Json::array();
+  std::map<std::string, std::map<std::string, uint64_t>> outcomes;
+  for (const Json& host : *hosts) {
+    if (!host.is_object()) continue;
+    Json h = host;
+    if (shown.size() >= kMaxHostLabels) h["host"] = "other";
+    h["gated"] = JsonText(host, "state") == "gated" ? uint64_t{1} : uint64_t{0};
+    for (const auto& [outcome, n] : In(h, "fetches").items())
+      if (n.is_number_unsigned()) outcomes[JsonText(h, "host")][outcome] += n.get<uint64_t>();
+    shown.push_back(std::move(h));
+  }
+  const Json of = {{"hosts", std::move(shown)}};
+  auto labels = [](const Json& h) { return Labels{{"host", JsonText(h, "host")}}; };
+  RenderEach(of, "hosts", kHostCounters, kCounter, labels, text);
+  RenderEach(of, "hosts", kHostGauges, kGauge, labels, text);
+  text->Head("fastoci_host_fetches_total", kCounter, "Ranges that were asked for, by outcome.");
+  for (const auto& [host, counts] : outcomes)
+    for (const auto& [outcome, n] : counts)
+      text->Sample({{"host", host}, {"outcome", outcome}}, n);
+}
+
 void RenderLatency(const Json& latency, Text* text) {
   if (const Json& miss = In(latency, "miss"); !miss.empty()) {
     text->Head("fastoci_miss_seconds", kHistogram,
-               "From the kernel's message to the chunk's FILL or FAIL.");
+               "Time from the kernel's miss message to the chunk's FILL or FAIL.");
     text->Durations({}, miss, kHelperBoundsNs);
   }
   const Json& phases = In(latency, "phases");
   if (phases.empty()) return;
   text->Head("fastoci_miss_phase_seconds", kHistogram,
-             "Where the time of a run of spans went that somebody waits for.");
+             "Time that each phase took for a run of adjacent spans that a reader waits for.");
   for (const auto& [phase, h] : phases.items()) 
     text->Durations({{"phase", phase}}, h, kHelperBoundsNs);
 }
 
-// By image as RenderEach tells a counter: of images that are attached twice, the sum.
+// One series for each image, as RenderEach does for counters: an image that is attached
+// twice has the sum.
 void RenderHitTimes(const Json& images, Text* text) {
   std::map<std::string, std::pair<std::vector<uint64_t>, uint64_t>> sums;
   for (const Json& image : images) {
@@ -221,7 +264,8 @@ void RenderHitTimes(const Json& images, Text* text) {
   }
   if (sums.empty()) return;
   text->Head("fastoci_image_hit_seconds", kHistogram,
-             "From the kernel's look-up to the end of the cache device's read, of one hit in 64.");
+             "Time from the kernel's look-up to the end of the read from the cache device, for one "
+             "hit in 64.");
   for (const auto& [id, of] : sums)
     text->Durations({{"image_id", id}}, {{"buckets", of.first}, {"sum_ns", of.second}},
                     kKernelBoundsNs);
@@ -252,6 +296,7 @@ std::string RenderMetrics(const Json& stat) {
   auto image_labels = [](const Json& i) { return Labels{{"image_id", JsonText(i, "image_id")}}; };
   RenderEach(stat, "images", kImageCounters, kCounter, image_labels, &text);
   RenderEach(stat, "images", kImageGauges, kGauge, image_labels, &text);
+  RenderHosts(stat, &text);
   auto images = stat.find("images");
   if (images != stat.end() && images->is_array() && !images->empty()) {
     text.Head("fastoci_image_unserved", kGauge,

@@ -8,7 +8,7 @@
 
 namespace fastoci {
 
-// stat: the reply to the control request "stat". What it lacks is left out.
+// stat: the reply to the control request "stat". Figures that it lacks are left out.
 std::string RenderMetrics(const nlohmann::json& stat);
 
 }  // namespace fastoci

@@ -10,7 +10,7 @@
 #include <set>
 #include <sstream>
 
-#include "broker/histogram.h"
+#include "miss/histogram.h"
 #include "fastoci_netlink.h"
 
 namespace fastoci {
@@ -47,6 +47,12 @@ nlohmann::json SomeHitTimes() {
   return {{"buckets", times}, {"sum_ns", 10000001000U}};
 }
 
+nlohmann::json SomeHost(const std::string& name, const char* state) {
+  return {{"host", name},      {"state", state}, {"window", 8U},
+          {"in_flight", 2U},   {"requests", 5U}, {"bytes", 100U},
+          {"fetches", {{"done", 3U}, {"transient", 2U}}}};
+}
+
 std::string WithoutSuffix(const std::string& sample) {
   return std::regex_replace(sample, std::regex("_(bucket|sum|count)$"), "");
 }
@@ -56,13 +62,15 @@ std::string EveryMetric() {
   nlohmann::json stat = Stat();
   for (const char* key :
        {"restored", "mismatches", "rotten", "planted", "scrubbed", "evictions",
-        "requests", "request_retries", "tokens", "retired", "pieces_unverified", "bytes_background", "bytes_decoded"})
+        "requests", "request_retries", "tokens", "retired", "missed_rows", "pieces_unverified",
+        "bytes_background", "bytes_decoded"})
     stat["counters"][key] = 1U;
   for (const char* key : {"restorable", "durable", "evicting"}) stat["caches"][0][key] = 1U;
   for (const char* key : {"chunks", "present", "missed", "errors", "read_bytes", "waiting"})
     stat["images"][0][key] = 1U;
   stat["causes"]["fail"] = {{"io", 1U}};
   stat["images"][0]["hit_times"] = stat["images"][2]["hit_times"] = SomeHitTimes();
+  stat["hosts"] = {SomeHost("http://a", "gated"), SomeHost("https://b", "open")};
   stat["latency"] = {{"miss", SomeLatency()}, {"phases", {{"queue", SomeLatency()}}}};
   return RenderMetrics(stat);
 }
@@ -112,6 +120,20 @@ TEST(RenderMetrics, AnImageThatIsAttachedTwiceIsOneSeries) {
   EXPECT_THAT(text, HasSubstr("counter\nfastoci_image_hits_total{image_id=\"ab\"} 7\n#"));
   EXPECT_THAT(text, HasSubstr("gauge\nfastoci_image_present_chunks{image_id=\"ab\"} 4\n#"));
   EXPECT_THAT(text, HasSubstr("\nfastoci_retries_total{cause=\"unavailable\"} 2\n"));
+}
+
+TEST(RenderMetrics, TellsHostsAndGathersThoseThatAreTooMany) {
+  EXPECT_THAT(EveryMetric(), HasSubstr("\nfastoci_host_gated{host=\"http://a\"} 1\n"
+                                       "fastoci_host_gated{host=\"https://b\"} 0\n"));
+  EXPECT_THAT(EveryMetric(),
+              HasSubstr("\nfastoci_host_fetches_total{host=\"http://a\",outcome=\"done\"} 3\n"));
+  nlohmann::json stat = Stat();
+  stat["hosts"] = nlohmann::json::array({1});
+  for (int i = 0; i < 100; i++) stat["hosts"].push_back(SomeHost("h" + std::to_string(i), "open"));
+  const std::string text = RenderMetrics(stat);
+  EXPECT_THAT(text, HasSubstr("\nfastoci_host_requests_total{host=\"h31\"} 5\n"));
+  EXPECT_THAT(text, Not(HasSubstr("host=\"h32\"")));
+  EXPECT_THAT(text, HasSubstr("\nfastoci_host_requests_total{host=\"other\"} 340\n"));
 }
 
 TEST(RenderMetrics, EachMetricHasOneHeadBeforeItsSamples) {

@@ -7,8 +7,8 @@
 
 namespace fastoci {
 
-// "READY=1", "WATCHDOG=1", "STOPPING=1". Without a socket, or if nobody takes
-// it: nothing.
+// state: "READY=1", "WATCHDOG=1" or "STOPPING=1". Does nothing if there is no socket, or
+// if nobody receives it.
 void NotifySystemd(const std::string& state);
 // Half of $WATCHDOG_USEC in milliseconds, 0 if no watchdog waits for us.
 int WatchdogIntervalMs();

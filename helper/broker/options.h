@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the helper does: the command line, and for what that does not say the
-// configuration, which may be read again while it runs.
+// The helper's options: those of the command line, and the configuration's where the
+// command line says nothing. The configuration may be read again while the helper runs.
 #ifndef FASTOCI_BROKER_OPTIONS_H_
 #define FASTOCI_BROKER_OPTIONS_H_
 
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "broker/limits.h"
+#include "cache/limits.h"
 #include "config/config.h"
 
 namespace fastoci {
@@ -25,15 +25,17 @@ struct HelperOptions {
   std::string libexec;
   std::string credentials;
   std::string control = "/run/fastoci/control.sock";
+  std::vector<std::string> state_dirs;  // empty: where attach and the snapshotter have theirs
   std::string dev_dir = "/dev/fastoci";  // not in /run, which systemd mounts nodev
-  int lanes = 8;
-  uint32_t fetch_deadline_ms = 30000;
+  std::string kernel_socket;  // of a program in the kernel's place, see SocketLink
+  int decoders = 0;
+  uint32_t retry_scale = 100;  // percent
   uint32_t miss_deadline_ms = 60000;
   bool takeover = false;
   bool foreground = false;  // accepted for scripts: it always is
   bool verbose = false;
   std::vector<std::string> fetcher_args;
-  // Of the configuration alone.
+  // Only the configuration sets these.
   std::string source;  // its file, or empty: defaults
   bool keep_cache = true;
   bool scrub = false;
@@ -41,14 +43,17 @@ struct HelperOptions {
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
   MetricsConfig metrics;
+  std::string p2p, p2p_proxy;
   uint64_t whole_layer_bytes = 0;
+  uint64_t readahead_bytes = 8 << 20;  // compressed
   bool verify_on_read = false;
 };
 
-// given: the command line's. An error names file, line and column.
+// Adds the configuration to the command line's options (given). An error names file, line
+// and column.
 Result<HelperOptions> Configure(HelperOptions given);
 
-// Keys of the configuration that differ and that a running helper cannot follow.
+// The keys of the configuration that differ and that take effect only after a restart.
 std::vector<std::string> NeedRestart(const HelperOptions& running, const HelperOptions& wanted);
 
 }  // namespace fastoci

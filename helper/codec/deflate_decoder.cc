@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Canonical Huffman codes in two-level tables. FastSymbols() runs while a whole
-// symbol surely fits into input and output; OneSymbol() does the rest and can
-// give a symbol back. What is valid is what zlib takes.
+// Canonical Huffman codes in two-level tables. FastSymbols() runs while input and
+// output certainly have room for a whole symbol. OneSymbol() does the rest, and can
+// give a symbol back. A stream is valid if zlib accepts it.
 #include "codec/deflate_decoder.h"
 
 #include <algorithm>
@@ -316,7 +316,7 @@ Status DeflateDecoder::FastSymbols(Bits* bits, Output* out, bool* block_end) {
   return OkStatus();
 }
 
-// False: the input ends within the symbol, of which nothing was taken.
+// False: the input ends within the symbol. Then nothing of the symbol was taken.
 Result<bool> DeflateDecoder::OneSymbol(Bits* bits, Output* out, bool* block_end) {
   Bits b = *bits;
   auto look_up = [&b](std::span<const uint32_t> table, unsigned root) {

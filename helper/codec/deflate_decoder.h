@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// DeflateDecoder: inflates a raw deflate stream (hostile bytes) and tells what
-// no library tells at this speed: where blocks end, and which earlier bytes the
-// stream refers to. The gzip index is made of both in one pass; decoding for
-// readers is GzipStream's.
+// DeflateDecoder inflates a raw deflate stream (hostile bytes). It also reports where
+// blocks end, and which earlier bytes the stream refers to; no library does that at this
+// speed. The gzip index is made of both in one pass. GzipStream decodes for readers.
 //
-// The decoder holds no window: it writes behind *fill of a buffer in which the
-// last 32 KiB precede, and stops only between symbols. What it has not used of
-// the input is given again with more behind it.
+// The decoder holds no window. It writes to a buffer from *fill on, and the last 32
+// KiB of output stand before that place. It stops only between symbols. The caller
+// gives the input that was not used again, with more behind it.
 #ifndef FASTOCI_CODEC_DEFLATE_DECODER_H_
 #define FASTOCI_CODEC_DEFLATE_DECODER_H_
 
@@ -35,15 +34,15 @@ class DeflateDecoder {
   struct Output {
     std::span<uint8_t> buffer;
     size_t fill = 0;
-    size_t first = 0;        // what lies before was not put out by this stream
-    size_t watch_below = 0;  // copies from before this place go to copies
+    size_t first = 0;        // bytes before this place are not output of this stream
+    size_t watch_below = 0;  // copies from before this place are added to `copies`
     std::vector<DeflateCopy>* copies = nullptr;
   };
 
   // A new stream begins with the next byte.
   void Restart();
-  // Takes from *in what it uses. last: nothing follows *in, so kNeedInput is an
-  // error. kBlockEnd is not told of the last block, which ends the stream.
+  // Takes from *in what it uses. last: nothing follows *in, so needing more is an error.
+  // The last block of the stream gives kStreamEnd, the others give kBlockEnd.
   Result<Event> Decode(ByteSpan* in, bool last, Output* out);
   // Low bits of the stream that are still in the byte before *in: its upper ones.
   unsigned bits() const { return nr_bits_; }

@@ -101,7 +101,7 @@ Result<Bytes> ReadEntryTable(ByteSpan file, const Header& h) {
     if (area.size() != table_bytes) return IndexError("entry table has a wrong size");
     return Bytes(area.begin(), area.end());
   }
-  // Deflate cannot do better than 1:1032, so the allocation is backed by input.
+  // Deflate compresses at most 1:1032, so a large allocation needs a large input.
   if (table_bytes / 1032 > area.size()) return IndexError("entry table is too short");
   Bytes table(table_bytes);
   if (!InflateExactly(area, table)) return IndexError("entry table does not inflate");

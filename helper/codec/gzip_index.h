@@ -4,12 +4,12 @@
 // blob. GzipIndexBuilder makes one in a single streaming pass, GzipIndex reads
 // one (hostile bytes), GzipStream inflates from a checkpoint on.
 //
-// Windows are stored sparse: what no later back-reference reaches is zeroed
-// before the window is compressed. A back-reference reaches 32 KiB at most, and
-// whatever is copied through a chain of them was put out within that distance
-// at each step; so every window byte that any later output derives from is put
-// out at least once among the first 32 KiB after the checkpoint. The trace
-// therefore covers just those 32 KiB, across following checkpoints if need be.
+// Windows are stored sparse: bytes that no later back-reference reaches are zeroed
+// before the window is compressed. It is enough to look at the first 32 KiB of output
+// after the checkpoint, across following checkpoints if need be. A back-reference reaches
+// 32 KiB at most. If bytes are copied through a chain of back-references, each step put
+// them out within that distance. So every window byte that any later output derives from
+// is put out at least once among those first 32 KiB.
 //
 // A blob of several gzip members gets an index of our own, version 2: the same
 // file, with an entry where each member begins that is not empty. What lies
@@ -48,14 +48,14 @@ struct GzipIndexEntry {
 
 class GzipIndex {
  public:
-  // Checks the whole file but the windows, which are inflated on demand. `file`
+  // Checks the whole file, except for the windows, which are inflated on demand. `file`
   // is not copied and must outlive the index.
   static Result<GzipIndex> Parse(ByteSpan file);
 
   uint64_t uncompressed_bytes() const { return uncompressed_bytes_; }
   uint64_t gzip_bytes() const { return gzip_bytes_; }
-  // At least one; the first has data_offset 0; data offsets grow strictly and
-  // are below uncompressed_bytes() (but for the first), blob offsets never
+  // At least one entry. The first one has data_offset 0. Data offsets grow from entry to
+  // entry; those after the first are below uncompressed_bytes(). Blob offsets never
   // decrease and are below gzip_bytes().
   const std::vector<GzipIndexEntry>& entries() const { return entries_; }
   // Number of the last entry at or before data_offset.
@@ -108,11 +108,12 @@ struct GzipIndexOptions {
   uint32_t span_bytes = 1 << 20;  // least distance between checkpoints of a member
   int level = 6;                  // zlib level of windows and entry table
   bool sparse_windows = true;
+  bool threaded = false;  // windows are compressed on a thread of their own
 };
 
-// One pass over a gzip blob: members, perhaps with zeros between and behind. The
-// result depends on the blob and the options alone, not on how the blob is cut
-// into Update() calls.
+// Makes the index in one pass over a gzip blob: members, perhaps with zeros between and
+// after them. The result depends only on the blob and the options, not on how the blob is
+// cut into Update() calls.
 class GzipIndexBuilder {
  public:
   using Sink = std::function<Status(ByteSpan)>;
@@ -122,7 +123,8 @@ class GzipIndexBuilder {
   GzipIndexBuilder& operator=(GzipIndexBuilder&&) noexcept;
   ~GzipIndexBuilder();
 
-  // kInvalid for a corrupt stream, and for anything else behind a member.
+  // kInvalid for a corrupt stream, and for bytes after a member that are neither a member
+  // nor zeros.
   Status Update(ByteSpan compressed);
   // The file's content, version 2 if there is more than one member; kInvalid if
   // the last one is not complete.

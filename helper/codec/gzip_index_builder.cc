@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // GzipIndexBuilder. Blocks of input go to the DeflateDecoder, which stops at
-// every block end: a place for a checkpoint. Of the places that come once
-// span_bytes have passed, and up to a quarter of that later, the one with the
-// smallest window is taken. The output buffer keeps 32 KiB of history in front
-// of what is new, so a window is always the 32 KiB before the write position.
+// every block end, because a checkpoint can be there. After span_bytes the builder
+// looks at the block ends of the next span_bytes / 4, and takes the one with the
+// smallest window. The output buffer keeps 32 KiB of history before the new
+// output, so a window is always the 32 KiB before the write position.
 //
-// The decoder tells which bytes before a checkpoint the stream refers to; the
-// first 32 KiB of output behind it tell all (see gzip_index.h). Until then the
+// The decoder tells which bytes before a checkpoint the stream refers to. After
+// 32 KiB of output all of them are known (see gzip_index.h). Until then the
 // checkpoint is traced, and keeps its window.
 #define ZLIB_CONST
 #include <isa-l/crc.h>
@@ -15,11 +15,13 @@
 #include <algorithm>
 #include <bitset>
 #include <cstring>
+#include <optional>
 
 #include "base/digest.h"
 #include "codec/deflate_decoder.h"
 #include "codec/gzip_format.h"
 #include "codec/gzip_index.h"
+#include "codec/window_deflater.h"
 
 namespace fastoci {
 namespace {
@@ -27,23 +29,14 @@ namespace {
 constexpr size_t kInputBytes = 128 << 10, kOutputBytes = 256 << 10;
 constexpr size_t kMaxGzipHeaderBytes = 1 << 20;
 constexpr size_t kTrailerBytes = 8;
-// Places to choose from are at least that far apart, so there are few.
+// The block ends that are compared are at least this far apart, so they are few.
 constexpr uint64_t kCandidateStep = 8 << 10;
 // Shorter spans leave no room for a choice.
 constexpr uint32_t kMinSpanToChoose = 128 << 10;
 // Header flags.
 constexpr uint8_t kHeaderCrc = 2, kExtra = 4, kName = 8, kComment = 16, kReserved = 0xe0;
 
-Result<Bytes> Deflate(ByteSpan in, int level) {
-  uLongf n = compressBound(in.size());
-  Bytes out(n);
-  if (compress2(out.data(), &n, in.data(), in.size(), level) != Z_OK)
-    return Error{ErrorKind::kInternal, ENOMEM, "zlib cannot compress"};
-  out.resize(n);
-  return out;
-}
-
-// Length of the gzip header that `in` begins with; 0: it is not complete.
+// Length of the gzip header at the begin of `in`; 0: it is not complete.
 Result<size_t> HeaderBytes(ByteSpan in) {
   static constexpr uint8_t kMagic[] = {0x1f, 0x8b, 8};
   if (!std::equal(kMagic, kMagic + std::min(in.size(), sizeof(kMagic)), in.begin()))
@@ -81,7 +74,7 @@ struct Checkpoint {
   uint8_t bits;
   std::unique_ptr<Trace> trace;  // until 32 KiB have followed
   size_t nr_reached = 0;         // known then
-  Bytes stored;                  // of an entry: its window
+  size_t window = 0;             // of an entry: its number in windows
 };
 
 }  // namespace
@@ -106,7 +99,8 @@ struct GzipIndexBuilder::State {
   Bytes input;  // of which less than a symbol or a header is kept
   std::vector<Checkpoint> entries, candidates;
   std::vector<size_t> traced;  // entries with a trace
-  Bytes no_window;             // stored, of zeros
+  std::unique_ptr<WindowDeflater> windows;
+  std::optional<size_t> no_window;  // the number of the one of zeros
 
   bool Chooses() const { return options.span_bytes >= kMinSpanToChoose; }
   Status Process(bool last);
@@ -115,11 +109,11 @@ struct GzipIndexBuilder::State {
   Status Drain();
   Checkpoint Here();
   void FeedTrace(Checkpoint* c);
-  Status FinishTrace(Checkpoint* c);
-  Status EndTraces(bool all);
-  Status OnBlockEnd();
-  Status Choose();
-  Status BeginMember();
+  void FinishTrace(Checkpoint* c);
+  void EndTraces(bool all);
+  void OnBlockEnd();
+  void Choose();
+  void BeginMember();
   Status EndMember(ByteSpan trailer);
 };
 
@@ -140,9 +134,9 @@ Status GzipIndexBuilder::State::Drain() {
 
 Checkpoint GzipIndexBuilder::State::Here() {
   Checkpoint c{data_bytes, compressed_bytes, static_cast<uint8_t>(decoder.bits()),
-               std::make_unique<Trace>(), 0, {}};
+               std::make_unique<Trace>(), 0, 0};
   std::memcpy(c.trace->window.data(), buffer.data() + out.fill - kGzipWindowBytes, kGzipWindowBytes);
-  // What another member put out is out of reach.
+  // A window holds no output of another member.
   uint64_t own = data_bytes - member_start;
   if (own < kGzipWindowBytes) std::memset(c.trace->window.data(), 0, kGzipWindowBytes - own);
   if (!options.sparse_windows) c.trace->reached.set();
@@ -161,75 +155,68 @@ void GzipIndexBuilder::State::FeedTrace(Checkpoint* c) {
   }
 }
 
-Status GzipIndexBuilder::State::FinishTrace(Checkpoint* c) {
+void GzipIndexBuilder::State::FinishTrace(Checkpoint* c) {
   for (size_t i = 0; i < kGzipWindowBytes; i++)
     if (!c->trace->reached[i]) c->trace->window[i] = 0;
-  FASTOCI_TRY(c->stored, Deflate(c->trace->window, options.level));
+  c->window = windows->Add(c->trace->window);
   c->trace.reset();
-  return OkStatus();
 }
 
 // Ends the traces that have seen enough.
-Status GzipIndexBuilder::State::EndTraces(bool all) {
+void GzipIndexBuilder::State::EndTraces(bool all) {
   auto ended = [&](const Checkpoint& c) {
     return all || data_bytes - c.data_offset >= kGzipWindowBytes;
   };
   for (size_t i : traced)
-    if (ended(entries[i])) FASTOCI_CHECK_OK(FinishTrace(&entries[i]));
+    if (ended(entries[i])) FinishTrace(&entries[i]);
   std::erase_if(traced, [&](size_t i) { return !entries[i].trace; });
-  return OkStatus();
 }
 
-// The best of the candidates becomes an entry, the first one of equals.
-Status GzipIndexBuilder::State::Choose() {
-  if (candidates.empty()) return OkStatus();
+// The best candidate becomes an entry; of equal ones, the first.
+void GzipIndexBuilder::State::Choose() {
+  if (candidates.empty()) return;
   for (Checkpoint& c : candidates) c.nr_reached = c.trace->reached.count();
   auto best = std::min_element(
       candidates.begin(), candidates.end(),
       [](const Checkpoint& a, const Checkpoint& b) { return a.nr_reached < b.nr_reached; });
-  FASTOCI_CHECK_OK(FinishTrace(&*best));
+  FinishTrace(&*best);
   entries.push_back(std::move(*best));
   candidates.clear();
-  return OkStatus();
 }
 
-Status GzipIndexBuilder::State::OnBlockEnd() {
+void GzipIndexBuilder::State::OnBlockEnd() {
   uint64_t since = data_bytes - entries.back().data_offset;
   if (!Chooses()) {
-    if (since < options.span_bytes) return OkStatus();
+    if (since < options.span_bytes) return;
     traced.push_back(entries.size());
     entries.push_back(Here());
-    return OkStatus();
+    return;
   }
   uint64_t latest = uint64_t{options.span_bytes} + options.span_bytes / 4;
   if (!candidates.empty()) {
     uint64_t last = candidates.back().data_offset;
-    if (since <= latest && data_bytes - last < kCandidateStep) return OkStatus();
+    if (since <= latest && data_bytes - last < kCandidateStep) return;
     // Chosen long before another span can have passed.
     if (since > latest) {
-      if (data_bytes - last < kGzipWindowBytes) return OkStatus();
-      FASTOCI_CHECK_OK(Choose());
+      if (data_bytes - last < kGzipWindowBytes) return;
+      Choose();
       since = data_bytes - entries.back().data_offset;
     }
   }
   if (since >= options.span_bytes) candidates.push_back(Here());
-  return OkStatus();
 }
 
-// An entry stands where each member's first block begins: decoding from one
+// There is an entry where each member's first block begins, so decoding from one
 // entry to the next never meets another member.
-Status GzipIndexBuilder::State::BeginMember() {
+void GzipIndexBuilder::State::BeginMember() {
   nr_members++;
   member_start = data_bytes;
   crc = 0;
   decoder.Restart();
-  // An empty member's entry starts nothing.
+  // Nothing begins at an empty member's entry.
   if (!entries.empty() && entries.back().data_offset == data_bytes) entries.pop_back();
-  if (no_window.empty()) {
-    FASTOCI_TRY(no_window, Deflate(Bytes(kGzipWindowBytes), options.level));
-  }
-  entries.push_back({data_bytes, compressed_bytes, 0, nullptr, 0, no_window});
-  return OkStatus();
+  if (!no_window) no_window = windows->Add(GzipWindow{});
+  entries.push_back({data_bytes, compressed_bytes, 0, nullptr, 0, *no_window});
 }
 
 Status GzipIndexBuilder::State::EndMember(ByteSpan trailer) {
@@ -248,7 +235,7 @@ Status GzipIndexBuilder::State::InflateSome(ByteSpan* in, bool last, bool* more)
   out.buffer = buffer;
   uint64_t own = data_bytes - member_start;
   out.first = out.fill - std::min<uint64_t>(own, out.fill);
-  // Of interest is what lies before the newest checkpoint.
+  // Only bytes before the newest checkpoint matter.
   const Checkpoint* newest = !candidates.empty() ? &candidates.back()
                              : !traced.empty()   ? &entries[traced.back()]
                                                  : nullptr;
@@ -258,7 +245,7 @@ Status GzipIndexBuilder::State::InflateSome(ByteSpan* in, bool last, bool* more)
   copies.clear();
   auto event = decoder.Decode(in, last, &out);
   if (!event.ok())
-    return event.error().Wrap("gzip stream is corrupt behind byte " + std::to_string(compressed_bytes));
+    return event.error().Wrap("gzip stream is corrupt after byte " + std::to_string(compressed_bytes));
   compressed_bytes += in_before - in->size();
   data_bytes += out.fill - fill_before;
   if (data_bytes > kMaxGzipBytes) return InvalidError("gzip stream is too large");
@@ -266,14 +253,14 @@ Status GzipIndexBuilder::State::InflateSome(ByteSpan* in, bool last, bool* more)
     for (size_t i : traced) FeedTrace(&entries[i]);
     for (Checkpoint& c : candidates) FeedTrace(&c);
   }
-  FASTOCI_CHECK_OK(EndTraces(*event == DeflateDecoder::Event::kStreamEnd));
+  EndTraces(*event == DeflateDecoder::Event::kStreamEnd);
   switch (*event) {
     case DeflateDecoder::Event::kBlockEnd:
-      FASTOCI_CHECK_OK(OnBlockEnd());
+      OnBlockEnd();
       break;
     case DeflateDecoder::Event::kStreamEnd:
       std::erase_if(candidates, [&](const Checkpoint& c) { return c.data_offset == data_bytes; });
-      FASTOCI_CHECK_OK(Choose());
+      Choose();
       while (entries.back().data_offset == data_bytes && data_bytes != member_start) entries.pop_back();
       part = Part::kTrailer;
       break;
@@ -300,7 +287,8 @@ Status GzipIndexBuilder::State::Step(ByteSpan* in, bool last, bool* more) {
       }
       use(*n);
       part = Part::kDeflate;
-      return BeginMember();
+      BeginMember();
+      return OkStatus();
     }
     case Part::kDeflate: return InflateSome(in, last, more);
     case Part::kTrailer:
@@ -343,6 +331,7 @@ Result<GzipIndexBuilder> GzipIndexBuilder::Create(const GzipIndexOptions& option
   auto state = std::make_unique<State>();
   state->options = options;
   state->sink = std::move(sink);
+  state->windows = std::make_unique<WindowDeflater>(options.level, options.threaded);
   state->out.fill = kGzipWindowBytes;
   state->input.reserve(kInputBytes * 2);
   return GzipIndexBuilder(std::move(state));
@@ -365,22 +354,24 @@ Result<Bytes> GzipIndexBuilder::Finish() {
   // A last member that is empty.
   while (s.entries.size() > 1 && s.entries.back().data_offset >= s.data_bytes) s.entries.pop_back();
 
+  FASTOCI_TRY(std::vector<Bytes> stored, s.windows->Finish());
   ByteWriter windows, table;
   const Bytes* last = nullptr;
   uint64_t last_at = 0;
   for (const Checkpoint& c : s.entries) {
-    if (last == nullptr || *last != c.stored) {  // equal ones in a row are stored once
+    const Bytes& window = stored[c.window];
+    if (last == nullptr || *last != window) {  // equal ones in a row are stored once
       last_at = kGzipIndexHeaderBytes + windows.size();
-      windows.Append(c.stored);
-      last = &c.stored;
+      windows.Append(window);
+      last = &window;
     }
     table.U64(c.data_offset);
     table.U64(c.compressed_offset);
     table.U64(last_at);
     table.U8(c.bits);
-    table.U32(static_cast<uint32_t>(c.stored.size()));
+    table.U32(static_cast<uint32_t>(window.size()));
   }
-  FASTOCI_TRY(Bytes area, Deflate(table.bytes(), s.options.level));
+  FASTOCI_TRY(Bytes area, DeflateBytes(table.bytes(), s.options.level));
   uint64_t index_start = kGzipIndexHeaderBytes + windows.size();
 
   ByteWriter w;

@@ -225,6 +225,21 @@ TEST(GzipIndexTest, ResultDoesNotDependOnTheCut) {
   }
 }
 
+TEST(GzipIndexTest, AThreadForTheWindowsChangesNothing) {
+  Bytes data = MakeData(4 << 20, 11);
+  Bytes gz = Gzip(data, {20000});
+  for (uint32_t span : {1U, 20000U, 1U << 20}) {  // with more windows than may wait, and few
+    auto alone = Build(gz, {.span_bytes = span});
+    auto beside = Build(gz, {.span_bytes = span, .threaded = true});
+    ASSERT_TRUE(alone.ok() && beside.ok());
+    EXPECT_EQ(*alone, *beside) << span;
+  }
+  // Dropped in the middle, while windows wait.
+  auto builder = GzipIndexBuilder::Create({.span_bytes = 1, .threaded = true}, [](ByteSpan) { return OkStatus(); });
+  ASSERT_TRUE(builder.ok());
+  EXPECT_TRUE(builder->Update(ByteSpan(gz).first(gz.size() / 2)).ok());
+}
+
 TEST(GzipIndexTest, TakesZerosBehindTheMember) {
   Bytes data = MakeData(50000, 17);
   Bytes gz = Gzip(data, {20000});

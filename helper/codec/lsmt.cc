@@ -125,7 +125,7 @@ Result<LsmtReader> LsmtReader::Open(const ReadAtFile* file, LsmtTags tags) {
     std::string where = "LSMT entry " + std::to_string(i);
     if (e.sector < end) return InvalidError(where + " overlaps the one before");
     end = e.sector + e.length;
-    if (end > limit) return InvalidError(where + " is behind the device's end");
+    if (end > limit) return InvalidError(where + " is after the device's end");
     LsmtSegment s{e.sector, e.length, e.mapped, LsmtSource::kZero, 0};
     if (e.zeroed) {
       s.mapped = 0;
@@ -136,7 +136,7 @@ Result<LsmtReader> LsmtReader::Open(const ReadAtFile* file, LsmtTags tags) {
     } else {
       s.source = e.tag == min_tag ? LsmtSource::kFile : LsmtSource::kTar;
     }
-    // Sectors before the index only: neither header nor trailer are data.
+    // Only sectors between the header and the index: header and trailer are not data.
     if (s.source == LsmtSource::kFile &&
         (s.mapped < kLsmtHeaderBytes / kSectorBytes || s.mapped > h.index_offset / kSectorBytes ||
          s.nr_sectors > h.index_offset / kSectorBytes - s.mapped))

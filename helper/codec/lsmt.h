@@ -38,16 +38,16 @@ struct LsmtSegment {
 // Sorted by sector, not empty, not overlapping.
 using LsmtSegments = std::vector<LsmtSegment>;
 
-// Tags of index entries: turboOCI's fs.meta files tell the two sources by them;
-// native layers may carry any, and mean nothing by them.
+// How to read the tags of index entries. In turboOCI's fs.meta files they tell the two
+// sources apart. Native layers may carry any tag, and it means nothing.
 enum class LsmtTags { kSource, kIgnored };
 
 class LsmtReader {
  public:
-  // A sealed or committed file, bare or in a ZFile that the caller unwrapped, or
-  // a sparse one that was not sealed: what is no hole of it is mapped, which only
-  // a local file can tell. Checks everything; every kFile segment lies within
-  // the file.
+  // Takes a sealed or committed file, bare or out of a ZFile that the caller
+  // unwrapped. Takes a sparse file that was not sealed as well: all of it that is no
+  // hole is mapped. Only a local file knows its holes. Checks everything: each kFile
+  // segment lies within the file.
   static Result<LsmtReader> Open(const ReadAtFile* file, LsmtTags tags = LsmtTags::kSource);
   // Whether a file that begins with these bytes is one.
   static bool HasMagic(ByteSpan begin);
@@ -63,29 +63,29 @@ class LsmtReader {
   LsmtSegments segments_;
 };
 
-// Adds a segment behind the last one, in one piece with it where that continues.
+// Adds a segment after the last one. If it continues the last one, the two become one.
 void AppendSegment(LsmtSegments* segments, const LsmtSegment& segment);
 
 // One layer over another: `upper` wins, its segments get the number `layer`.
 LsmtSegments Overlay(const LsmtSegments& lower, const LsmtSegments& upper, uint32_t layer);
 
-// A run of tar data that ends inside a 4 KiB block with nothing mapped behind it
-// is followed by zeros up to the block's end (see docs: "past the end").
+// If a run of tar data ends inside a 4 KiB block and nothing is mapped to the rest of
+// the block, the rest becomes zeros (docs/meta-format.md: bytes after a file's end).
 LsmtSegments ZeroTails(const LsmtSegments& segments);
 
-// What a layer consists of before it is a file (codec/lsmt_writer.h).
+// The content of a layer before it is written as a file (codec/lsmt_writer.h).
 struct LsmtContent {
   LsmtSegments segments;  // kFile ones map sectors of data
   Bytes data;
 };
 
-// Collects it, in any order; no overlaps.
+// Collects the content of a layer. Segments come in any order and do not overlap.
 class LsmtBuilder {
  public:
   void AddData(uint64_t sector, ByteSpan data);  // whole sectors
   void AddTar(uint64_t sector, uint64_t nr_sectors, uint64_t tar_sector);
   void AddZero(uint64_t sector, uint64_t nr_sectors);
-  // That many more bytes of data are to come.
+  // So many bytes of data will follow.
   void Reserve(uint64_t data_bytes) { data_.reserve(data_.size() + data_bytes); }
   // virtual_bytes: of the device. The builder is used up.
   Result<LsmtContent> Finish(uint64_t virtual_bytes);

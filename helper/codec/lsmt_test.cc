@@ -33,6 +33,31 @@ TEST(Lsmt, ReadsWhatItWrote) {
   EXPECT_EQ(sector, Sectors(1, 2));
 }
 
+// overlaybd refuses a file in which an entry is mapped outside of the file's data, and does not leave out those of zeros.
+TEST(Lsmt, EntriesOfZerosHaveAPlaceWithinTheData) {
+  LsmtBuilder b;
+  b.AddZero(0, 4);
+  b.AddData(8, Sectors(2, 1));
+  b.AddZero(10, 40000);  // more than one entry
+  b.AddTar(50010, 5, 700);
+  b.AddZero(50020, 1);
+  b.AddData(50021, Sectors(3, 1));
+  b.AddZero(50024, 8);
+  const Bytes file = *MakeFsMeta(*b.Finish(64 << 20), 64 << 20);
+  ByteReader trailer(ByteSpan(file).last(kLsmtHeaderBytes));
+  trailer.Skip(32);
+  const uint64_t index_at = trailer.U64(), nr_entries = trailer.U64();
+  ASSERT_EQ(index_at, (8 + 2 + 3) * kSectorBytes);
+  ByteReader index(ByteSpan(file).subspan(index_at, nr_entries * 16));
+  std::vector<uint64_t> mapped;
+  for (uint64_t i = 0; i < nr_entries; i++) {
+    index.U64();
+    const uint64_t word = index.U64();
+    if (word >> 55 & 1) mapped.push_back(word & ((1ULL << 55) - 1));
+  }
+  EXPECT_EQ(mapped, (std::vector<uint64_t>{8, 10, 10, 10, 10, 13}));
+}
+
 TEST(Lsmt, LooksUpParts) {
   LsmtBuilder b;
   b.AddTar(10, 10, 100);

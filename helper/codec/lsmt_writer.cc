@@ -41,14 +41,18 @@ Result<Bytes> LsmtEnd(const LsmtSegments& segments, uint64_t end_of_data,
   uint64_t nr_entries = 0;
   // In steps of whole 4 KiB blocks.
   constexpr uint64_t kStep = kLsmtMaxSegmentSectors / kLsmtBlockSectors * kLsmtBlockSectors;
+  // overlaybd refuses a file with an entry whose mapped offset lies outside of the file's data,
+  // zeroed entries included. It gives those the place where the data of the entries so far ends.
+  uint64_t data_end = kLsmtHeaderBytes / kSectorBytes;
   for (const LsmtSegment& s : segments) {
+    const bool zero = s.source == LsmtSource::kZero;
     for (uint64_t at = 0; at < s.nr_sectors; at += kStep) {
-      bool zero = s.source == LsmtSource::kZero;
       w.U64((s.sector + at) | std::min(kStep, s.nr_sectors - at) << kLsmtLengthShift);
-      w.U64((zero ? 0 : s.mapped + at) | static_cast<uint64_t>(zero) << kLsmtZeroedBit |
+      w.U64((zero ? data_end : s.mapped + at) | static_cast<uint64_t>(zero) << kLsmtZeroedBit |
             static_cast<uint64_t>(s.source == LsmtSource::kTar) << kLsmtTagShift);
       nr_entries++;
     }
+    if (s.source == LsmtSource::kFile) data_end = s.mapped + s.nr_sectors;
   }
   for (; options.pad_index && nr_entries % kPaddedEntries != 0; nr_entries++) {
     w.U64(kLsmtInvalidSector);

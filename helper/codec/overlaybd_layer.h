@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A native overlaybd layer as the registry holds it: an LSMT file, mostly in a
-// ZFile, mostly in a tar with one member. Opening one reads a few ranges (tar
+// A native overlaybd layer as the registry holds it: an LSMT file. Mostly the LSMT file is
+// in a ZFile, and that is in a tar with one member. Opening one reads a few ranges (tar
 // header, ZFile header and jump table, LSMT header, trailer and index); its data
 // stays where it is.
 //

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ReadAtFile: random reads from something with a size. What the codecs read
-// from; never a URL.
+// ReadAtFile: random reads from something that has a size. The codecs read from it, and
+// never from a URL.
 #ifndef FASTOCI_CODEC_READ_AT_H_
 #define FASTOCI_CODEC_READ_AT_H_
 
@@ -26,7 +26,7 @@ class ReadAtFile {
   virtual uint64_t size() const = 0;
   // Fills all of `out`; kInvalid if the range reaches past size().
   virtual Status ReadAt(uint64_t offset, std::span<uint8_t> out) const = 0;
-  // What is not a hole, in order; kUnsupported where nobody knows.
+  // The runs that are not holes, in order. kUnsupported if holes are not known.
   virtual Result<std::vector<ByteRun>> DataRuns() const {
     return Error{ErrorKind::kUnsupported, EOPNOTSUPP, "holes are known of local files only"};
   }
@@ -79,7 +79,7 @@ class FdFile : public ReadAtFile {
   uint64_t size_;
 };
 
-// A stretch of another file, which it does not own; cut to what is there.
+// A range of another file, which it does not own. The range is cut at the file's end.
 class SubFile : public ReadAtFile {
  public:
   SubFile(const ReadAtFile* file, uint64_t offset, uint64_t bytes)

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <optional>
 
+#include "base/base64.h"
 #include "codec/tar_reader.h"
 
 namespace fastoci {
@@ -28,30 +29,6 @@ std::optional<std::string> UrlDecode(const std::string& text) {
   return out;
 }
 
-// With or without padding.
-std::optional<std::string> Base64(const std::string& text) {
-  std::string out;
-  uint32_t bits = 0;
-  int nr_bits = 0;
-  for (char c : text) {
-    if (c == '=') break;
-    int v = c >= 'A' && c <= 'Z'   ? c - 'A'
-            : c >= 'a' && c <= 'z' ? c - 'a' + 26
-            : c >= '0' && c <= '9' ? c - '0' + 52
-            : c == '+'             ? 62
-            : c == '/'             ? 63
-                                   : -1;
-    if (v < 0) return std::nullopt;
-    bits = bits << 6 | static_cast<uint32_t>(v);
-    nr_bits += 6;
-    if (nr_bits >= 8) {
-      nr_bits -= 8;
-      out += static_cast<char>(bits >> nr_bits & 0xff);
-    }
-  }
-  return out;
-}
-
 Status AddXattr(std::map<std::string, std::string>* xattrs, std::string name, std::string value) {
   if (name.empty() || name.find('\0') != std::string::npos)
     return InvalidError("bad name of an extended attribute");
@@ -65,8 +42,8 @@ Status AddRecord(const std::string& key, std::string value, PaxRecords* records)
     return AddXattr(&records->xattrs, key.substr(sizeof(kSchily) - 1), std::move(value));
   if (key.starts_with(kLibarchive)) {
     auto name = UrlDecode(key.substr(sizeof(kLibarchive) - 1));
-    auto bytes = Base64(value);
-    if (!name || !bytes) return InvalidError("bad LIBARCHIVE.xattr record");
+    auto bytes = Base64Decode(value);
+    if (!name || !bytes.ok()) return InvalidError("bad LIBARCHIVE.xattr record");
     return AddXattr(&records->libarchive_xattrs, *name, *bytes);
   }
   if (key == "GNU.sparse.offset" || key == "GNU.sparse.numbytes") {

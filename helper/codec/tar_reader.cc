@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cstring>
 #include <optional>
+#include <string_view>
 
 namespace fastoci {
 namespace {
@@ -95,20 +96,31 @@ bool PaxTime(const std::string& text, int64_t* sec, uint32_t* nsec) {
   return true;
 }
 
-// Brings a path into the form that TarEntry promises.
+// Brings a path into the form that TarEntry promises. ".." takes the component
+// before it away, even if that is a symbolic link. At the root of an absolute path
+// it takes nothing away.
 Status Normalize(const std::string& text, const char* what, std::string* out) {
   if (text.size() > kMaxTarPathBytes) return InvalidError(std::string(what) + " is too long");
   if (text.find('\0') != std::string::npos)
     return InvalidError(std::string(what) + " has a NUL in it");
-  out->clear();
-  size_t at = 0;
-  while (at < text.size()) {
-    size_t end = std::min(text.find('/', at), text.size());
-    std::string_view name(text.data() + at, end - at);
+  std::vector<std::string_view> names;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('/', at), text.size());
+    const std::string_view name(text.data() + at, end - at);
     at = end + 1;
     if (name.empty() || name == ".") continue;
-    if (name == "..")
-      return InvalidError(std::string(what) + " has a '..' in it: '" + text.substr(0, 200) + "'");
+    if (name == "..") {
+      if (!names.empty()) {
+        names.pop_back();
+      } else if (text[0] != '/') {
+        return InvalidError(std::string(what) + " leaves the root: '" + text.substr(0, 200) + "'");
+      }
+      continue;
+    }
+    names.push_back(name);
+  }
+  out->clear();
+  for (const std::string_view name : names) {
     if (name.size() > kMaxTarNameBytes)
       return InvalidError("a component of " + std::string(what) + " is too long");
     if (!out->empty()) *out += '/';
@@ -130,13 +142,10 @@ std::optional<TarType> TypeOf(char c) {
   }
 }
 
-const std::string* Find(const PaxRecords& local, const PaxRecords& global, const char* key) {
-  auto it = local.values.find(key);
-  if (it == local.values.end()) {
-    it = global.values.find(key);
-    if (it == global.values.end()) return nullptr;
-  }
-  return it->second.empty() ? nullptr : &it->second;  // an empty value takes a record back
+// Null if the record is missing or empty: an empty value cancels a record.
+const std::string* Find(const PaxRecords& records, const char* key) {
+  auto it = records.values.find(key);
+  return it == records.values.end() || it->second.empty() ? nullptr : &it->second;
 }
 
 }  // namespace
@@ -197,6 +206,7 @@ Status TarReader::OnBlock() {
 
 Status TarReader::Finish() {
   if (state_ == State::kEnded) return OkStatus();
+  if (state_ == State::kPadding) return EndEntry();
   if (state_ != State::kHeader || block_fill_ != 0 || in_entry_)
     return Refuse("the stream ends in the middle of an entry");
   return OkStatus();
@@ -208,11 +218,11 @@ Status TarReader::OnHeader() {
     entry_.header_offset = offset_ - kTarBlockBytes;
   }
   if (IsZero(block_)) {
-    if (in_entry_) return Refuse("an extension header without an entry behind it");
+    if (in_entry_) return Refuse("an extension header without an entry after it");
     if (++zero_blocks_ == 2) state_ = State::kEnded;
     return OkStatus();
   }
-  if (zero_blocks_ != 0) return Refuse("data behind half an end marker");
+  if (zero_blocks_ != 0) return Refuse("data after half an end marker");
   if (!ChecksumOk(block_)) return Refuse("wrong header checksum");
   char type = static_cast<char>(block_[kTypeAt]);
   if (type != 'x' && type != 'g' && type != 'L' && type != 'K') return ParseHeader(type);
@@ -224,7 +234,7 @@ Status TarReader::OnHeader() {
                : type == 'g' ? Body::kPaxGlobal
                : type == 'L' ? Body::kLongName
                              : Body::kLongLink;
-  in_entry_ = type != 'g' || in_entry_;
+  in_entry_ = true;
   body_.clear();
   left_ = static_cast<uint64_t>(*size);
   if (left_ == 0) return OnBody();
@@ -241,13 +251,20 @@ Status TarReader::OnBody() {
       local_ = PaxRecords();
       s = ParsePax(body_, &local_);
       break;
-    case Body::kPaxGlobal: s = ParsePax(body_, &global_); break;
+    case Body::kPaxGlobal: {
+      // As in Go's reader: it must be well-formed, and it ends what belongs to the entry after it. That is all.
+      PaxRecords ignored;
+      s = ParsePax(body_, &ignored);
+      local_ = PaxRecords();
+      long_name_.clear();
+      long_link_.clear();
+      in_entry_ = false;
+      break;
+    }
     case Body::kLongName: long_name_ = std::move(text); break;
     case Body::kLongLink: long_link_ = std::move(text); break;
   }
   if (!s.ok()) return Refuse(s.error().message);
-  if (global_.values.size() > kMaxTarXattrs || !global_.sparse_numbers.empty())
-    return Refuse("global PAX records that make no sense");
   return OkStatus();
 }
 
@@ -302,7 +319,7 @@ Status TarReader::ParseHeader(char type) {
 }
 
 Status TarReader::ApplyPax(std::string* name, std::string* link, uint64_t* size) {
-  auto find = [this](const char* key) { return Find(local_, global_, key); };
+  auto find = [this](const char* key) { return Find(local_, key); };
   if (const std::string* v = find("path")) *name = *v;
   if (const std::string* v = find("GNU.sparse.name")) *name = *v;
   if (const std::string* v = find("linkpath")) *link = *v;
@@ -327,10 +344,8 @@ Status TarReader::ApplyPax(std::string* name, std::string* link, uint64_t* size)
       return Refuse("PAX record mtime is damaged");
   }
   // The SCHILY form wins: libarchive writes both.
-  for (const PaxRecords* r : {&global_, &local_}) {
-    for (const auto& [k, v] : r->libarchive_xattrs) entry_.xattrs[k] = v;
-    for (const auto& [k, v] : r->xattrs) entry_.xattrs[k] = v;
-  }
+  entry_.xattrs = local_.xattrs;
+  entry_.xattrs.insert(local_.libarchive_xattrs.begin(), local_.libarchive_xattrs.end());
   return OkStatus();
 }
 
@@ -389,7 +404,7 @@ Status TarReader::OnOldSparse(bool first) {
 
 // PAX sparse files: 0.0 and 0.1 have their map in records, 1.0 before the data.
 Status TarReader::SetPaxSparse() {
-  auto find = [this](const char* key) { return Find(local_, global_, key); };
+  auto find = [this](const char* key) { return Find(local_, key); };
   const std::string* major = find("GNU.sparse.major");
   const std::string* real = find(major ? "GNU.sparse.realsize" : "GNU.sparse.size");
   const std::string* map = find("GNU.sparse.map");

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // TarReader: a push parser for the uncompressed stream of a layer (hostile
 // bytes). v7, ustar, star, GNU (long names, old sparse, base-256 numbers) and
-// PAX (global and local records, sparse 0.0, 0.1 and 1.0). What it does not
-// understand is refused, with the offset of the entry in the stream: a layer is
-// converted as a whole or not at all.
+// PAX (local records, sparse 0.0, 0.1 and 1.0). It refuses what it does not understand;
+// the error names the offset of the entry in the stream. So a layer is converted as a
+// whole or not at all.
 //
-// As container engines do (Go's archive/tar): only regular files carry data,
-// one missing or half end marker at the end of the stream is accepted, and what
-// follows the end marker is ignored.
+// It reads a tar as container engines do, which use Go's archive/tar. Only regular files
+// carry data. The records of global PAX headers are ignored. A stream may end right after
+// the last file's data: the padding, the end marker or half of it may be missing. Bytes
+// after the end marker are ignored.
 #ifndef FASTOCI_CODEC_TAR_READER_H_
 #define FASTOCI_CODEC_TAR_READER_H_
 
@@ -64,7 +65,8 @@ class TarSink {
   virtual Status OnEntry(const TarEntry& entry) = 0;
   // Stored data of the last entry; offset: in its stored data.
   virtual Status OnData(uint64_t offset, ByteSpan data) = 0;
-  // All of its data was seen. zero_padding: as is the rest of the last block.
+  // The entry's data has ended. zero_padding: the rest of its last block is zeros, or the
+  // stream ends before it.
   virtual Status OnEntryEnd(bool zero_padding) = 0;
 };
 
@@ -79,7 +81,7 @@ Status ParsePax(ByteSpan body, PaxRecords* records);
 class TarReader {
  public:
   explicit TarReader(TarSink* sink) : sink_(sink) {}
-  // Errors are final, they name the entry's offset.
+  // Errors name the entry's offset. After an error the reader must not be used any more.
   Status Update(ByteSpan data);
   Status Finish();
   uint64_t offset() const { return offset_; }
@@ -116,7 +118,7 @@ class TarReader {
   Body body_kind_ = Body::kPaxLocal;
   Bytes body_;
   uint64_t left_ = 0;  // of the body, the data or the padding
-  PaxRecords global_, local_;
+  PaxRecords local_;
   std::string long_name_, long_link_;
   bool zero_padding_ = true;
   std::string map_line_;         // PAX sparse 1.0: the number being read

@@ -113,17 +113,29 @@ TEST(TarReader, AppliesPaxRecords) {
   EXPECT_TRUE(p.r.entries[1].xattrs.empty());
 }
 
-TEST(TarReader, GlobalPaxRecordsLastAndLocalOnesWin) {
+TEST(TarReader, IgnoresTheRecordsOfGlobalPaxHeaders) {
   TestTar t;
-  t.Pax({{"uid", "7"}, {"gid", "8"}}, 'g');
+  t.Pax({{"uid", "7"}, {"path", "everywhere"}, {"GNU.sparse.map", "1,2"}, {"SCHILY.xattr.user.x", std::string(600000, 'x')}}, 'g');
   t.Pax({{"uid", "9"}});
   t.File("a", "");
   t.File("b", "");
+  // A global header ends what belongs to the entry behind it, as in Go's reader.
+  t.Pax({{"uid", "9"}});
+  t.Pax({{"comment", "of git"}}, 'g');
+  t.File("c", "");
   Parsed p = Parse(t.Finish());
-  ASSERT_TRUE(p.status.ok());
+  ASSERT_TRUE(p.status.ok()) << p.status.error().message;
+  ASSERT_EQ(p.r.entries.size(), 3u);
   EXPECT_EQ(p.r.entries[0].uid, 9u);
-  EXPECT_EQ(p.r.entries[0].gid, 8u);
-  EXPECT_EQ(p.r.entries[1].uid, 7u);
+  EXPECT_EQ(p.r.entries[1].uid, 0u);
+  EXPECT_EQ(p.r.entries[1].path, "b");
+  EXPECT_EQ(p.r.entries[2].uid, 0u);
+  for (const TarEntry& e : p.r.entries) EXPECT_TRUE(e.xattrs.empty()) << e.path;
+  TestTar bad;
+  TestTar::Header h;
+  h.type = 'g';
+  bad.Add(h, "no record");
+  ExpectRefused(bad.Finish(), "PAX record without a length");
 }
 
 TEST(TarReader, ReadsGnuLongNamesAndBase256) {
@@ -234,15 +246,53 @@ TEST(TarReader, AcceptsAStreamWithoutEndMarkerAndIgnoresWhatFollowsOne) {
   EXPECT_TRUE(Parse(t.bytes()).status.ok());
 }
 
+TEST(TarReader, AcceptsAStreamThatEndsRightBehindTheLastFilesData) {
+  TestTar t;
+  t.File("first", "1");
+  const size_t begin = t.bytes().size();
+  t.File("last", std::string(700, 'l'));
+  const std::string tar = t.bytes();
+  for (size_t end : {begin + 512 + 700, begin + 512 + 701, tar.size() - 1, tar.size()}) {
+    Parsed p = Parse(tar.substr(0, end));
+    ASSERT_TRUE(p.status.ok()) << end << ": " << p.status.error().message;
+    ASSERT_EQ(p.r.zero_paddings.size(), 2u) << end;
+    EXPECT_TRUE(p.r.zero_paddings[1]);
+    EXPECT_EQ(p.r.data[1], std::string(700, 'l'));
+  }
+  for (size_t end : {begin + 1, begin + 511, begin + 512, begin + 512 + 699})
+    ExpectRefused(tar.substr(0, end), "ends in the middle");
+}
+
+TEST(TarReader, CleansPathsThatStayBelowTheRoot) {
+  TestTar t;
+  t.File("./a/../dotdot", "");
+  t.File("/../../etc/passwd", "");
+  t.Dir("a/..");
+  t.HardLink("a/b/../../c", "x/./../dotdot");
+  t.Pax({{"path", std::string(300, 'x') + "/../short"}});
+  t.File("a", "");
+  Parsed p = Parse(t.Finish());
+  ASSERT_TRUE(p.status.ok()) << p.status.error().message;
+  EXPECT_EQ(p.r.entries[0].path, "dotdot");
+  EXPECT_EQ(p.r.entries[1].path, "etc/passwd");
+  EXPECT_EQ(p.r.entries[2].path, "");
+  EXPECT_EQ(p.r.entries[3].path, "c");
+  EXPECT_EQ(p.r.entries[3].link, "dotdot");
+  EXPECT_EQ(p.r.entries[4].path, "short");
+}
+
 TEST(TarReader, RefusesHostilePaths) {
-  for (const char* name : {"../etc/passwd", "a/../../b", "a/.."}) {
+  for (const char* name : {"../etc/passwd", "a/../../b", "..", "a/../../a/b"}) {
     TestTar t;
     t.File(name, "");
-    ExpectRefused(t.Finish(), "'..'");
+    ExpectRefused(t.Finish(), "the path leaves the root");
   }
   TestTar link;
   link.HardLink("a", "../../etc/shadow");
-  ExpectRefused(link.Finish(), "'..'");
+  ExpectRefused(link.Finish(), "the link's target leaves the root");
+  TestTar file;
+  file.File("a/..", "");
+  ExpectRefused(file.Finish(), "root is not a directory");
   TestTar component;
   component.Pax({{"path", std::string(256, 'x')}});
   component.File("a", "");
@@ -260,7 +310,7 @@ TEST(TarReader, RefusesDamage) {
   TestTar t;
   t.File("a", "data");
   std::string tar = t.Finish();
-  ExpectRefused(tar.substr(0, 700), "ends in the middle");
+  ExpectRefused(tar.substr(0, 514), "ends in the middle");
   ExpectRefused(tar.substr(0, 100), "ends in the middle");
   std::string bad = tar;
   bad[0] ^= 1;

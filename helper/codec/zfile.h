@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// ZFile: overlaybd's block-compressed container. A header, blocks of the same
-// uncompressed size (the last one short) that are compressed one by one, each
-// followed by its CRC, a table of their stored lengths and a trailer.
+// ZFile: overlaybd's block-compressed container. It has a header, blocks, a table of the
+// blocks' stored lengths, and a trailer. All blocks but the last have the same uncompressed
+// size. Each is compressed on its own, and its CRC follows it.
 //
 // ZFileIndex knows where each block is and decodes it; it can be cut out of the
 // file (Serialize) for a decoder that gets the blocks' bytes from elsewhere.

@@ -139,7 +139,7 @@ Result<Bytes> ZstdIndexBuilder::Finish() {
   if (in_frame_)
     return InvalidError("the zstd stream ends inside of the frame at byte " +
                         std::to_string(frame_at_) + " of the blob");
-  if (entries_.empty()) return InvalidError("the zstd stream is empty");
+  if (entries_.empty()) return Bytes();
   ByteWriter w;
   w.Append(kMagic);
   w.U32(kVersion);

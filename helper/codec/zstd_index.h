@@ -22,8 +22,8 @@ inline constexpr uint64_t kMaxZstdIndexBytes = kMaxZstdIndexEntries * 16 + 4096;
 // What a decoder may have to keep of a frame's output; frames that want more are
 // refused. zstd itself has this limit unless told otherwise.
 inline constexpr int kMaxZstdWindowLog = 27;
-// A block's data. It is decoded as a whole, so a reader needs up to as many bytes
-// of the blob behind those that it wants.
+// The most data of one block. A block is decoded as a whole, so a reader may need up to
+// so many bytes of the blob after those that it wants.
 inline constexpr uint64_t kZstdBlockBytes = 128 << 10;
 
 struct ZstdIndexEntry {
@@ -55,7 +55,7 @@ class ZstdStream {
   struct Progress {
     size_t consumed = 0;  // of `in`
     size_t produced = 0;  // of `out`
-    bool frame_ended = false;  // all that came in is out, and a frame ends there
+    bool frame_ended = false;  // the input so far ends a frame, and all of its output is out
   };
   static Result<ZstdStream> Open();
   ZstdStream(ZstdStream&&) noexcept;
@@ -83,10 +83,10 @@ class ZstdIndexBuilder {
   // sink receives the uncompressed bytes in order; its error ends Update().
   static Result<ZstdIndexBuilder> Create(const ZstdIndexOptions& options, Sink sink);
 
-  // kInvalid for a corrupt stream, and for anything behind a frame that is none.
+  // kInvalid for a corrupt stream, and for bytes after a frame that are not a frame.
   Status Update(ByteSpan compressed);
-  // The file's content; kInvalid if the last frame is not complete, or no frame
-  // holds anything.
+  // The file's content; empty if no frame holds anything. kInvalid if the last frame
+  // is not complete.
   Result<Bytes> Finish();
   uint64_t data_bytes() const { return data_offset_; }
 

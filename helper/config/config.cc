@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/unique_fd.h"
+#include "registry/reference.h"
 
 namespace fastoci {
 namespace {
@@ -37,7 +38,7 @@ struct Value {
   bool is_array = false;
 };
 
-// Flattens the file to dotted paths, with the place of each key. What stands
+// Flattens the file to dotted paths, with the place of each key. The content
 // in arrays is not recorded: no key of ours has one.
 class Flattener : public nlohmann::json_sax<nlohmann::json> {
  public:
@@ -155,8 +156,20 @@ class CountingIterator {
 // What a file says, beyond what Config holds.
 struct Raw {
   std::optional<uint64_t> gzip_gb, registry_gb;
-  std::string gzip_dir, registry_dir, credentials_mode = "file", whole = "fail";
+  std::string gzip_dir, registry_dir, credentials_mode = "file", whole = "fail", p2p, p2p_proxy;
+  bool use_p2p = false;
 };
+
+// http://host[:port][/path], without what could be a password.
+bool IsHttpUrl(const std::string& url) {
+  for (const std::string scheme : {"http://", "https://"}) {
+    if (!url.starts_with(scheme)) continue;
+    const std::string rest = url.substr(scheme.size());
+    return IsRegistryHost(rest.substr(0, rest.find('/'))) &&
+           rest.find_first_of("?#\"\\ @") == std::string::npos;
+  }
+  return false;
+}
 
 struct Key {
   enum Type { kBool, kNumber, kString, kSection, kIgnored } type;
@@ -170,6 +183,7 @@ struct Key {
 const std::map<std::string, Key>& Keys() {
   using K = Key;
   constexpr uint64_t kMaxGb = 1 << 20;
+  constexpr uint64_t kMaxReadaheadMb = 256;
   static const std::map<std::string, Key> keys = {
       {"gzipCacheConfig", {K::kSection}},
       {"gzipCacheConfig.enable", {K::kBool, 0, 0, false, SET(c->keep_cache = v)}},
@@ -187,13 +201,17 @@ const std::map<std::string, Key>& Keys() {
       {"credentialConfig.path", {K::kString, 0, 0, false, SET(c->credentials = v)}},
       {"credentialConfig.timeout", {K::kIgnored}},
       {"credentialFilePath", {K::kString, 0, 0, true, SET(c->credentials = v)}},
+      {"p2pConfig", {K::kSection}},
+      {"p2pConfig.enable", {K::kBool, 0, 0, false, SET(r->use_p2p = v)}},
+      {"p2pConfig.address", {K::kString, 0, 0, false, SET(r->p2p = v)}},
+      {"p2pConfig.proxy", {K::kString, 0, 0, false, SET(r->p2p_proxy = v)}},
       {"registryCacheDir", {K::kString, 0, 0, true, SET(r->registry_dir = v)}},
       {"registryCacheSizeGB", {K::kNumber, 1, kMaxGb, true, SET(r->registry_gb = v)}},
       {"download", {K::kSection}},
       {"download.enable", {K::kBool, 0, 0, false, SET(c->download.enable = v)}},
       {"download.delay", {K::kNumber, 0, 86400, false, SET(c->download.delay_s = v)}},
       {"download.delayExtra", {K::kNumber, 0, 86400, false, SET(c->download.delay_extra_s = v)}},
-      {"download.maxMBps", {K::kNumber, 1, 100000, false, SET(c->download.max_mbps = v)}},
+      {"download.maxMBps", {K::kNumber, 0, 100000, false, SET(c->download.max_mbps = v)}},
       {"download.tryCnt", {K::kNumber, 1, 1000, false, SET(c->download.tries = v)}},
       {"download.blockSize", {K::kNumber, 65536, 1 << 28, false, SET(c->download.block_bytes = v)}},
       {"exporterConfig", {K::kSection}},
@@ -207,6 +225,7 @@ const std::map<std::string, Key>& Keys() {
       {"maxDiskPercent", {K::kNumber, 1, 100, false, SET(c->max_disk_percent = v)}},
       {"wholeBlob", {K::kString, 0, 0, false, SET(r->whole = v)}},
       {"wholeLayerKB", {K::kNumber, 0, kMaxGb, false, SET(c->whole_layer_kb = v)}},
+      {"readaheadMB", {K::kNumber, 0, kMaxReadaheadMb, false, SET(c->readahead_mb = v)}},
       {"verifyOnRead", {K::kBool, 0, 0, false, SET(c->verify_on_read = v)}},
       {"signatures", {K::kSection}},  // its keys are prefixes: ParseSignature()
       {"scrubAtStart", {K::kBool, 0, 0, false, SET(c->scrub_at_start = v)}},
@@ -253,6 +272,15 @@ std::string ParseSignature(const std::string& path, const Value& value, Config* 
   rule.prefix = path.substr(sizeof(kSignatures) - 1);
   if (rule.prefix.empty() || rule.prefix == "/")
     return "names no repository; \"*\" is all of them";
+  if (rule.prefix != "*") {
+    auto canonical = CanonicalPrefix(rule.prefix);
+    if (!canonical.ok()) return "can match no image: it " + canonical.error().message;
+    rule.prefix = std::move(*canonical);
+  }
+  for (const SignatureRule& other : config->signatures) {
+    if (other.prefix == rule.prefix)
+      return "is another spelling of a rule that is there already, for " + rule.prefix;
+  }
   if (!value.json.is_string()) return "must be the path of a file of public keys, or \"none\"";
   rule.key_file = value.json.get<std::string>();
   if (rule.key_file == "none")
@@ -269,7 +297,6 @@ void Settle(const Raw& raw, Config* c) {
   if (!dir.empty()) c->cache_dir = dir + "/fastoci";
   if (raw.gzip_gb || raw.registry_gb)
     c->cache_size_gb = raw.gzip_gb.value_or(0) + raw.registry_gb.value_or(0);
-  if (raw.credentials_mode != "file") c->credentials.clear();
 }
 
 Result<Config> Load(const std::string& path, ConfigDialect dialect) {
@@ -311,9 +338,11 @@ Result<Config> ParseConfig(const std::string& text, const std::string& name,
       return complain(value.offset, "\"" + path + "\" " + bad);
     if (key->second.set) key->second.set(&config, &raw, value.json);
   }
-  if (raw.credentials_mode != "file" && ours)
+  if (raw.credentials_mode != "file")
     return complain(flat.values.at("credentialConfig.mode").offset,
-                    "\"credentialConfig.mode\" must be \"file\"");
+                    "\"credentialConfig.mode\" \"" + raw.credentials_mode.substr(0, 40) +
+                        "\" is not supported, only \"file\": name a file in the format of docker's "
+                        "config.json with \"credentialConfig.path\"");
   if ((config.chunk_kb & (config.chunk_kb - 1)) != 0)
     return complain(flat.values.at("chunkKB").offset, "\"chunkKB\" must be a power of two");
   if (!ParseWhole(raw.whole, &config.whole))
@@ -322,6 +351,20 @@ Result<Config> ParseConfig(const std::string& text, const std::string& name,
   if (config.metrics.path.empty() || config.metrics.path[0] != '/')
     return complain(flat.values.at("exporterConfig.uriPrefix").offset,
                     "\"exporterConfig.uriPrefix\" must begin with \"/\"");
+  if (raw.use_p2p) {
+    if (raw.p2p.empty() && raw.p2p_proxy.empty())
+      return complain(flat.values.at("p2pConfig.enable").offset,
+                      "\"p2pConfig\" needs an \"address\" or a \"proxy\"");
+    for (const auto& [key, url] : {std::pair("p2pConfig.address", &raw.p2p),
+                                   std::pair("p2pConfig.proxy", &raw.p2p_proxy)})
+      if (!url->empty() && !IsHttpUrl(*url))
+        return complain(flat.values.at(key).offset,
+                        std::string("\"") + key +
+                            "\" must be a URL, like \"http://localhost:9731/accelerator\"");
+    config.p2p = raw.p2p;
+    while (config.p2p.ends_with("/")) config.p2p.pop_back();
+    config.p2p_proxy = raw.p2p_proxy;
+  }
   Settle(raw, &config);
   return config;
 }

@@ -22,13 +22,13 @@ struct DownloadConfig {
   bool enable = false;
   uint64_t delay_s = 300;
   uint64_t delay_extra_s = 30;  // a random part of it is added
-  uint64_t max_mbps = 100;      // MB per second
+  uint64_t max_mbps = 100;      // MB per second; 0: no limit
   uint64_t tries = 5;
   uint64_t block_bytes = 262144;
 };
 
-// What becomes of a blob whose chunks have no digests and that, read as a whole,
-// is not what its own digest says. kOff: it is not read as a whole.
+// A blob whose chunks have no digests is read as a whole and compared with its own digest.
+// This says what happens if it differs. kOff: such blobs are not read as a whole.
 enum class WholePolicy { kFail, kReport, kOff };
 
 struct MetricsConfig {
@@ -38,8 +38,9 @@ struct MetricsConfig {
   bool operator==(const MetricsConfig&) const = default;
 };
 
-// Images of host/repository that begin with prefix (whole components, or "*": all)
-// are attached only with a signature by a key of key_file; "": without one.
+// Images whose repository is below prefix by MatchPrefix() ("*": all images) are attached
+// only if a key in key_file has signed them. key_file "": no signature is needed. prefix is
+// canonical (registry/reference.h), however the file spells it.
 struct SignatureRule {
   std::string prefix;
   std::string key_file;
@@ -57,9 +58,12 @@ struct Config {
   bool scrub_at_start = false;
   bool verify_on_read = false;
   std::string credentials;  // a file
+  std::string p2p;          // URL of a peer that is asked first; "": none
+  std::string p2p_proxy;    // URL of an HTTP proxy that is tried first
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
   uint64_t whole_layer_kb = 1024;
+  uint64_t readahead_mb = 8;  // compressed, ahead of a sequential reader; 0: none
   MetricsConfig metrics;  // exporterConfig
   std::vector<SignatureRule> signatures;
 };

@@ -39,6 +39,15 @@ TEST(Config, BothSizesAreAddedAndOurFilesLieApart) {
   EXPECT_EQ(c->download.block_bytes, 1048576u);
 }
 
+TEST(Config, ADownloadMayHaveNoLimit) {
+  auto c = ParseConfig(R"({"download": {"enable": true, "maxMBps": 0}})", "c.json",
+                       ConfigDialect::kOurs);
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_EQ(c->download.max_mbps, 0u);
+  EXPECT_EQ(ErrorOf("{\"download\": {\"maxMBps\": 100001}}"),
+            "c.json:1:15: \"download.maxMBps\" must be a whole number from 0 to 100000");
+}
+
 TEST(Config, ComplaintsNameThePlace) {
   EXPECT_EQ(ErrorOf("{\n  \"chunkKB\": 64,\n  \"chukKB\": 64\n}"),
             "c.json:3:3: unknown key \"chukKB\"");
@@ -70,12 +79,24 @@ TEST(Config, SignaturesAreDemandedByRepository) {
   EXPECT_EQ(c->signatures[0].key_file, "/etc/keys/all.pem");
   EXPECT_EQ(c->signatures[1].prefix, "r.example:5000/dev");
   EXPECT_EQ(c->signatures[1].key_file, "");
-  EXPECT_EQ(ErrorOf("{\"signatures\": {\"a\": \"keys.pem\"}}"),
-            "c.json:1:17: \"signatures.a\" must be the whole path of a file of public keys, or \"none\"");
-  for (const char* bad : {R"({"signatures": "/k"})", R"({"signatures": {"a": 3}})",
-                          R"({"signatures": {"a": ""}})", R"({"signatures": {"": "/k"}})",
-                          R"({"signatures": {"a": {"b": "/k"}}})", R"({"signatures": {"a": ["/k"]}})",
-                          R"({"signatures": {"a": "/k", "a": "/l"}})", R"({"signatures": ["/k"]})"})
+  EXPECT_EQ(ErrorOf("{\"signatures\": {\"nginx\": \"/k\"}}"),
+            "c.json:1:17: \"signatures.nginx\" can match no image: it names no registry; "
+            "write docker.io/library/nginx");
+  auto same = ParseConfig(R"({"signatures": {"R.Example:443/dev/": "/k"}})", "c.json",
+                          ConfigDialect::kOurs);
+  ASSERT_TRUE(same.ok()) << same.error().message;
+  EXPECT_EQ(same->signatures[0].prefix, "r.example/dev");
+  EXPECT_EQ(ErrorOf("{\"signatures\": {\"a.b\": \"keys.pem\"}}"),
+            "c.json:1:17: \"signatures.a.b\" must be the whole path of a file of public keys, or \"none\"");
+  for (const char* bad : {R"({"signatures": "/k"})", R"({"signatures": {"a.b": 3}})",
+                          R"({"signatures": {"a.b": ""}})", R"({"signatures": {"": "/k"}})",
+                          R"({"signatures": {"a.b": {"b": "/k"}}})", R"({"signatures": {"a.b": ["/k"]}})",
+                          R"({"signatures": {"a.b": "/k", "a.b": "/l"}})",
+                          // rules that can never match, and two spellings of one
+                          R"({"signatures": {"prod/app": "/k"}})", R"({"signatures": {"a.b/App": "/k"}})",
+                          R"({"signatures": {"a.b/app:1": "/k"}})", R"({"signatures": {"a.b/*": "/k"}})",
+                          R"({"signatures": {"https://a.b": "/k"}})",
+                          R"({"signatures": {"a.b": "/k", "A.b:443": "/l"}})", R"({"signatures": ["/k"]})"})
     EXPECT_NE(ErrorOf(bad), "") << bad;
 }
 
@@ -85,6 +106,21 @@ TEST(Config, WhatIsNoJsonObjectIsRefused) {
                           "{\"chunkKB\": [64]}", "{\"download\": []}", "\xff"})
     EXPECT_NE(ErrorOf(bad), "") << bad;
   EXPECT_NE(ErrorOf("{\"x\":" + std::string(5000, '[')), "");
+}
+
+TEST(Config, PeersAreUrls) {
+  auto c = ParseConfig(R"({"p2pConfig": {"enable": true, "address": "http://localhost:9731/x/"}})",
+                       "c.json", ConfigDialect::kOurs);
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_EQ(c->p2p, "http://localhost:9731/x");
+  EXPECT_EQ(c->p2p_proxy, "");
+  EXPECT_NE(ErrorOf(R"({"p2pConfig": {"enable": true}})").find("needs an \"address\""),
+            std::string::npos);
+  for (const char* bad : {"localhost:9731", "http://", "ftp://h", "http://u:p@h", "http://h?x", "http://h x"})
+    for (const char* key : {"address", "proxy"})
+      EXPECT_NE(ErrorOf(std::string(R"({"p2pConfig": {"enable": true, ")") + key + R"(": ")" + bad + "\"}}")
+                    .find(std::string("\"p2pConfig.") + key + "\" must be a URL"),
+                std::string::npos) << bad;
 }
 
 TEST(Config, OverlaybdsFileIsAcceptedAsItIs) {
@@ -102,6 +138,7 @@ TEST(Config, OverlaybdsFileIsAcceptedAsItIs) {
   EXPECT_EQ(c->cache_size_gb, 8u);
   EXPECT_EQ(c->cache_dir, "/opt/overlaybd/gzip_cache/fastoci");
   EXPECT_EQ(c->credentials, "/opt/overlaybd/cred.json");
+  EXPECT_EQ(c->p2p, "") << "it is not enabled";
   EXPECT_EQ(c->download.delay_s, 600u);
   EXPECT_TRUE(c->metrics.enable);
   EXPECT_EQ(c->metrics.path, "/m");
@@ -114,6 +151,15 @@ TEST(Config, OverlaybdsFileIsAcceptedAsItIs) {
   EXPECT_EQ(legacy->cache_size_gb, 6u);
   EXPECT_EQ(legacy->credentials, "/cred");
   EXPECT_NE(ErrorOf(R"({"download": {"delay": "soon"}})", ConfigDialect::kOverlaybd), "");
+  // Credentials that would silently be missing otherwise.
+  for (const char* mode : {"http", "https", "uds", "other"})
+    for (auto dialect : {ConfigDialect::kOurs, ConfigDialect::kOverlaybd})
+      EXPECT_NE(ErrorOf(std::string(R"({"credentialConfig": {"mode": ")") + mode +
+                            R"(", "path": "localhost:19876/auth"}})",
+                        dialect)
+                    .find(std::string("\"") + mode + "\" is not supported, only \"file\""),
+                std::string::npos)
+          << mode;
 }
 
 }  // namespace

@@ -20,7 +20,6 @@
 #include "decoder/client.h"
 #include "decoder/decoder.h"
 #include "decoder/sandbox.h"
-#include "fetcher/protocol.h"
 #include "testing/ia32_entry.h"
 #include "testing/proc_status.h"
 
@@ -37,7 +36,7 @@ struct Loot {
 
 Loot Plunder() {
   Loot loot{};
-  void* p = mmap(nullptr, kFetchRingBytes, PROT_READ | PROT_WRITE, MAP_SHARED, kDecoderInputFd, 0);
+  void* p = mmap(nullptr, kPieceBytes * kOutputPieces, PROT_READ | PROT_WRITE, MAP_SHARED, kDecoderInputFd, 0);
   loot.map_input_errno = p == MAP_FAILED ? errno : 0;
   loot.write_input_errno = write(kDecoderInputFd, "x", 1) < 0 ? errno : 0;
   char buffer[256];
@@ -77,7 +76,7 @@ TEST(Attacker, DISABLED_Plunders) {
 
 UniqueFd Ring(const char* name, int seals) {
   UniqueFd fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  EXPECT_EQ(ftruncate(fd.get(), kFetchRingBytes), 0);
+  EXPECT_EQ(ftruncate(fd.get(), kPieceBytes * kOutputPieces), 0);
   EXPECT_EQ(fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | seals), 0);
   return fd;
 }
@@ -91,7 +90,7 @@ TEST(DecoderAttackerTest, HasItsThreeDescriptorsAndNothingElse) {
   UniqueFd ours(pair[0]), theirs(pair[1]);
   const int fds[] = {theirs.get(), input.get(), output.get()};
   auto pid = SpawnWithFds(std::filesystem::read_symlink("/proc/self/exe").string(),
-                          {"decoder", "--gtest_also_run_disabled_tests",
+                          {"--gtest_also_run_disabled_tests",
                            "--gtest_filter=Attacker.DISABLED_Plunders"}, fds);
   ASSERT_TRUE(pid.ok()) << pid.error().message;
   theirs.reset();

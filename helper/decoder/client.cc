@@ -2,16 +2,13 @@
 #include "decoder/client.h"
 
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "decoder/message.h"
 
@@ -19,65 +16,13 @@ namespace fastoci {
 namespace {
 
 constexpr size_t kOutputBytes = kPieceBytes * kOutputPieces;
-constexpr size_t kMaxChildFds = 16;
-constexpr int kFirstChildFd = 3;
-
-// In the child, between fork and exec of a process with threads: system calls
-// on prepared memory only. Returns on failure, with errno.
-void ExecChild(const char* program, char* const* argv, char* const* envp,
-               std::span<const int> fds, int* error_fd) {
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
-  constexpr int kSafe = kFirstChildFd + static_cast<int>(kMaxChildFds) + 1;
-  int high[kMaxChildFds];
-  int error_copy = fcntl(*error_fd, F_DUPFD_CLOEXEC, kSafe);
-  if (error_copy < 0) return;
-  *error_fd = error_copy;
-  for (size_t i = 0; i < fds.size(); i++)
-    if ((high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, kSafe)) < 0) return;
-  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0) return;
-  int end = kFirstChildFd;
-  for (size_t i = 0; i < fds.size(); i++)
-    if (dup2(high[i], end++) < 0) return;
-  if (syscall(SYS_close_range, end, ~0U, CLOSE_RANGE_CLOEXEC) != 0) return;
-  execve(program, argv, envp);
-}
-
 }  // namespace
 
-Result<pid_t> SpawnWithFds(const std::string& program, const std::vector<std::string>& args,
+Result<pid_t> SpawnWithFds(const Program& program, const std::vector<std::string>& args,
                            std::span<const int> fds) {
-  if (fds.size() > kMaxChildFds) return InvalidError("too many descriptors");
-  std::vector<char*> argv;
-  for (const std::string& a : args) argv.push_back(const_cast<char*>(a.c_str()));
-  argv.push_back(nullptr);
-  std::string journal;
-  if (const char* v = std::getenv("JOURNAL_STREAM")) journal = std::string("JOURNAL_STREAM=") + v;
-  char* envp[] = {journal.empty() ? nullptr : journal.data(), nullptr};
-
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoError("pipe2");
-  UniqueFd reader(ends[0]), writer(ends[1]);
-  pid_t pid = fork();
-  if (pid < 0) return ErrnoError("fork");
-  if (pid == 0) {
-    int error_fd = writer.get();
-    ExecChild(program.c_str(), argv.data(), envp, fds, &error_fd);
-    int err = errno;
-    (void)!write(error_fd, &err, sizeof(err));
-    _exit(127);
-  }
-  writer.reset();
-  int err = 0;
-  ssize_t n;
-  do {
-    n = read(reader.get(), &err, sizeof(err));
-  } while (n < 0 && errno == EINTR);
-  if (n == 0) return pid;
-  waitpid(pid, nullptr, 0);
-  return ErrnoError("cannot run " + program, err);
+  return StartProgram(program, {.args = args,
+                                .env = KeptEnvironment({"JOURNAL_STREAM"}),
+                                .fds = {fds.begin(), fds.end()}});
 }
 
 Result<UniqueFd> MakeSealedMemfd(const char* name, ByteSpan data) {
@@ -89,8 +34,7 @@ Result<UniqueFd> MakeSealedMemfd(const char* name, ByteSpan data) {
   return fd;
 }
 
-Result<std::unique_ptr<DecoderClient>> DecoderClient::Spawn(const std::string& program,
-                                                            int input_ring) {
+Result<std::unique_ptr<DecoderClient>> DecoderClient::Spawn(const Program& program, int arena) {
   UniqueFd ring(memfd_create("fastoci-output", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!ring.valid()) return ErrnoError("memfd_create");
   if (ftruncate(ring.get(), kOutputBytes) != 0 ||
@@ -105,8 +49,8 @@ Result<std::unique_ptr<DecoderClient>> DecoderClient::Spawn(const std::string& p
   if (p == MAP_FAILED) return ErrnoError("output ring: mmap");
   client->output_ = {static_cast<const uint8_t*>(p), kOutputBytes};
   client->socket_ = std::move(ours);
-  const int fds[] = {theirs.get(), input_ring, ring.get()};
-  FASTOCI_TRY(client->pid_, SpawnWithFds(program, {program}, fds));
+  const int fds[] = {theirs.get(), arena, ring.get()};
+  FASTOCI_TRY(client->pid_, SpawnWithFds(program, {}, fds));
   return client;
 }
 
@@ -124,19 +68,18 @@ Status DecoderClient::Send(DecodeMessage message, int fd) {
 }
 
 Status DecoderClient::OpenSpace(uint64_t space, uint32_t codec, uint64_t data_bytes,
-                                uint64_t blob_bytes, ByteSpan index) {
-  FASTOCI_TRY(UniqueFd fd, MakeSealedMemfd("fastoci-index", index));
+                                uint64_t blob_bytes, int index) {
   DecodeMessage m{};
   m.op = DecodeOp::kOpenSpace;
   m.space = space;
   m.codec = codec;
   m.data_bytes = data_bytes;
   m.blob_bytes = blob_bytes;
-  return Send(m, fd.get());
+  return Send(m, index);
 }
 
 Status DecoderClient::Decode(const Request& request) {
-  if (busy_) return InvalidError("decoder is busy");
+  if (busy_) return InvalidError("the decoder works on another job");
   DecodeMessage m{};
   m.op = DecodeOp::kDecode;
   m.job = request.job;
@@ -145,21 +88,28 @@ Status DecoderClient::Decode(const Request& request) {
   m.blob_offset = request.blob_offset;
   m.out_begin = request.out_begin;
   m.out_end = request.out_end;
+  m.urgent_begin = request.urgent_begin;
+  m.urgent_end = request.urgent_end;
   FASTOCI_CHECK_OK(Send(m));
   request_ = request;
   busy_ = true;
   input_sent_ = input_done_ = pieces_ = pieces_done_ = 0;
+  input_ends_.clear();
   next_offset_ = request.out_begin;
   return OkStatus();
 }
 
-Status DecoderClient::Input(uint64_t total, bool eof) {
+Status DecoderClient::Input(uint64_t arena_offset, uint64_t length, bool eof) {
+  if (input_ends_.size() >= kMaxInputs || length > UINT32_MAX)
+    return InvalidError("the decoder has too many inputs");
   DecodeMessage m{};
   m.op = DecodeOp::kInput;
   m.job = request_.job;
-  m.total = total;
+  m.arena_offset = arena_offset;
+  m.length = static_cast<uint32_t>(length);
   m.eof = eof ? 1 : 0;
-  input_sent_ = total;
+  input_sent_ += length;
+  input_ends_.push_back(input_sent_);
   return Send(m);
 }
 
@@ -171,7 +121,8 @@ Status DecoderClient::Cancel() {
 }
 
 Status DecoderClient::OutputDone() {
-  if (pieces_done_ == pieces_) return OkStatus();
+  // As long as half of the ring is free, the decoder does not wait, and would be woken for nothing.
+  if (pieces_ - pieces_done_ < kOutputPieces / 2) return OkStatus();
   pieces_done_ = pieces_;
   DecodeMessage m{};
   m.op = DecodeOp::kOutputDone;
@@ -181,20 +132,24 @@ Status DecoderClient::OutputDone() {
 }
 
 Status DecoderClient::Check(const DecodeMessage& m) {
-  Error bad{ErrorKind::kInvalid, EPROTO, "decoder breaks the protocol"};
+  Error bad{ErrorKind::kInvalid, EPROTO, "the decoder sent an invalid message"};
   if (!busy_ || m.job != request_.job) return bad;
   switch (m.op) {
-    case DecodeOp::kOutput:
-      if (next_offset_ >= request_.out_end || m.data_offset != next_offset_ ||
-          m.length != std::min(kPieceBytes, request_.out_end - next_offset_) ||
-          pieces_ - pieces_done_ >= kOutputPieces)
+    case DecodeOp::kOutput: {
+      const uint64_t end = next_offset_ + m.length;
+      const uint64_t nr = (m.length + kPieceBytes - 1) / kPieceBytes;
+      if (m.length == 0 || m.data_offset != next_offset_ || end > request_.out_end ||
+          (m.length % kPieceBytes != 0 && end != request_.out_end) ||
+          pieces_ - pieces_done_ + nr > kOutputPieces)
         return bad;
-      next_offset_ += m.length;
-      pieces_++;
+      next_offset_ = end;
+      pieces_ += nr;
       return OkStatus();
+    }
     case DecodeOp::kInputDone:
       if (m.total < input_done_ || m.total > input_sent_) return bad;
       input_done_ = m.total;
+      while (!input_ends_.empty() && input_ends_.front() <= input_done_) input_ends_.pop_front();
       return OkStatus();
     case DecodeOp::kDone:
       if (next_offset_ != request_.out_end) return bad;
@@ -215,10 +170,14 @@ Result<DecodeMessage> DecoderClient::Receive(int timeout_ms) {
   return m;
 }
 
-void DecoderClient::CopyPiece(const DecodeMessage& output, std::span<uint8_t> out) const {
-  uint64_t place = (output.data_offset - request_.out_begin) / kPieceBytes % kOutputPieces;
-  size_t n = std::min<size_t>({output.length, out.size(), kPieceBytes});
-  std::copy_n(output_.begin() + static_cast<ptrdiff_t>(place * kPieceBytes), n, out.begin());
+void DecoderClient::Copy(uint64_t data_offset, std::span<uint8_t> out) const {
+  uint64_t at = (data_offset - request_.out_begin) % kOutputBytes;
+  while (!out.empty()) {
+    const size_t n = std::min<uint64_t>(out.size(), kOutputBytes - at);
+    std::copy_n(output_.begin() + static_cast<ptrdiff_t>(at), n, out.begin());
+    out = out.subspan(n);
+    at = 0;
+  }
 }
 
 }  // namespace fastoci

@@ -3,14 +3,13 @@
 // client belongs to one thread, the one that called Spawn(): the decoder dies
 // with that thread.
 //
-// Nothing that a decoder says is taken on trust: Receive() checks each reply
-// against the job's state, and a piece is copied out of the shared ring before
-// anything looks at it. After an error other than a timeout, destroy the client
-// and spawn a new one.
+// The client does not trust the decoder: Receive() checks each reply against the job's
+// state, and pieces are copied out of the shared ring before anything looks at them.
+// After an error other than a timeout, destroy the client and spawn a new one.
 //
 // A job: OpenSpace() if need be, Decode(), then Input() as bytes arrive in the
-// input ring, and Receive() until Done or Failed. After each Output: CopyPiece(),
-// OutputDone(). Failed says ESTALE for a space that must be opened (again),
+// arena, and Receive() until Done or Failed. After each Output: Copy(), OutputDone().
+// Failed says ESTALE for a space that must be opened (again),
 // EBADMSG for bad input bytes, ECANCELED after Cancel(), EINVAL for a request or
 // an index that no input can serve.
 #ifndef FASTOCI_DECODER_CLIENT_H_
@@ -19,22 +18,23 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/byte_reader.h"
+#include "base/process.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "decoder/protocol.h"
 
 namespace fastoci {
 
-// Starts `program` with `args` (args[0] first) and just the descriptors `fds`,
-// placed at 3, 4, ...; 0 and 1 are /dev/null, 2 is the caller's. The environment
-// is empty but for JOURNAL_STREAM. Fails with execve()'s error.
-Result<pid_t> SpawnWithFds(const std::string& program, const std::vector<std::string>& args,
+// StartProgram() with an environment that is empty but for JOURNAL_STREAM. args:
+// behind the program's path.
+Result<pid_t> SpawnWithFds(const Program& program, const std::vector<std::string>& args,
                            std::span<const int> fds);
 
 // A memfd with a copy of `data` that nobody can change any more.
@@ -42,8 +42,8 @@ Result<UniqueFd> MakeSealedMemfd(const char* name, ByteSpan data);
 
 class DecoderClient {
  public:
-  // input_ring: the lane's memfd (kFetchRingBytes), not consumed.
-  static Result<std::unique_ptr<DecoderClient>> Spawn(const std::string& program, int input_ring);
+  // arena: the memfd that inputs lie in; the caller keeps it.
+  static Result<std::unique_ptr<DecoderClient>> Spawn(const Program& program, int arena);
   ~DecoderClient();  // kills and reaps
   DecoderClient(const DecoderClient&) = delete;
   DecoderClient& operator=(const DecoderClient&) = delete;
@@ -52,10 +52,10 @@ class DecoderClient {
   pid_t pid() const { return pid_; }
   bool busy() const { return busy_; }
 
-  // index: gzip.meta for GZIP, ZFileIndex::Serialize() for ZFILE, empty for RAW.
-  // What is wrong with it is told by the first Decode().
+  // index: a sealed memfd with gzip.meta for GZIP, ZFileIndex::Serialize() for ZFILE, empty for
+  // RAW; the caller keeps it. If the index is wrong, the first Decode() fails.
   Status OpenSpace(uint64_t space, uint32_t codec, uint64_t data_bytes, uint64_t blob_bytes,
-                   ByteSpan index);
+                   int index);
   // See protocol.h; data_bytes of the space gives the last piece's length. Only
   // if not busy().
   struct Request {
@@ -65,19 +65,20 @@ class DecoderClient {
     uint64_t blob_offset = 0;  // of the first input byte; may lie before the checkpoint's
     uint64_t out_begin = 0;
     uint64_t out_end = 0;
+    uint64_t urgent_begin = 0;  // of the output: told piece by piece
+    uint64_t urgent_end = 0;
   };
   Status Decode(const Request& request);
-  // total: bytes of this job that are in the input ring; it may grow in any
-  // steps up to InputDone's total + kFetchRingBytes.
-  Status Input(uint64_t total, bool eof);
+  // Up to kMaxInputs that InputDone does not cover.
+  Status Input(uint64_t arena_offset, uint64_t length, bool eof);
+  uint64_t inputs_open() const { return input_ends_.size(); }
   Status Cancel();
   // Waits up to timeout_ms (-1: for ever). kUnavailable: timeout (ETIMEDOUT) or
   // the decoder is gone (EPIPE); kInvalid: it broke the protocol.
   Result<DecodeMessage> Receive(int timeout_ms);
-  // Copies the piece of the Output that was received last; out.size() is its
-  // length at least.
-  void CopyPiece(const DecodeMessage& output, std::span<uint8_t> out) const;
-  // Frees the ring places of all pieces received so far.
+  // Copies bytes that Outputs brought since the last OutputDone().
+  void Copy(uint64_t data_offset, std::span<uint8_t> out) const;
+  // Frees the ring places of all pieces received so far, now or together with later ones.
   Status OutputDone();
 
  private:
@@ -92,6 +93,7 @@ class DecoderClient {
   Request request_;
   uint64_t input_sent_ = 0;
   uint64_t input_done_ = 0;
+  std::deque<uint64_t> input_ends_;  // of Inputs that are not done
   uint64_t next_offset_ = 0;  // data offset of the next piece
   uint64_t pieces_ = 0;
   uint64_t pieces_done_ = 0;

@@ -5,17 +5,17 @@
 #include <cstdio>
 
 #include "decoder/message.h"
-#include "fetcher/protocol.h"
 
 namespace fastoci {
 namespace {
 
-constexpr size_t kInputStepBytes = 65536;
-// InputDone is sent in steps, so that what the broker may leave unread stays far
-// below the socket's buffer however small its Input steps are: with a full
-// output ring, and a full input ring at most, 34 messages. Hence Send() never
+// What is copied of the input at a time.
+constexpr size_t kCopyBytes = 65536;
+constexpr uint64_t kOutputBytes = kPieceBytes * kOutputPieces;
+
+// What the broker may leave unread is one Output for each piece of the ring, one InputDone for
+// each of its Inputs, and the end of a job: far below the socket's buffer. Hence Send() never
 // waits for a broker that waits for us.
-constexpr uint64_t kInputDoneBytes = kFetchRingBytes / 16;
 
 Error RequestError(const char* what) {
   return InvalidError(std::string("decode request: ") + what);
@@ -29,9 +29,8 @@ Decoder::Decoder(UniqueFd socket, Mapping input, Mapping output)
       output_(std::move(output)),
       scratch_(kPieceBytes) {}
 
-Result<Decoder> Decoder::Open(UniqueFd socket, int input_ring, int output_ring) {
-  constexpr uint64_t kOutputBytes = kPieceBytes * kOutputPieces;
-  FASTOCI_TRY(Mapping input, Mapping::Open(input_ring, false, kFetchRingBytes, kFetchRingBytes));
+Result<Decoder> Decoder::Open(UniqueFd socket, int arena, int output_ring) {
+  FASTOCI_TRY(Mapping input, Mapping::Open(arena, false, 1, kMaxArenaBytes));
   FASTOCI_TRY(Mapping output, Mapping::Open(output_ring, true, kOutputBytes, kOutputBytes));
   return Decoder(std::move(socket), std::move(input), std::move(output));
 }
@@ -80,7 +79,8 @@ Status Decoder::Handle(const DecodeMessage& m, UniqueFd fd) {
       spaces_.Insert(m.space, Space::Open(m, fd));
       return OkStatus();
     case DecodeOp::kDecode: {
-      if (job_ != nullptr) return Fail(m.job, {ErrorKind::kInternal, EBUSY, "a job is running"});
+      if (job_ != nullptr)
+        return Fail(m.job, {ErrorKind::kInternal, EBUSY, "the decoder works on another job"});
       Status started = StartJob(m);
       return started.ok() ? OkStatus() : Fail(m.job, started.error());
     }
@@ -90,8 +90,9 @@ Status Decoder::Handle(const DecodeMessage& m, UniqueFd fd) {
       return OkStatus();
     case DecodeOp::kOutputDone:
       if (!current) return OkStatus();
-      if (m.total < job_->pieces_done || m.total > job_->pieces_sent)
-        return Fail(m.job, RequestError("pieces done out of range"));
+      if (m.total < job_->pieces_done ||
+          m.total > (job_->told - job_->out_begin + kPieceBytes - 1) / kPieceBytes)
+        return Fail(m.job, RequestError("the number of finished pieces is out of range"));
       job_->pieces_done = m.total;
       job_->stalled = false;
       return OkStatus();
@@ -110,17 +111,21 @@ Status Decoder::StartJob(const DecodeMessage& m) {
   job->id = m.job;
   job->space = *found;
   job->pos = m.span_data_offset;
-  job->out_begin = m.out_begin;
+  job->out_begin = job->told = m.out_begin;
   job->out_end = m.out_end;
+  job->urgent_begin = m.urgent_begin;
+  job->urgent_end = m.urgent_end;
   uint64_t data_bytes = job->space->data_bytes();
   if (m.out_begin >= m.out_end || m.out_end > data_bytes)
-    return RequestError("range is empty or too long");
+    return RequestError("the range is empty or too long");
   if (m.out_begin % kPieceBytes != 0 || (m.out_end % kPieceBytes != 0 && m.out_end != data_bytes))
-    return RequestError("range is not aligned");
-  if (m.span_data_offset > m.out_begin) return RequestError("span begins behind the range");
+    return RequestError("the range is not aligned");
+  if (m.span_data_offset > m.out_begin)
+    return RequestError("the span begins after the beginning of the range");
   auto start = job->space->StartAt(m.span_data_offset);
   if (!start.ok()) return start.error();
-  if (m.blob_offset > start->blob_offset) return RequestError("input begins behind the checkpoint");
+  if (m.blob_offset > start->blob_offset)
+    return RequestError("the input begins after the checkpoint");
   job->stream = std::move(start->stream);
   job->skip_input = start->blob_offset - m.blob_offset;
   job_ = std::move(job);
@@ -128,83 +133,121 @@ Status Decoder::StartJob(const DecodeMessage& m) {
 }
 
 Status Decoder::TakeInput(const DecodeMessage& m) {
-  if (m.total < job_->input_total || m.total - job_->input_taken > kFetchRingBytes)
-    return RequestError("input total out of range");
-  if (job_->eof && m.total != job_->input_total) return RequestError("input behind its end");
-  job_->input_total = m.total;
-  job_->eof = job_->eof || m.eof != 0;
+  const uint64_t arena_bytes = input_.data().size();
+  if (m.arena_offset > arena_bytes || m.length > arena_bytes - m.arena_offset)
+    return RequestError("the input lies outside of the arena");
+  if (job_->eof) return RequestError("input came after the last input");
+  if (job_->input.size() >= kMaxInputs) return RequestError("there are too many inputs");
+  if (m.length > 0) job_->input.push_back(input_.data().subspan(m.arena_offset, m.length));
+  job_->eof = m.eof != 0;
   job_->stalled = false;
   return OkStatus();
 }
 
-// Copies the next input out of the ring and frees its place there.
-Status Decoder::RefillInput(Job* job) {
-  uint64_t skip = std::min(job->skip_input, job->input_total - job->input_taken);
-  job->skip_input -= skip;
-  job->input_taken += skip;
-  uint64_t ring_pos = job->input_taken % kFetchRingBytes;
-  size_t n = std::min<uint64_t>({kInputStepBytes, job->input_total - job->input_taken,
-                                 kFetchRingBytes - ring_pos});
-  auto from = input_.data().begin() + static_cast<ptrdiff_t>(ring_pos);
-  job->input.assign(from, from + static_cast<ptrdiff_t>(n));
-  job->input_pos = 0;
-  job->input_taken += n;
-  if (job->input_taken - job->input_told < kInputDoneBytes) return OkStatus();
-  job->input_told = job->input_taken;
+// Tells the broker which inputs are used up, so that it can use their memory again.
+Status Decoder::DropUsedInput(Job* job) {
+  bool any = false;
+  while (!job->input.empty() && job->input_pos == job->input.front().size()) {
+    job->input_used += job->input.front().size();
+    job->input_pos = 0;
+    job->input.pop_front();
+    any = true;
+  }
+  if (!any || (job->eof && job->input.empty())) return OkStatus();  // the job's end says so
   DecodeMessage m{};
   m.op = DecodeOp::kInputDone;
   m.job = job->id;
-  m.total = job->input_taken;
+  m.total = job->input_used;
   return Send(m);
 }
 
-// Where the next output goes; empty if the ring is full.
+// What is there of the input: in the arena, or a copy.
+ByteSpan Decoder::NextInput(Job* job) {
+  if (!job->space->copies_input())
+    return job->input.empty() ? ByteSpan() : job->input.front().subspan(job->input_pos);
+  if (job->copy_pos == job->copy.size() && !job->input.empty()) {
+    ByteSpan from = job->input.front().subspan(job->input_pos);
+    from = from.first(std::min(from.size(), kCopyBytes));
+    job->copy.assign(from.begin(), from.end());
+    job->copy_pos = 0;
+    job->input_pos += from.size();
+  }
+  return ByteSpan(job->copy).subspan(job->copy_pos);
+}
+
+Status Decoder::UseInput(Job* job, size_t bytes) {
+  (job->space->copies_input() ? job->copy_pos : job->input_pos) += bytes;
+  return DropUsedInput(job);
+}
+
+// Returns the place for the next output. It ends where the broker is to be told of output. Empty
+// if the ring is full.
 std::span<uint8_t> Decoder::OutputRoom(const Job& job) {
   if (job.pos < job.out_begin)
     return std::span(scratch_).first(std::min(kPieceBytes, job.out_begin - job.pos));
-  if (job.pieces_sent - job.pieces_done == kOutputPieces) return {};
-  size_t length = std::min(kPieceBytes, job.out_end - (job.pos - job.piece_fill));
-  auto place = output_.data().subspan(job.pieces_sent % kOutputPieces * kPieceBytes, length);
-  return place.subspan(job.piece_fill);
+  const uint64_t at = job.pos - job.out_begin;
+  uint64_t room = std::min(kOutputBytes - (at - std::min(at, job.pieces_done * kPieceBytes)),
+                           kOutputBytes - at % kOutputBytes);
+  room = std::min(room, job.out_end - job.pos);
+  const bool urgent = job.pos + kPieceBytes > job.urgent_begin && job.pos < job.urgent_end;
+  // The broker hashes what comes before the urgent part while that is decoded, so there must not
+  // be much of it at once.
+  const uint64_t pieces = urgent ? 1 : job.pos < job.urgent_begin ? kLeadPieces : kBatchPieces;
+  room = std::min(room, pieces * kPieceBytes - at % (pieces * kPieceBytes));
+  // Output before the urgent part ends here, so that the urgent part is told at once.
+  const uint64_t first = job.urgent_begin - job.urgent_begin % kPieceBytes;
+  if (job.pos < first) room = std::min(room, first - job.pos);
+  return output_.data().subspan(at % kOutputBytes, room);
 }
 
-Status Decoder::EmitPiece(Job* job) {
+// All whole pieces that were not told of. They do not wrap around: the batches begin at multiples
+// of their size.
+Status Decoder::TellPieces(Job* job) {
+  if (job->pos <= job->told) return OkStatus();
+  uint64_t end = job->pos;
+  if (end < job->out_end) end -= (end - job->out_begin) % kPieceBytes;
+  if (end == job->told) return OkStatus();
   DecodeMessage m{};
   m.op = DecodeOp::kOutput;
   m.job = job->id;
-  m.data_offset = job->pos - job->piece_fill;
-  m.length = static_cast<uint32_t>(job->piece_fill);
-  job->piece_fill = 0;
-  job->pieces_sent++;
-  FASTOCI_CHECK_OK(Send(m));
-  if (job->pos < job->out_end) return OkStatus();
-  m = {};
+  m.data_offset = job->told;
+  m.length = static_cast<uint32_t>(end - job->told);
+  job->told = end;
+  return Send(m);
+}
+
+Status Decoder::End(Job* job) {
+  DecodeMessage m{};
   m.op = DecodeOp::kDone;
   m.job = job->id;
-  m.total = job->input_taken;
   job_.reset();
   return Send(m);
 }
 
 Status Decoder::Step() {
   Job* job = job_.get();
-  if (job->input_pos == job->input.size()) FASTOCI_CHECK_OK(RefillInput(job));
+  if (job->skip_input > 0 && !job->input.empty()) {
+    const uint64_t skip =
+        std::min<uint64_t>(job->skip_input, job->input.front().size() - job->input_pos);
+    job->skip_input -= skip;
+    job->input_pos += skip;
+    return DropUsedInput(job);
+  }
   std::span<uint8_t> room = OutputRoom(*job);
   if (room.empty()) {
     job->stalled = true;
-    return OkStatus();
+    return TellPieces(job);
   }
-  FASTOCI_TRY(auto p, job->stream->Decode(ByteSpan(job->input).subspan(job->input_pos), room));
-  job->input_pos += p.consumed;
-  if (job->pos >= job->out_begin) job->piece_fill += p.produced;
+  FASTOCI_TRY(auto p, job->stream->Decode(NextInput(job), room));
   job->pos += p.produced;
-  if (job->piece_fill > 0 && p.produced == room.size()) return EmitPiece(job);
-  if (p.ended) return InvalidError("stream ends before the data space does");
-  if (p.consumed > 0 || p.produced > 0) return OkStatus();
-  if (job->input_taken < job->input_total) return OkStatus();
-  if (job->eof) return InvalidError("input ends too early");
+  FASTOCI_CHECK_OK(UseInput(job, p.consumed));
+  if (p.produced == room.size()) FASTOCI_CHECK_OK(TellPieces(job));
+  if (job->pos == job->out_end) return End(job);
+  if (p.ended) return InvalidError("the compressed stream ends before the data space does");
+  if (p.consumed > 0 || p.produced > 0 || !job->input.empty()) return OkStatus();
+  if (job->eof) return InvalidError("the input ends too early");
   job->stalled = true;
-  return OkStatus();
+  return TellPieces(job);
 }
 
 }  // namespace fastoci

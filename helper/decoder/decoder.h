@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decoder: the decoder role's event loop, without its process and its sandbox.
 //
-// One job at a time. While the job can go on, a step decodes at most one piece
-// and the socket is looked at between steps; a job that lacks input or a free
-// ring place sleeps in the socket. Input is copied out of the ring before it is
-// parsed, so that its writer cannot change it under the inflater; output goes
-// straight into its ring place, which belongs to the decoder until Output.
+// One job at a time. While the job can go on, a step decodes into the free part of
+// the ring, and the socket is looked at between steps; a job that lacks input or a
+// free ring place sleeps in the socket. Output goes straight into its ring place,
+// which belongs to the decoder until Output. protocol.h says which input is copied.
 #ifndef FASTOCI_DECODER_DECODER_H_
 #define FASTOCI_DECODER_DECODER_H_
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,8 +22,8 @@ namespace fastoci {
 
 class Decoder {
  public:
-  // Maps the rings; the fds of the two may be closed afterwards.
-  static Result<Decoder> Open(UniqueFd socket, int input_ring, int output_ring);
+  // Maps arena and ring; the fds of the two may be closed afterwards.
+  static Result<Decoder> Open(UniqueFd socket, int arena, int output_ring);
   // Serves until the broker closes its end, which is success.
   Status Run();
 
@@ -34,16 +34,17 @@ class Decoder {
     std::unique_ptr<DataStream> stream;
     uint64_t pos = 0;  // data offset of the next byte to come out
     uint64_t out_begin = 0, out_end = 0;
-    uint64_t skip_input = 0;   // input bytes before the first one needed
-    uint64_t input_total = 0;  // in the ring so far
-    uint64_t input_taken = 0;  // copied out of it
-    uint64_t input_told = 0;   // in the last InputDone
+    uint64_t urgent_begin = 0, urgent_end = 0;
+    uint64_t skip_input = 0;  // input bytes before the first one needed
+    std::deque<ByteSpan> input;  // of the arena
+    uint64_t input_pos = 0;  // in the first of them: what was decoded, or copied
+    uint64_t input_used = 0;  // bytes of those before it
     bool eof = false;
     bool stalled = true;  // nothing to do before the next message
-    Bytes input;          // [input_pos, input.size()) not decoded yet
-    size_t input_pos = 0;
-    uint64_t pieces_sent = 0, pieces_done = 0;
-    size_t piece_fill = 0;
+    Bytes copy;           // [copy_pos, copy.size()) not decoded yet
+    size_t copy_pos = 0;
+    uint64_t told = 0;         // data offset behind the last Output
+    uint64_t pieces_done = 0;
   };
 
   Decoder(UniqueFd socket, Mapping input, Mapping output);
@@ -51,8 +52,11 @@ class Decoder {
   Status StartJob(const DecodeMessage& message);
   Status TakeInput(const DecodeMessage& message);
   Status Step();
-  Status RefillInput(Job* job);
-  Status EmitPiece(Job* job);
+  ByteSpan NextInput(Job* job);
+  Status UseInput(Job* job, size_t bytes);
+  Status DropUsedInput(Job* job);
+  Status TellPieces(Job* job);
+  Status End(Job* job);
   std::span<uint8_t> OutputRoom(const Job& job);
   Status Send(DecodeMessage message);
   // Ends the job with Failed.

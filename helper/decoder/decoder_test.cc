@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs the real decoder process behind its client, fed through real rings.
+// Runs the real decoder process behind its client, fed through a real arena.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <set>
 
 #include "codec/gzip_index.h"
 #include "codec/zstd_index.h"
@@ -18,11 +19,12 @@
 #include "decoder/message.h"
 #include "decoder/space.h"
 #include "fastoci_meta.h"
-#include "fetcher/protocol.h"
 #include "testing/test_tar.h"
 
 namespace fastoci {
 namespace {
+
+constexpr uint64_t kArenaBytes = 8 << 20;
 
 std::string DecoderPath() {
   // build/test/decoder -> bin/fastoci-decoderd
@@ -71,27 +73,33 @@ Bytes IndexOf(const Bytes& gz, uint32_t span) {
 class DecoderTest : public testing::Test {
  protected:
   void SetUp() override {
-    ring_fd_ = UniqueFd(memfd_create("input", MFD_CLOEXEC));
-    ASSERT_EQ(ftruncate(ring_fd_.get(), kFetchRingBytes), 0);
-    ring_ = static_cast<uint8_t*>(
-        mmap(nullptr, kFetchRingBytes, PROT_READ | PROT_WRITE, MAP_SHARED, ring_fd_.get(), 0));
-    ASSERT_NE(ring_, MAP_FAILED);
+    arena_fd_ = UniqueFd(memfd_create("arena", MFD_CLOEXEC));
+    ASSERT_EQ(ftruncate(arena_fd_.get(), kArenaBytes), 0);
+    arena_ = static_cast<uint8_t*>(
+        mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd_.get(), 0));
+    ASSERT_NE(arena_, MAP_FAILED);
     Restart();
   }
-  void TearDown() override { munmap(ring_, kFetchRingBytes); }
+  void TearDown() override { munmap(arena_, kArenaBytes); }
   void Restart() {
-    auto c = DecoderClient::Spawn(DecoderPath(), ring_fd_.get());
+    auto c = DecoderClient::Spawn(DecoderPath(), arena_fd_.get());
     ASSERT_TRUE(c.ok()) << c.error().message;
     client_ = std::move(*c);
+  }
+  Status OpenSpace(uint64_t space, uint32_t codec, uint64_t data_bytes, uint64_t blob_bytes,
+                   ByteSpan index) {
+    auto fd = MakeSealedMemfd("index", index);
+    return client_->OpenSpace(space, codec, data_bytes, blob_bytes, fd->get());
   }
 
   struct Outcome {
     Bytes data;
     int err = 0;
     std::string text;
-    uint64_t input_done = 0;
+    std::vector<uint32_t> told;  // lengths of the Outputs
   };
-  // Feeds `input` in steps as the ring has room; acknowledges pieces in groups.
+  // Feeds `input` in steps, each to another place; acknowledges Outputs in groups. What a step
+  // brought is overwritten once the decoder said that it is done.
   Outcome Run(const DecoderClient::Request& request, ByteSpan input, size_t step = 100000,
               unsigned ack_every = 1) {
     Outcome o;
@@ -100,25 +108,29 @@ class DecoderTest : public testing::Test {
     uint64_t fed = 0, done = 0;
     bool eof_sent = false;
     unsigned unacked = 0;
+    auto place = [](uint64_t at) { return at % kArenaBytes; };
     while (client_->busy()) {
-      while (!eof_sent && (fed < input.size() || input.empty()) && fed - done < kFetchRingBytes) {
-        size_t n = std::min({step, input.size() - fed, kFetchRingBytes - (fed - done)});
-        for (size_t i = 0; i < n; i++) ring_[(fed + i) % kFetchRingBytes] = input[fed + i];
+      while (!eof_sent && client_->inputs_open() < kMaxInputs && fed - done < kArenaBytes / 2) {
+        size_t n = std::min<size_t>({step, input.size() - fed, kArenaBytes - place(fed)});
+        std::copy_n(input.begin() + static_cast<ptrdiff_t>(fed), n, arena_ + place(fed));
         fed += n;
         eof_sent = fed == input.size();
-        EXPECT_TRUE(client_->Input(fed, eof_sent).ok());
+        EXPECT_TRUE(client_->Input(place(fed - n), n, eof_sent).ok());
       }
       auto m = client_->Receive(20000);
       if (!m.ok()) {
         ADD_FAILURE() << m.error().message;
         return o;
       }
-      if (m->op == DecodeOp::kInputDone) o.input_done = done = m->total;
+      if (m->op == DecodeOp::kInputDone) {
+        for (; done < m->total; done++) arena_[place(done)] = 0xee;
+      }
       if (m->op == DecodeOp::kOutput) {
         EXPECT_EQ(m->data_offset, request.out_begin + o.data.size());
         size_t at = o.data.size();
         o.data.resize(at + m->length);
-        client_->CopyPiece(*m, std::span(o.data).subspan(at));
+        o.told.push_back(m->length);
+        client_->Copy(m->data_offset, std::span(o.data).subspan(at));
         if (++unacked == ack_every) {
           EXPECT_TRUE(client_->OutputDone().ok());
           unacked = 0;
@@ -132,8 +144,8 @@ class DecoderTest : public testing::Test {
     return o;
   }
 
-  UniqueFd ring_fd_;
-  uint8_t* ring_ = nullptr;
+  UniqueFd arena_fd_;
+  uint8_t* arena_ = nullptr;
   std::unique_ptr<DecoderClient> client_;
 };
 
@@ -143,7 +155,7 @@ ByteSpan Slice(const Bytes& d, uint64_t begin, uint64_t end) {
 
 TEST_F(DecoderTest, RawRangesOfAnyLength) {
   Bytes data = MakeData((5 << 20) + 777);
-  ASSERT_TRUE(client_->OpenSpace(7, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  ASSERT_TRUE(OpenSpace(7, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
   struct {
     uint64_t span, begin, end, blob;
   } cases[] = {{0, 0, 65536, 0},
@@ -153,7 +165,7 @@ TEST_F(DecoderTest, RawRangesOfAnyLength) {
                {5 << 20, 5 << 20, data.size(), 5 << 20}};
   uint32_t job = 1;
   for (auto& c : cases) {
-    for (unsigned ack : {1U, 16U}) {
+    for (unsigned ack : {1U, 2U}) {
       auto o = Run({job++, 7, c.span, c.blob, c.begin, c.end}, Slice(data, c.blob, data.size()),
                    70001, ack);
       EXPECT_EQ(o.err, 0) << o.text;
@@ -169,7 +181,7 @@ TEST_F(DecoderTest, GzipSpansAcrossCheckpoints) {
   auto index = GzipIndex::Parse(file);
   ASSERT_TRUE(index.ok());
   ASSERT_GT(index->entries().size(), 5U);
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
   uint32_t job = 1;
   for (const auto& e : index->entries()) {
     uint64_t begin = (e.data_offset + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
@@ -177,7 +189,7 @@ TEST_F(DecoderTest, GzipSpansAcrossCheckpoints) {
       if (begin >= end) continue;
       for (size_t step : {1000UL, 1UL << 20}) {
         auto o = Run({job++, 1, e.data_offset, e.blob_offset(), begin, end},
-                     Slice(gz, e.blob_offset(), gz.size()), step, 3);
+                     Slice(gz, e.blob_offset(), gz.size()), step);
         EXPECT_EQ(o.err, 0) << o.text;
         EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, begin, end))) << e.data_offset;
       }
@@ -197,13 +209,13 @@ TEST_F(DecoderTest, GzipMembersAreOneStream) {
   auto index = GzipIndex::Parse(file);
   ASSERT_TRUE(index.ok());
   ASSERT_EQ(index->entries().size(), 3U);
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
   uint32_t job = 1;
   for (const auto& e : index->entries()) {
     uint64_t begin = (e.data_offset + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
-    for (size_t step : {1UL, 1000UL, 1UL << 20}) {
+    for (size_t step : {7UL, 1000UL, 1UL << 20}) {
       auto o = Run({job++, 1, e.data_offset, e.blob_offset(), begin, data.size()},
-                   Slice(gz, e.blob_offset(), gz.size()), step, 3);
+                   Slice(gz, e.blob_offset(), gz.size()), step);
       EXPECT_EQ(o.err, 0) << o.text;
       EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, begin, data.size()))) << e.data_offset;
     }
@@ -223,14 +235,14 @@ TEST_F(DecoderTest, ZstdFramesAreOneStream) {
   ASSERT_TRUE(index.ok());
   ASSERT_EQ(index->entries().size(), 2U);  // the frame of 3 bytes is part of a span
   Bytes in(blob.begin(), blob.end());
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_ZSTD, data.size(), blob.size(), file).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_ZSTD, data.size(), blob.size(), file).ok());
   uint32_t job = 1;
   for (const auto& e : index->entries()) {
     uint64_t begin = (e.data_offset + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
     for (uint64_t end : {begin + 2 * kPieceBytes, data.size()}) {
       for (size_t step : {100UL, 1UL << 20}) {
         auto o = Run({job++, 1, e.data_offset, e.blob_offset, begin, end},
-                     Slice(in, e.blob_offset, in.size()), step, 3);
+                     Slice(in, e.blob_offset, in.size()), step);
         EXPECT_EQ(o.err, 0) << o.text;
         EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, begin, end))) << e.data_offset;
       }
@@ -258,10 +270,10 @@ TEST_F(DecoderTest, ZFileInATarWrapper) {
     auto index = ZFileIndex::Read(SubFile(&whole, 1536, blob.size() - 1536));
     ASSERT_TRUE(index.ok()) << index.error().message;
     Bytes file = index->Serialize(1536);
-    ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_ZFILE, data.size(), blob.size(), file).ok());
+    ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_ZFILE, data.size(), blob.size(), file).ok());
     for (uint64_t span : {uint64_t{0}, uint64_t{1} << 20, uint64_t{2} << 20}) {
       uint64_t from = 1536 + index->block_offset(span / block);
-      auto o = Run({1, 1, span, from, span, data.size()}, Slice(blob, from, blob.size()), 777, 2);
+      auto o = Run({1, 1, span, from, span, data.size()}, Slice(blob, from, blob.size()), 777);
       EXPECT_EQ(o.err, 0) << o.text;
       EXPECT_TRUE(std::ranges::equal(o.data, Slice(data, span, data.size())));
     }
@@ -276,34 +288,79 @@ TEST_F(DecoderTest, ZFileInATarWrapper) {
 
 TEST_F(DecoderTest, StopsWithoutRoomAndGoesOn) {
   Bytes data = MakeData(4 << 20);
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
   ASSERT_TRUE(client_->Decode({1, 1, 0, 0, 0, 2 << 20}).ok());
-  std::copy_n(data.begin(), kFetchRingBytes, ring_);
-  ASSERT_TRUE(client_->Input(kFetchRingBytes, false).ok());
-  unsigned pieces = 0;
+  std::copy_n(data.begin(), 2 << 20, arena_);
+  ASSERT_TRUE(client_->Input(0, 2 << 20, true).ok());
+  uint64_t bytes = 0;
   for (;;) {
     auto m = client_->Receive(300);
     if (!m.ok()) {
       EXPECT_EQ(m.error().err, ETIMEDOUT);
       break;
     }
-    pieces += m->op == DecodeOp::kOutput;
+    EXPECT_EQ(m->op, DecodeOp::kOutput);
+    bytes += m->length;
   }
-  EXPECT_EQ(pieces, kOutputPieces);
+  EXPECT_EQ(bytes, kOutputPieces * kPieceBytes);
   ASSERT_TRUE(client_->OutputDone().ok());
-  std::copy_n(data.begin() + kFetchRingBytes, kFetchRingBytes, ring_);
-  ASSERT_TRUE(client_->Input(2 * kFetchRingBytes, false).ok());
   while (client_->busy()) {
     auto m = client_->Receive(5000);
     ASSERT_TRUE(m.ok()) << m.error().message;
     if (m->op == DecodeOp::kOutput) {
-      Bytes piece(kPieceBytes);
-      client_->CopyPiece(*m, piece);
-      EXPECT_TRUE(std::ranges::equal(piece, Slice(data, m->data_offset, m->data_offset + 65536)));
-      pieces++;
+      Bytes piece(m->length);
+      client_->Copy(m->data_offset, piece);
+      EXPECT_TRUE(std::ranges::equal(piece, Slice(data, m->data_offset, m->data_offset + m->length)));
+      bytes += m->length;
     }
   }
-  EXPECT_EQ(pieces, 2 * kOutputPieces);
+  EXPECT_EQ(bytes, 2 * kOutputPieces * kPieceBytes);
+}
+
+TEST_F(DecoderTest, TellsPiecesInBulkAndUrgentOnesEach) {
+  Bytes data = MakeData((20 * kPieceBytes) + 100);
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  constexpr uint32_t kPiece = kPieceBytes;
+  auto o = Run({1, 1, 0, 0, 0, data.size()}, data, 4 << 20);
+  EXPECT_EQ(o.told, (std::vector<uint32_t>{8 * kPiece, 8 * kPiece, 4 * kPiece + 100}));
+  EXPECT_EQ(o.data, data);
+  o = Run({2, 1, 0, 0, 0, data.size(), 3 * kPieceBytes, 5 * kPieceBytes}, data, 4 << 20);
+  ASSERT_GE(o.told.size(), 4U);
+  uint64_t end = 0;
+  std::set<uint64_t> ends;
+  for (uint32_t length : o.told) ends.insert(end += length);
+  EXPECT_TRUE(ends.count(4 * kPieceBytes) && ends.count(5 * kPieceBytes)) << "at once";
+  EXPECT_EQ(o.data, data);
+  // What comes before it is told in small parts, so that it does not wait for their hashes.
+  o = Run({4, 1, 0, 0, 0, data.size(), 6 * kPieceBytes, 7 * kPieceBytes}, data, 4 << 20);
+  EXPECT_EQ(o.told, (std::vector<uint32_t>{4 * kPiece, 2 * kPiece, kPiece, kPiece, 8 * kPiece,
+                                           4 * kPiece + 100}));
+  // A decoder that has to wait for input keeps nothing back.
+  ASSERT_TRUE(client_->Decode({3, 1, 0, 0, 0, data.size()}).ok());
+  ASSERT_TRUE(client_->Input(0, 2 * kPieceBytes + 5, false).ok());
+  uint64_t got = 0;
+  while (got < 2 * kPieceBytes) {
+    auto m = client_->Receive(5000);
+    ASSERT_TRUE(m.ok()) << m.error().message;
+    if (m->op == DecodeOp::kOutput) got += m->length;
+  }
+  EXPECT_EQ(got, 2 * kPieceBytes);
+}
+
+TEST_F(DecoderTest, RefusesInputOutsideOfTheArena) {
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_RAW, 1 << 20, 1 << 20, {}).ok());
+  uint32_t job = 1;
+  for (auto [offset, length] : {std::pair<uint64_t, uint64_t>{kArenaBytes, 1},
+                                {kArenaBytes - 1, 2},
+                                {UINT64_MAX, 1},
+                                {UINT64_MAX - 10, 65536}}) {
+    ASSERT_TRUE(client_->Decode({job++, 1, 0, 0, 0, 65536}).ok());
+    ASSERT_TRUE(client_->Input(offset, length, true).ok());
+    auto m = client_->Receive(5000);
+    ASSERT_TRUE(m.ok()) << m.error().message;
+    EXPECT_EQ(m->op, DecodeOp::kFailed);
+    EXPECT_EQ(m->err, EINVAL);
+  }
 }
 
 TEST_F(DecoderTest, SaysWhyAJobFailed) {
@@ -311,7 +368,7 @@ TEST_F(DecoderTest, SaysWhyAJobFailed) {
   Bytes gz = Gzip(data);
   Bytes file = IndexOf(gz, 100000);
   auto index = GzipIndex::Parse(file);
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_GZIP, data.size(), gz.size(), file).ok());
   EXPECT_EQ(Run({1, 99, 0, 0, 0, 65536}, gz).err, ESTALE);
   EXPECT_EQ(Run({2, 1, 12345, 0, 0, 65536}, gz).err, EINVAL);    // span behind the range
   EXPECT_EQ(Run({3, 1, 0, 11, 0, 65536}, gz).err, EINVAL);       // input behind the checkpoint
@@ -340,26 +397,26 @@ TEST_F(DecoderTest, BadIndexIsToldByDecode) {
   Bytes file = IndexOf(gz, 100000);
   Bytes bad = file;
   bad[50] ^= 1;
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), bad).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), bad).ok());
   auto o = Run({1, 1, 0, 0, 0, 65536}, gz);
   EXPECT_EQ(o.err, EINVAL);
   EXPECT_NE(o.text.find("gzip index"), std::string::npos) << o.text;
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, 200001, gz.size(), file).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_GZIP, 200001, gz.size(), file).ok());
   EXPECT_EQ(Run({2, 1, 0, 0, 0, 65536}, gz).err, EINVAL);
-  ASSERT_TRUE(client_->OpenSpace(1, 77, 200000, gz.size(), file).ok());
+  ASSERT_TRUE(OpenSpace(1, 77, 200000, gz.size(), file).ok());
   EXPECT_EQ(Run({3, 1, 0, 0, 0, 65536}, gz).err, EOPNOTSUPP);
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), {}).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), {}).ok());
   EXPECT_EQ(Run({4, 1, 0, 0, 0, 65536}, gz).err, EINVAL);
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), file).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_GZIP, 200000, gz.size(), file).ok());
   EXPECT_EQ(Run({5, 1, 0, 0, 0, 65536}, gz).err, 0);
 }
 
 TEST_F(DecoderTest, ForgetsTheLeastRecentlyUsedSpace) {
   Bytes data(65536, 'x');
   for (uint64_t s = 0; s < kMaxSpaces; s++)
-    ASSERT_TRUE(client_->OpenSpace(s, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+    ASSERT_TRUE(OpenSpace(s, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
   EXPECT_EQ(Run({1, 0, 0, 0, 0, 65536}, data).err, 0);  // now space 1 is the oldest
-  ASSERT_TRUE(client_->OpenSpace(1000, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  ASSERT_TRUE(OpenSpace(1000, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
   EXPECT_EQ(Run({2, 0, 0, 0, 0, 65536}, data).err, 0);
   EXPECT_EQ(Run({3, 1, 0, 0, 0, 65536}, data).err, ESTALE);
   EXPECT_EQ(Run({4, 1000, 0, 0, 0, 65536}, data).err, 0);
@@ -367,7 +424,7 @@ TEST_F(DecoderTest, ForgetsTheLeastRecentlyUsedSpace) {
 
 TEST_F(DecoderTest, Cancel) {
   Bytes data = MakeData(1 << 20);
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());
   ASSERT_TRUE(client_->Decode({1, 1, 0, 0, 0, 65536}).ok());
   ASSERT_TRUE(client_->Cancel().ok());
   auto m = client_->Receive(5000);
@@ -376,7 +433,7 @@ TEST_F(DecoderTest, Cancel) {
   EXPECT_EQ(m->err, ECANCELED);
   EXPECT_FALSE(client_->busy());
   // A message for the job that is gone is nobody's.
-  ASSERT_TRUE(client_->Input(5, true).ok());
+  ASSERT_TRUE(client_->Input(0, 5, true).ok());
   auto o = Run({2, 1, 0, 0, 0, data.size()}, data);
   EXPECT_EQ(o.err, 0) << o.text;
   EXPECT_EQ(o.data, data);
@@ -386,7 +443,7 @@ TEST_F(DecoderTest, EndsWithItsSocketAndHoldsNothingElse) {
   UniqueFd leak(open("/dev/zero", O_RDONLY));  // without O_CLOEXEC
   Restart();
   pid_t pid = client_->pid();
-  ASSERT_TRUE(client_->OpenSpace(1, FASTOCI_CODEC_RAW, 65536, 65536, {}).ok());
+  ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_RAW, 65536, 65536, {}).ok());
   EXPECT_EQ(Run({1, 1, 0, 0, 0, 65536}, Bytes(65536)).err, 0);  // the sandbox stands
   std::string proc = "/proc/" + std::to_string(pid);
   unsigned fds = 0;
@@ -435,11 +492,11 @@ TEST_F(DecoderTest, DecoderDeathIsNoticed) {
 }
 
 TEST(DecoderClientTest, SpawnTellsWhatFailed) {
-  UniqueFd ring(memfd_create("input", MFD_CLOEXEC));
+  UniqueFd ring(memfd_create("arena", MFD_CLOEXEC));
   auto c = DecoderClient::Spawn("/nonexistent/decoder", ring.get());
   ASSERT_FALSE(c.ok());
   EXPECT_EQ(c.error().err, ENOENT);
-  // A ring of a wrong size: the decoder gives up before it serves.
+  // An empty arena: the decoder gives up before it serves.
   auto d = DecoderClient::Spawn(DecoderPath(), ring.get());
   ASSERT_TRUE(d.ok());
   EXPECT_EQ((*d)->Receive(5000).error().err, EPIPE);
@@ -469,6 +526,8 @@ TEST_F(DecoderTest, SurvivesRandomMessages) {
     m.out_begin = number();
     m.out_end = number();
     m.total = number();
+    m.arena_offset = number();
+    m.length = static_cast<uint32_t>(number());
     int fd = rng() % 4 ? index_fd->get() : -1;
     ASSERT_TRUE(SendDecodeMessage(client_->socket_fd(), m, fd).ok()) << i;
     // Now and then until it is quiet, so that not both ends wait to send.

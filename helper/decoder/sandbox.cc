@@ -2,22 +2,19 @@
 #include "decoder/sandbox.h"
 
 #include <fcntl.h>
-#include <grp.h>
-#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <seccomp.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <csignal>
 
+#include "base/privileges.h"
+
 namespace fastoci {
 namespace {
-
-constexpr unsigned kNobody = 65534;
 
 // With a sanitizer's shadow memory neither the limit nor the list can hold.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -33,30 +30,6 @@ Status CloseOthers(int max_fd) {
     if (dup2(null, fd) < 0) return ErrnoError("sandbox: dup2");
   if (syscall(SYS_close_range, static_cast<unsigned>(max_fd) + 1, ~0U, 0) != 0)
     return ErrnoError("sandbox: close_range");
-  return OkStatus();
-}
-
-Status Limit(int resource, uint64_t value) {
-  rlimit r{value, value};
-  if (setrlimit(static_cast<__rlimit_resource>(resource), &r) != 0)
-    return ErrnoError("sandbox: setrlimit");
-  return OkStatus();
-}
-
-Status DropPrivileges() {
-  if (geteuid() == 0) {
-    for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-      if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0 && errno != EPERM)
-        return ErrnoError("sandbox: bounding set");
-    if (setgroups(0, nullptr) != 0 || setresgid(kNobody, kNobody, kNobody) != 0 ||
-        setresuid(kNobody, kNobody, kNobody) != 0)
-      return ErrnoError("sandbox: cannot become nobody");
-  }
-  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0)
-    return ErrnoError("sandbox: ambient capabilities");
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct none[2] = {};
-  if (syscall(SYS_capset, &header, none) != 0) return ErrnoError("sandbox: capset");
   return OkStatus();
 }
 
@@ -108,14 +81,10 @@ Status LoadFilter(bool file_io) {
 Status EnterSandbox(const SandboxOptions& options) {
   FASTOCI_CHECK_OK(CloseOthers(options.max_fd));
   FASTOCI_CHECK_OK(DropPrivileges());
-  // A change of user clears the death signal, so it is set behind it.
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || prctl(PR_SET_DUMPABLE, 0) != 0 ||
-      prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
-    return ErrnoError("sandbox: prctl");
-  FASTOCI_CHECK_OK(Limit(RLIMIT_CORE, 0));
-  FASTOCI_CHECK_OK(Limit(RLIMIT_NOFILE, 64));
+  FASTOCI_CHECK_OK(LimitResource(RLIMIT_NOFILE, 64));
+  if (options.cpu_seconds > 0) FASTOCI_CHECK_OK(LimitResource(RLIMIT_CPU, options.cpu_seconds));
   if (kSanitizer) return OkStatus();
-  FASTOCI_CHECK_OK(Limit(RLIMIT_AS, options.address_space_bytes));
+  FASTOCI_CHECK_OK(LimitResource(RLIMIT_AS, options.address_space_bytes));
   return LoadFilter(options.file_io);
 }
 

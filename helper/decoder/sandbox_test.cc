@@ -52,6 +52,17 @@ TEST(SandboxDeathTest, LetsMemoryAndOpenDescriptorsBe) {
               }), kFine, "");
 }
 
+TEST(SandboxDeathTest, HasALimitOnItsCpuTime) {
+  EXPECT_EXIT(
+      {
+        Status s = EnterSandbox({.max_fd = 5, .cpu_seconds = 1});
+        if (!s.ok()) _exit(100);
+        for (volatile bool forever = true; forever;) {
+        }
+      },
+      testing::KilledBySignal(SIGKILL), "");
+}
+
 TEST(SandboxDeathTest, FileIoOnDescriptorsOnly) {
   EXPECT_EXIT({
     if (dup2(memfd_create("x", 0), 5) != 5) _exit(101);

@@ -20,7 +20,7 @@ class RawStream : public DataStream {
   }
 };
 
-// From an entry on, over the ends of members: where one ends, the entry of the
+// Decodes from an entry on, over the ends of members. When a member ends, the entry of the
 // next one tells where its data begins in the blob.
 class GzipDataStream : public DataStream {
  public:
@@ -124,7 +124,8 @@ Result<Mapping> Mapping::Open(int fd, bool writable, uint64_t min_bytes, uint64_
   off_t size = lseek(fd, 0, SEEK_END);
   if (size < 0) return ErrnoError("memfd: size");
   auto bytes = static_cast<uint64_t>(size);
-  if (bytes < min_bytes || bytes > max_bytes) return InvalidError("memfd: size is out of range");
+  if (bytes < min_bytes || bytes > max_bytes)
+    return InvalidError("memfd: its size is out of range");
   Mapping m;
   if (bytes == 0) return m;
   void* p = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
@@ -140,19 +141,19 @@ Result<std::shared_ptr<Space>> Space::Open(const DecodeMessage& message, const U
   space->blob_bytes_ = message.blob_bytes;
   if (message.data_bytes == 0 || message.data_bytes > FASTOCI_MAX_DATA_BYTES ||
       message.blob_bytes > FASTOCI_MAX_DATA_BYTES)
-    return InvalidError("size of the data space is out of range");
+    return InvalidError("the size of the data space is out of range");
   switch (message.codec) {
     case FASTOCI_CODEC_RAW:
       if (message.data_bytes != message.blob_bytes)
-        return InvalidError("raw blob differs in size from its data space");
+        return InvalidError("the raw blob and its data space differ in size");
       break;
     case FASTOCI_CODEC_GZIP: {
       FASTOCI_TRY(space->mapping_, Mapping::Open(index.get(), false, 1, kMaxGzipIndexBytes));
       FASTOCI_TRY(space->gzip_, GzipIndex::Parse(space->mapping_.data()));
       if (space->gzip_->uncompressed_bytes() != message.data_bytes)
-        return InvalidError("gzip index: uncompressed size differs from the data space's");
+        return InvalidError("gzip index: its uncompressed size is not the data space's");
       if (space->gzip_->gzip_bytes() > message.blob_bytes)
-        return InvalidError("gzip index: larger than the blob");
+        return InvalidError("gzip index: it describes more bytes than the blob has");
       break;
     }
     case FASTOCI_CODEC_ZFILE: {
@@ -160,9 +161,9 @@ Result<std::shared_ptr<Space>> Space::Open(const DecodeMessage& message, const U
       FASTOCI_TRY(space->zfile_, ZFileIndex::Parse(file.data()));
       const ZFileIndex& z = *space->zfile_;
       if (z.data_bytes() != message.data_bytes)
-        return InvalidError("ZFile: uncompressed size differs from the data space's");
+        return InvalidError("ZFile: its uncompressed size is not the data space's");
       if (z.payload_offset() + z.block_offset(z.nr_blocks()) > message.blob_bytes)
-        return InvalidError("ZFile: larger than the blob");
+        return InvalidError("ZFile: it describes more bytes than the blob has");
       break;
     }
     case FASTOCI_CODEC_ZSTD: {
@@ -170,7 +171,7 @@ Result<std::shared_ptr<Space>> Space::Open(const DecodeMessage& message, const U
       FASTOCI_TRY(space->zstd_, ZstdIndex::Parse(file.data()));
       if (space->zstd_->data_bytes() != message.data_bytes ||
           space->zstd_->blob_bytes() != message.blob_bytes)
-        return InvalidError("zstd index: sizes differ from the data space's");
+        return InvalidError("zstd index: its sizes are not the data space's");
       break;
     }
     default:
@@ -183,14 +184,15 @@ Result<std::shared_ptr<Space>> Space::Open(const DecodeMessage& message, const U
 Result<Space::Start> Space::StartAt(uint64_t data_offset) const {
   if (zfile_) {
     if (data_offset % zfile_->block_bytes() != 0 || data_offset >= data_bytes_)
-      return InvalidError("no block begins there");
+      return InvalidError("ZFile: no block begins at the span's offset");
     size_t block = data_offset / zfile_->block_bytes();
     return Start{std::make_unique<ZFileStream>(&*zfile_, block),
                  zfile_->payload_offset() + zfile_->block_offset(block)};
   }
   if (zstd_) {
     size_t entry;
-    if (!zstd_->Find(data_offset, &entry)) return InvalidError("no frame begins there");
+    if (!zstd_->Find(data_offset, &entry))
+      return InvalidError("zstd index: no frame begins at the span's offset");
     FASTOCI_TRY(ZstdStream stream, ZstdStream::Open());
     return Start{std::make_unique<ZstdDataStream>(std::move(stream)),
                  zstd_->entries()[entry].blob_offset};
@@ -198,7 +200,8 @@ Result<Space::Start> Space::StartAt(uint64_t data_offset) const {
   if (!gzip_) return Start{std::make_unique<RawStream>(), data_offset};
   size_t i = gzip_->FindEntry(data_offset);
   const GzipIndexEntry& entry = gzip_->entries()[i];
-  if (entry.data_offset != data_offset) return InvalidError("no checkpoint there");
+  if (entry.data_offset != data_offset)
+    return InvalidError("gzip index: no checkpoint at the span's offset");
   FASTOCI_TRY(auto stream, GzipDataStream::Open(&*gzip_, i));
   return Start{std::move(stream), entry.blob_offset()};
 }
@@ -218,7 +221,7 @@ void SpaceTable::Insert(uint64_t key, Entry entry) {
 
 SpaceTable::Entry SpaceTable::Find(uint64_t key) {
   auto it = by_key_.find(key);
-  if (it == by_key_.end()) return Error{ErrorKind::kNotFound, ESTALE, "space is not open"};
+  if (it == by_key_.end()) return Error{ErrorKind::kNotFound, ESTALE, "the data space is not open"};
   order_.splice(order_.begin(), order_, it->second);
   return it->second->second;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The data spaces that a decoder knows: per space its codec and its index,
-// mapped from the memfd that the broker sent. The least recently used one is
-// forgotten when there are too many; the broker then opens it again.
+// The data spaces that a decoder knows. Each has a codec and an index, which is mapped
+// from the memfd that the broker sent. If there are too many, the least recently used one
+// is forgotten; the broker opens it again when it needs it.
 #ifndef FASTOCI_DECODER_SPACE_H_
 #define FASTOCI_DECODER_SPACE_H_
 
@@ -57,6 +57,9 @@ class Space {
   static Result<std::shared_ptr<Space>> Open(const DecodeMessage& message, const UniqueFd& index);
   uint64_t data_bytes() const { return data_bytes_; }
   uint64_t blob_bytes() const { return blob_bytes_; }
+  // Whether the input must be copied first, because the decoder may read a byte twice and
+  // must not see two values.
+  bool copies_input() const { return zfile_ || zstd_; }
   struct Start {
     std::unique_ptr<DataStream> stream;
     uint64_t blob_offset;  // of the first byte that the stream wants

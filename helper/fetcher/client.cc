@@ -3,164 +3,101 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 
 #include "base/packet.h"
+#include "fetcher/reply.h"
+#include "fastoci_meta.h"
 
 namespace fastoci {
 namespace {
 
 constexpr int kCallTimeoutMs = 30000;
+// Room for all requests that may be under way at a time.
+constexpr int kWorkSendBytes = 1 << 20;
+constexpr size_t kMaxHosts = 65536;
 // What of our environment the fetcher gets: the log, and how to reach the net.
-constexpr const char* kEnvironment[] = {
+const std::vector<std::string> kEnvironment = {
     "JOURNAL_STREAM", "http_proxy",  "https_proxy",   "HTTPS_PROXY", "all_proxy",
     "ALL_PROXY",      "no_proxy",    "NO_PROXY",      "SSL_CERT_FILE", "SSL_CERT_DIR",
+    // Where credentials are, for the keeper.
+    "PATH", "HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME",
 };
 
 Error ProtocolError() {
-  return {ErrorKind::kInvalid, EPROTO, "the fetcher breaks the protocol"};
+  return {ErrorKind::kInvalid, EPROTO, "the fetcher sent an invalid message"};
 }
 
-Result<FetchMessage> ReceiveReply(int socket, int timeout_ms) {
-  FetchMessage m{};
-  Status s = ReceivePacket(socket, WritableObjectBytes(&m), timeout_ms);
-  if (!s.ok()) return s.error().Wrap("fetcher");
-  m.text[kMessageTextBytes - 1] = '\0';
-  for (char* p = m.text; *p != '\0'; p++)
-    if (*p < 0x20 || *p >= 0x7f) *p = '?';
-  return m;
-}
-
-Status SendTo(int socket, const FetchMessage& m, std::span<const int> fds = {}) {
-  Status s = SendPacket(socket, ObjectBytes(m), fds);
+template <typename Message>
+Status SendTo(int socket, const Message& m, std::span<const int> fds = {}, bool dont_wait = false) {
+  Status s = SendPacket(socket, ObjectBytes(m), fds, dont_wait);
   if (!s.ok()) return s.error().Wrap("fetcher");
   return s;
 }
 
-bool IsFailure(const FetchMessage& m) {
-  return m.op == FetchOp::kFailed && m.err > 0 && m.err <= 4095 &&
-         m.kind <= static_cast<uint32_t>(ErrorKind::kInternal);
+template <typename Message>
+bool IsFailure(const Message& m) {
+  return m.err > 0 && m.err <= 4095 && m.kind <= static_cast<uint32_t>(ErrorKind::kInternal);
 }
 
-// posix_spawn() with the control socket as fd 3 and nothing else but stderr.
-Result<pid_t> Start(const FetcherOptions& options, int control) {
-  std::vector<char*> argv{const_cast<char*>(options.program.c_str())};
-  for (const std::string& a : options.args) argv.push_back(const_cast<char*>(a.c_str()));
-  argv.push_back(nullptr);
-  std::vector<std::string> environment;
-  for (const char* name : kEnvironment)
-    if (const char* v = std::getenv(name)) environment.push_back(std::string(name) + "=" + v);
-  std::vector<char*> envp;
-  for (std::string& e : environment) envp.push_back(e.data());
-  envp.push_back(nullptr);
+// The two sockets and the arena, as the descriptors that protocol.h says.
+Result<pid_t> Start(const FetcherOptions& options, int control, int work, int arena) {
+  static_assert(kFetcherControlFd == 3 && kFetcherWorkFd == 4 && kFetcherArenaFd == 5);
+  std::vector<std::string> env = KeptEnvironment(kEnvironment);
+  // Libcurl knows it in lower case alone, for the sake of CGI programs.
+  if (const char* v = std::getenv("HTTP_PROXY"); v != nullptr && !std::getenv("http_proxy"))
+    env.push_back(std::string("http_proxy=") + v);
+  return StartProgram(options.program, {.args = options.args,
+                                        .env = std::move(env),
+                                        .fds = {control, work, arena}});
+}
 
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  if (posix_spawn_file_actions_init(&actions) != 0) return ErrnoError("posix_spawn", ENOMEM);
-  if (posix_spawnattr_init(&attributes) != 0) {
-    posix_spawn_file_actions_destroy(&actions);
-    return ErrnoError("posix_spawn", ENOMEM);
-  }
-  sigset_t none;
-  sigemptyset(&none);
-  pid_t pid = -1;
-  int err = posix_spawnattr_setsigmask(&attributes, &none);
-  if (err == 0) err = posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  if (err == 0) err = posix_spawn_file_actions_adddup2(&actions, control, kFetcherControlFd);
-  for (int fd : {0, 1})
-    if (err == 0) err = posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
-  if (err == 0) err = posix_spawn_file_actions_addclosefrom_np(&actions, kFetcherControlFd + 1);
-  if (err == 0)
-    err = posix_spawn(&pid, options.program.c_str(), &actions, &attributes, argv.data(),
-                      envp.data());
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  if (err != 0) return ErrnoError("cannot run " + options.program, err);
-  return pid;
+Status Pair(UniqueFd* ours, UniqueFd* theirs) {
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+    return ErrnoError("socketpair");
+  ours->reset(pair[0]);
+  theirs->reset(pair[1]);
+  return OkStatus();
+}
+
+HostState HostOf(const WorkReply& m) {
+  HostState h;
+  h.host = m.host;
+  h.name = FieldText(m.name);
+  h.gate = m.gate;
+  h.window = m.window;
+  h.in_flight = m.in_flight;
+  h.gated_until_ms = m.gated_until_ms;
+  h.since_ms = m.since_ms;
+  h.http_status = m.http_status;
+  h.cause = FieldText(m.text);
+  h.openings = m.openings;
+  h.requests = m.host_requests;
+  h.bytes = m.host_bytes;
+  std::copy_n(m.outcomes, kFetchOutcomes, h.outcomes.begin());
+  return h;
 }
 
 }  // namespace
 
-Status FetchLane::Fetch(uint32_t job, uint32_t image, uint32_t blob, uint64_t offset,
-                        uint64_t length, uint32_t deadline_ms, uint32_t miss_class,
-                        uint32_t source) {
-  if (busy_) return InvalidError("fetch lane is busy");
-  FetchMessage m{};
-  m.op = FetchOp::kFetch;
-  m.job = job;
-  m.image = image;
-  m.blob = blob;
-  m.offset = offset;
-  m.length = length;
-  m.deadline_ms = deadline_ms;
-  m.miss_class = miss_class;
-  m.source = source;
-  FASTOCI_CHECK_OK(SendTo(socket_.get(), m));
-  busy_ = true;
-  job_ = job;
-  length_ = length;
-  total_ = consumed_ = 0;
-  return OkStatus();
-}
-
-Status FetchLane::Consumed(uint32_t job, uint64_t total) {
-  if (busy_ && job == job_) consumed_ = std::max(consumed_, std::min(total, total_));
-  FetchMessage m{};
-  m.op = FetchOp::kConsumed;
-  m.job = job;
-  m.total = total;
-  return SendTo(socket_.get(), m);
-}
-
-Status FetchLane::Cancel(uint32_t job) {
-  FetchMessage m{};
-  m.op = FetchOp::kCancel;
-  m.job = job;
-  return SendTo(socket_.get(), m);
-}
-
-Status FetchLane::Check(const FetchMessage& m) {
-  if (!busy_ || m.job != job_) return ProtocolError();
-  switch (m.op) {
-    case FetchOp::kData:
-      if (m.total <= total_ || m.total > length_ || m.total - consumed_ > kFetchRingBytes)
-        return ProtocolError();
-      total_ = m.total;
-      return OkStatus();
-    case FetchOp::kDone:
-      if (m.total != length_ || total_ != length_) return ProtocolError();
-      busy_ = false;
-      return OkStatus();
-    case FetchOp::kFailed:
-      if (!IsFailure(m)) return ProtocolError();
-      busy_ = false;
-      return OkStatus();
-    default:
-      return ProtocolError();
-  }
-}
-
-Result<FetchMessage> FetchLane::Receive(int timeout_ms) {
-  FASTOCI_TRY(FetchMessage m, ReceiveReply(socket_.get(), timeout_ms));
-  FASTOCI_CHECK_OK(Check(m));
-  return m;
-}
-
-Result<std::unique_ptr<FetcherClient>> FetcherClient::Spawn(const FetcherOptions& options) {
-  int pair[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
-    return ErrnoError("socketpair");
-  UniqueFd ours(pair[0]), theirs(pair[1]);
+Result<std::unique_ptr<FetcherClient>> FetcherClient::Spawn(const FetcherOptions& options,
+                                                            int arena_fd) {
   std::unique_ptr<FetcherClient> client(new FetcherClient);
-  client->control_ = std::move(ours);
-  FASTOCI_TRY(client->pid_, Start(options, theirs.get()));
+  UniqueFd control, work;
+  FASTOCI_CHECK_OK(Pair(&client->control_, &control));
+  FASTOCI_CHECK_OK(Pair(&client->work_, &work));
+  // The system's limit may make the buffer smaller. It still holds some 500 requests.
+  (void)setsockopt(client->work_.get(), SOL_SOCKET, SO_SNDBUF, &kWorkSendBytes,
+                   sizeof(kWorkSendBytes));
+  FASTOCI_TRY(client->pid_, Start(options, control.get(), work.get(), arena_fd));
   client->pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, client->pid_, 0)));
   if (!client->pidfd_.valid()) return ErrnoError("pidfd_open");
   return client;
@@ -173,58 +110,152 @@ FetcherClient::~FetcherClient() {
   }
 }
 
-Status FetcherClient::Call(FetchMessage message, const std::vector<int>& fds) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  message.job = next_job_++;
-  FASTOCI_CHECK_OK(SendTo(control_.get(), message, fds));
+Result<uint32_t> FetcherClient::Call(ControlMessage message, int fd,
+                                     std::vector<LocationEntry>* entries) {
+  MutexLock lock(control_mutex_);
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(kCallTimeoutMs);
+  message.call = next_call_++;
+  const int fds[] = {fd};
+  FASTOCI_CHECK_OK(
+      SendTo(control_.get(), message, {fds, fd >= 0 ? 1U : 0U}, /*dont_wait=*/true));
   while (true) {
-    FASTOCI_TRY(FetchMessage m, ReceiveReply(control_.get(), kCallTimeoutMs));
-    if (m.job != message.job) continue;  // to a call that timed out
-    if (m.op == FetchOp::kDone) return OkStatus();
-    if (!IsFailure(m)) return ProtocolError();
-    return Error{static_cast<ErrorKind>(m.kind), m.err, m.text};
+    ControlMessage m{};
+    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        deadline - std::chrono::steady_clock::now());
+    if (left.count() <= 0)  // whatever else it says
+      return Error{ErrorKind::kUnavailable, ETIMEDOUT, "fetcher: no answer"};
+    Status s = ReceivePacket(control_.get(), WritableObjectBytes(&m),
+                             static_cast<int>(left.count()));
+    if (!s.ok()) return s.error().Wrap("fetcher");
+    if (m.call != message.call) continue;  // to a call that timed out
+    if (m.op == ControlOp::kDone) return m.count;
+    if (m.op == ControlOp::kFailed && IsFailure(m))
+      return Error{static_cast<ErrorKind>(m.kind), m.err, FieldText(m.text)};
+    if (m.op != ControlOp::kLocations || entries == nullptr || m.count > kEntriesPerMessage ||
+        entries->size() >= size_t{FASTOCI_MAX_BLOBS} * kMaxBlobLocations)
+      return ProtocolError();
+    entries->insert(entries->end(), m.entries, m.entries + m.count);
   }
 }
 
-Result<FetchLane> FetcherClient::AddLane() {
-  FetchLane lane;
-  lane.ring_.reset(memfd_create("fastoci-fetch", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!lane.ring_.valid()) return ErrnoError("memfd_create");
-  if (ftruncate(lane.ring_.get(), kFetchRingBytes) != 0 ||
-      fcntl(lane.ring_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
-    return ErrnoError("fetch ring");
-  int pair[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
-    return ErrnoError("socketpair");
-  lane.socket_.reset(pair[0]);
-  UniqueFd theirs(pair[1]);
-  FetchMessage m{};
-  m.op = FetchOp::kAddLane;
-  FASTOCI_CHECK_OK(Call(m, {theirs.get(), lane.ring_.get()}));
-  // The fetcher has its mapping; nobody else gets a writable one.
-  if (fcntl(lane.ring_.get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0)
-    return ErrnoError("fetch ring: seal");
-  return lane;
-}
-
-Status FetcherClient::OpenImage(uint32_t image, ByteSpan json) {
+Result<std::vector<std::vector<FetchLocation>>> FetcherClient::OpenImage(
+    uint32_t image, const std::string& image_id, ByteSpan json) {
   UniqueFd fd(memfd_create("fastoci-image", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd.valid()) return ErrnoError("memfd_create");
   FASTOCI_CHECK_OK(WriteFull(fd.get(), json, "image memfd"));
   if (fcntl(fd.get(), F_ADD_SEALS,
             F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0)
     return ErrnoError("image memfd: seal");
-  FetchMessage m{};
-  m.op = FetchOp::kOpenImage;
+  ControlMessage m{};
+  m.op = ControlOp::kOpenImage;
   m.image = image;
-  return Call(m, {fd.get()});
+  SetText(m.image_id, image_id);
+  std::vector<LocationEntry> entries;
+  FASTOCI_TRY(uint32_t nr_blobs, Call(m, fd.get(), &entries));
+  if (nr_blobs > FASTOCI_MAX_BLOBS) return ProtocolError();
+  std::vector<std::vector<FetchLocation>> blobs(nr_blobs);
+  for (const LocationEntry& e : entries) {
+    if (e.blob >= nr_blobs || blobs[e.blob].size() >= kMaxBlobLocations) return ProtocolError();
+    blobs[e.blob].push_back({e.location, e.host});
+  }
+  return blobs;
 }
 
 Status FetcherClient::CloseImage(uint32_t image) {
-  FetchMessage m{};
-  m.op = FetchOp::kCloseImage;
+  ControlMessage m{};
+  m.op = ControlOp::kCloseImage;
   m.image = image;
-  return Call(m, {});
+  FASTOCI_CHECK_OK(Call(m, -1, nullptr));
+  return OkStatus();
+}
+
+Status FetcherClient::Fetch(const FetchRequest& request) {
+  if (request.length == 0 || request.length > kMaxFetchBytes)
+    return InvalidError("a fetch cannot have " + std::to_string(request.length) + " bytes");
+  WorkRequest m{};
+  m.op = WorkOp::kFetch;
+  m.id = request.id;
+  m.location = request.location;
+  m.miss_class = request.miss_class;
+  m.flags = request.fresh ? kFetchFresh : 0;
+  m.offset = request.offset;
+  m.length = request.length;
+  m.arena_offset = request.arena_offset;
+  MutexLock lock(work_mutex_);
+  if (running_.size() >= kMaxFetches) return InvalidError("too many fetches at a time");
+  if (running_.count(request.id) != 0)
+    return InvalidError("fetch " + std::to_string(request.id) + " runs already");
+  FASTOCI_CHECK_OK(SendTo(work_.get(), m, {}, /*dont_wait=*/true));
+  running_[request.id] = {request.length, 0};
+  return OkStatus();
+}
+
+Status FetcherClient::Cancel(uint32_t id) {
+  WorkRequest m{};
+  m.op = WorkOp::kCancel;
+  m.id = id;
+  return SendTo(work_.get(), m, {}, /*dont_wait=*/true);
+}
+
+Status FetcherClient::OpenGate(uint32_t host) {
+  WorkRequest m{};
+  m.op = WorkOp::kOpenGate;
+  m.host = host;
+  return SendTo(work_.get(), m, {}, /*dont_wait=*/true);
+}
+
+Status FetcherClient::Check(const WorkReply& m) {
+  MutexLock lock(work_mutex_);
+  if (m.op == WorkOp::kHost) {
+    hosts_.insert(m.host);
+    return m.gate <= HostGate::kProbing && hosts_.size() <= kMaxHosts ? OkStatus()
+                                                                      : Status(ProtocolError());
+  }
+  auto it = running_.find(m.id);
+  if (it == running_.end()) return ProtocolError();
+  Running& r = it->second;
+  if (m.total < r.total || m.total > r.length) return ProtocolError();
+  switch (m.op) {
+    case WorkOp::kData:
+      if (m.total == r.total) return ProtocolError();
+      r.total = m.total;
+      return OkStatus();
+    case WorkOp::kDone:
+      if (m.total != r.length) return ProtocolError();
+      break;
+    case WorkOp::kFailed:
+      if (!IsFailure(m) || m.outcome == FetchOutcome::kDone || m.outcome > FetchOutcome::kRefused)
+        return ProtocolError();
+      break;
+    default:
+      return ProtocolError();
+  }
+  running_.erase(it);
+  return OkStatus();
+}
+
+Result<FetchEvent> FetcherClient::Receive() {
+  WorkReply m{};
+  Status s = ReceivePacket(work_.get(), WritableObjectBytes(&m), 0);
+  if (!s.ok()) return s.error().Wrap("fetcher");
+  FASTOCI_CHECK_OK(Check(m));
+  FetchEvent e;
+  if (m.op == WorkOp::kHost) {
+    e.kind = FetchEvent::kHost;
+    e.host = HostOf(m);
+    return e;
+  }
+  e.id = m.id;
+  e.total = m.total;
+  if (m.op == WorkOp::kData) return e;
+  e.kind = m.op == WorkOp::kDone ? FetchEvent::kDone : FetchEvent::kFailed;
+  e.tally = {m.requests, m.retries, m.tokens};
+  if (e.kind == FetchEvent::kDone) return e;
+  e.outcome = m.outcome;
+  e.error = {static_cast<ErrorKind>(m.kind), m.err, FieldText(m.text)};
+  e.http_status = m.http_status;
+  e.retry_at_ms = m.retry_at_ms;
+  return e;
 }
 
 }  // namespace fastoci

@@ -1,81 +1,104 @@
 // SPDX-License-Identifier: Apache-2.0
 // fastoci-fetcherd: the process that has the network and the credentials.
-// Started by the broker with the control socket as fd 3; protocol.h says the
-// rest. Files (blobs, CA certificates) are opened as nobody.
+// Started by the broker with the descriptors of protocol.h. Files (blobs, CA
+// certificates) are opened as nobody.
+//   --credentials FILE    of docker's format; before what docker, podman and kubelet have
+//   --state-dir DIR       of attached images, may be repeated
+//   --hosts-dir DIR       with hosts.toml directories, may be repeated; instead of
+//                         /etc/containerd/certs.d and /etc/docker/certs.d
+//   --ca-file FILE        PEM, instead of the system's certificates
+//   --p2p URL             of a peer, which is asked for URL/<URL of the blob> first
+//   --p2p-proxy URL       of an HTTP proxy, which is tried before the direct way
+//   --plain-http          http for every host, not only for loopback ones
+// For tests:
+//   --retry-scale PERCENT  of all times after which something is tried again
+//   --patience MS          with a peer that does not connect, answer or send
+//   --helper-patience MS   with a program that knows credentials
+//   --no-node-credentials  use only those of --credentials
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
 #include <string>
+#include <utility>
 
 #include "base/log.h"
-#include "fetcher/credentials_keeper.h"
+#include "base/process.h"
 #include "fetcher/fetcher.h"
+#include "fetcher/keeper.h"
 #include "fetcher/protocol.h"
 #include "fetcher/sandbox.h"
-#include "registry/client.h"
+#include "http/exchange.h"
+#include "http/number.h"
 
 namespace fastoci {
 namespace {
 
+constexpr int64_t kFirstByteMs = 10000;
+
 struct Options {
-  std::string credentials;
-  std::string ca_file;
-  bool plain_http = false;
+  KeeperOptions keeper;
+  Fetcher::Options fetcher;
 };
+
+Result<int64_t> ParseNumber(const std::string& name, const std::string& text, int64_t most) {
+  uint64_t n = 0;
+  if (!ParseDecimal(text, &n) || n > static_cast<uint64_t>(most))
+    return InvalidError(name + " takes a number up to " + std::to_string(most));
+  return static_cast<int64_t>(n);
+}
 
 Result<Options> ParseOptions(int argc, char** argv) {
   Options o;
+  HttpOptions& http = o.fetcher.http;
+  http.user_agent = "fastoci/" FASTOCI_VERSION;
+  http.first_byte_ms = kFirstByteMs;
+  bool own_hosts = false;
   for (int i = 1; i < argc; i++) {
     std::string name = argv[i];
     if (name == "--plain-http") {
-      o.plain_http = true;
+      o.fetcher.plain_http = true;
     } else if (name == "--credentials" && i + 1 < argc) {
-      o.credentials = argv[++i];
+      o.keeper.credentials = argv[++i];
+    } else if (name == "--state-dir" && i + 1 < argc) {
+      o.keeper.state_dirs.push_back(argv[++i]);
+    } else if (name == "--hosts-dir" && i + 1 < argc) {
+      if (!std::exchange(own_hosts, true)) o.keeper.hosts_dirs.clear();
+      o.keeper.hosts_dirs.push_back(argv[++i]);
+    } else if (name == "--helper-patience" && i + 1 < argc) {
+      FASTOCI_TRY(o.keeper.program_ms, ParseNumber(name, argv[++i], 3600000));
+    } else if (name == "--no-node-credentials") {
+      o.keeper.node_credentials = false;
+    } else if (name == "--p2p" && i + 1 < argc) {
+      o.fetcher.p2p = argv[++i];
+    } else if (name == "--p2p-proxy" && i + 1 < argc) {
+      o.fetcher.p2p_proxy = argv[++i];
     } else if (name == "--ca-file" && i + 1 < argc) {
-      o.ca_file = argv[++i];
+      http.tls.ca_file = argv[++i];
+    } else if (name == "--retry-scale" && i + 1 < argc) {
+      FASTOCI_TRY(o.fetcher.times.scale_percent, ParseNumber(name, argv[++i], 1000));
+    } else if (name == "--patience" && i + 1 < argc) {
+      FASTOCI_TRY(http.first_byte_ms, ParseNumber(name, argv[++i], 3600000));
+      http.connect_timeout_ms = http.stall_ms = http.first_byte_ms;
     } else {
       return InvalidError("unknown argument " + name +
-                          "; this program is started by fastoci-helperd");
+                          ": only fastoci-helperd starts this program");
     }
   }
   return o;
 }
 
-// After a 401: once more with the file as it is now. Old tokens go only with a
-// file that parses.
-bool Renew(CredentialsKeeper* keeper, RegistryClient* registry) {
-  auto credentials = keeper->Load();
-  if (!credentials.ok()) {
-    Log(LogLevel::kWarning, "credentials: %s", credentials.error().message.c_str());
-    return false;
-  }
-  registry->SetCredentials(std::move(*credentials));
-  return true;
-}
-
 Status Serve(const Options& options) {
-  std::unique_ptr<CredentialsKeeper> keeper;
-  if (!options.credentials.empty()) {
-    FASTOCI_TRY(keeper, CredentialsKeeper::Start(options.credentials));
-  }
-  RegistryOptions registry_options;
-  registry_options.plain_http = options.plain_http;
-  registry_options.http.tls.ca_file = options.ca_file;
-  registry_options.http.user_agent = "fastoci/" FASTOCI_VERSION;
-  FASTOCI_TRY(std::unique_ptr<RegistryClient> registry,
-              RegistryClient::Open(registry_options, Credentials()));
+  FASTOCI_TRY(std::unique_ptr<Keeper> keeper, Keeper::Start(options.keeper));
+  // While the libraries may still load what they need.
+  FASTOCI_CHECK_OK(InitCurl());
   FASTOCI_CHECK_OK(EnterFetcherSandbox());
-  if (keeper != nullptr) {
-    // Without them what needs none still works.
-    (void)Renew(keeper.get(), registry.get());
-    registry->SetCredentialsRefresher(
-        [k = keeper.get(), r = registry.get()] { return Renew(k, r); });
-  }
-  Fetcher fetcher(UniqueFd(kFetcherControlFd), registry.get(), options.plain_http);
-  Status s = fetcher.Run();
+  FASTOCI_TRY(std::unique_ptr<Fetcher> fetcher,
+              Fetcher::Open(UniqueFd(kFetcherControlFd), UniqueFd(kFetcherWorkFd),
+                            UniqueFd(kFetcherArenaFd), options.fetcher, keeper.get()));
+  Status s = fetcher->Run();
   if (!s.ok()) Log(LogLevel::kError, "%s", s.error().message.c_str());
-  _exit(s.ok() ? 0 : 1);  // lanes may be in the middle of something
+  _exit(s.ok() ? 0 : 1);  // threads of libcurl and of files may be in the middle of something
 }
 
 }  // namespace
@@ -84,6 +107,7 @@ Status Serve(const Options& options) {
 int main(int argc, char** argv) {
   using namespace fastoci;
   SetLogProgram("fastoci-fetcherd");
+  SetProcessName("fastoci-fetcherd");
   std::signal(SIGPIPE, SIG_IGN);  // TLS writes to sockets that may be closed
   auto options = ParseOptions(argc, argv);
   Status s = options.ok() ? Serve(*options) : Status(options.error());

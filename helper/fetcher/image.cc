@@ -17,7 +17,7 @@ const Json* ArrayField(const Json& object, const char* name) {
   return it != object.end() && it->is_array() ? &*it : nullptr;
 }
 
-Result<BlobLocation> ParseRegistry(const Json& json, bool plain_http) {
+Result<BlobLocation> ParseRegistry(const Json& json) {
   BlobLocation l;
   l.type = BlobLocation::Type::kRegistry;
   l.scheme = JsonText(json, "scheme");
@@ -26,8 +26,6 @@ Result<BlobLocation> ParseRegistry(const Json& json, bool plain_http) {
   if (!IsRegistryHost(l.repository.host)) return InvalidError("bad host");
   if (!IsRepositoryName(l.repository.repository)) return InvalidError("bad repository");
   if (l.scheme != "http" && l.scheme != "https") return InvalidError("bad scheme");
-  if (l.scheme == "http" && !plain_http && !IsLoopbackHost(l.repository.host))
-    return InvalidError("http to " + l.repository.host + " is not allowed");
   return l;
 }
 
@@ -41,7 +39,7 @@ Result<BlobLocation> ParseFile(const Json& json) {
   return l;
 }
 
-Result<FetchBlob> ParseBlob(const Json& json, bool plain_http) {
+Result<FetchBlob> ParseBlob(const Json& json) {
   if (!json.is_object()) return InvalidError("not an object");
   FetchBlob blob;
   blob.digest = JsonText(json, "digest");
@@ -55,7 +53,7 @@ Result<FetchBlob> ParseBlob(const Json& json, bool plain_http) {
     if (!s.is_object()) return InvalidError("a source is not an object");
     std::string type = JsonText(s, "type");
     if (type == "registry") {
-      FASTOCI_TRY(BlobLocation l, ParseRegistry(s, plain_http));
+      FASTOCI_TRY(BlobLocation l, ParseRegistry(s));
       blob.sources.push_back(std::move(l));
     } else if (type == "file") {
       FASTOCI_TRY(BlobLocation l, ParseFile(s));
@@ -72,7 +70,7 @@ std::string BlobLocation::ToString() const {
   return repository.host + "/" + repository.repository;
 }
 
-Result<FetchImage> ParseFetchImage(const std::string& json, bool plain_http) {
+Result<FetchImage> ParseFetchImage(const std::string& json) {
   Json root = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (!root.is_object()) return InvalidError("image JSON: not a JSON object");
   if (JsonNumber(root, "version") != 1)
@@ -82,7 +80,7 @@ Result<FetchImage> ParseFetchImage(const std::string& json, bool plain_http) {
     return InvalidError("image JSON: bad blobs");
   FetchImage image;
   for (const Json& b : *blobs) {
-    auto blob = ParseBlob(b, plain_http);
+    auto blob = ParseBlob(b);
     if (!blob.ok())
       return blob.error().Wrap("image JSON: blob " + std::to_string(image.blobs.size()));
     image.blobs.push_back(std::move(*blob));

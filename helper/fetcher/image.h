@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "fetcher/protocol.h"
 #include "registry/reference.h"
 
 namespace fastoci {
@@ -39,9 +40,8 @@ struct FetchImage {
   std::vector<FetchBlob> blobs;
 };
 
-// plain_http: "http" is fine for every host, not only for loopback ones: who
-// writes the JSON must not be able to have credentials sent in the clear.
-Result<FetchImage> ParseFetchImage(const std::string& json, bool plain_http);
+// Which schemes are allowed for whom is PlacesOf()'s.
+Result<FetchImage> ParseFetchImage(const std::string& json);
 
 }  // namespace fastoci
 

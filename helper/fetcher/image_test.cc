@@ -17,8 +17,7 @@ TEST(FetchImage, Parses) {
   auto image = ParseFetchImage(
       Blob(R"({"type":"registry","scheme":"https","host":"h.io:5000","repository":"a/b"},
               {"type":"p2p","whatever":1},
-              {"type":"file","path":"/b"})"),
-      false);
+              {"type":"file","path":"/b"})"));
   ASSERT_TRUE(image.ok()) << image.error().message;
   ASSERT_EQ(image->blobs.size(), 1U);
   const FetchBlob& b = image->blobs[0];
@@ -28,16 +27,7 @@ TEST(FetchImage, Parses) {
   EXPECT_EQ(b.sources[0].scheme, "https");
   EXPECT_EQ(b.sources[0].ToString(), "h.io:5000/a/b");
   EXPECT_EQ(b.sources[1].ToString(), "file /b");
-  EXPECT_TRUE(ParseFetchImage(R"({"version":1,"blobs":[]})", false).ok());
-}
-
-TEST(FetchImage, PlainHttpOnlyWhereAllowed) {
-  auto registry = [](const std::string& host) {
-    return Blob(R"({"type":"registry","scheme":"http","repository":"a","host":")" + host + "\"}");
-  };
-  EXPECT_TRUE(ParseFetchImage(registry("127.0.0.1:5000"), false).ok());
-  EXPECT_FALSE(ParseFetchImage(registry("h.io"), false).ok());
-  EXPECT_TRUE(ParseFetchImage(registry("h.io"), true).ok());
+  EXPECT_TRUE(ParseFetchImage(R"({"version":1,"blobs":[]})").ok());
 }
 
 TEST(FetchImage, RefusesMalformed) {
@@ -60,7 +50,7 @@ TEST(FetchImage, RefusesMalformed) {
            Blob(R"({"type":"registry","scheme":"https","host":"h/x","repository":"a"})"),
            Blob(R"({"type":"registry","scheme":"https","host":"u@h","repository":"a"})"),
            Blob(R"({"type":"registry","scheme":"https","host":"h.io","repository":"../a"})")})
-    EXPECT_FALSE(ParseFetchImage(bad, false).ok()) << bad.substr(0, 200);
+    EXPECT_FALSE(ParseFetchImage(bad).ok()) << bad.substr(0, 200);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include "base/unique_fd.h"
 #include "fuzz/fuzz.h"
 #include "image/assemble.h"
-#include "image/assembled.h"
+#include "image/meta_image.h"
 #include "image/meta_layer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -24,12 +24,11 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   AssembleInput input;
   for (uint64_t bytes : {4096, 70000})
     input.layers.push_back({meta.get(), packed->digest, {}, bytes, FASTOCI_CODEC_RAW, nullptr, -1});
-  input.json = "{}";
+  input.json_head = "{}";
   AssembleOptions options;
   options.max_output_bytes = 16 << 20;
   if (!Assemble(input, options, out.get()).ok()) return 0;
-  FdFile file(out.get(), static_cast<uint64_t>(lseek(out.get(), 0, SEEK_END)));
-  auto image = ReadAssembledImage(file);
+  auto image = ReadMetaImage(out.get(), static_cast<uint64_t>(lseek(out.get(), 0, SEEK_END)));
   Require(image.ok() && image->blobs.size() == 2);
   return 0;
 }

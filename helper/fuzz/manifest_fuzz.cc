@@ -4,11 +4,15 @@
 #include "base/digest.h"
 #include "fuzz/fuzz.h"
 #include "image/oci_image.h"
+#include "image/platform.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace fastoci;
   std::string body(reinterpret_cast<const char*>(data), size);
-  (void)PickPlatform(body).ok();
+  const Manifest manifest_of_index{.media_type = "", .digest = "", .body = body};
+  const ManifestReader nothing{[](const std::string&) { return Result<Manifest>(NotFoundError("none")); },
+                               [](const std::string&) { return Result<std::string>(NotFoundError("none")); }};
+  (void)ManifestOfPlatform(manifest_of_index, "amd64", nothing).ok();
   (void)ReferrersOfType(body, kDigestsArtifact).ok();
   auto manifest = ParseFastociManifest(body);
   if (!manifest.ok()) return 0;
@@ -17,6 +21,6 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Require(ParseDigest(layer.digest).ok() && ParseDigest(layer.target_digest).ok() && layer.bytes > 0);
   (void)TakeDigests(body, manifest->subject, &*manifest).ok();
   (void)CheckBelongsTo(*manifest, manifest->subject, body).ok();
-  (void)SourcesJson("host/image:tag", "sha256:0", *manifest, {"https", "host", "image"});
+  (void)MakeSourcesJson("host/image:tag", "sha256:0", *manifest, {"https", "host", "image"});
   return 0;
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tar headers in any cut: the same entries, and runs that fit their file.
+// Tar headers in any cut: the same entries, clean paths, runs that fit their file, and
+// extended attributes that can be set.
 #include <algorithm>
 
+#include "base/utf8.h"
 #include "codec/tar_reader.h"
 #include "fuzz/fuzz.h"
+#include "image/xattrs.h"
 
 namespace fastoci {
 namespace {
@@ -12,7 +15,15 @@ class Checker : public TarSink {
  public:
   Status OnEntry(const TarEntry& e) override {
     Require(e.data_offset % kTarBlockBytes == 0 && e.data_bytes <= kMaxTarFileBytes);
-    Require(e.path.find("..") != 0 || e.path.size() > 2);
+    const std::string around = "/" + e.path + "/";
+    Require(around.find("/../") == std::string::npos && around.find("/./") == std::string::npos);
+    Require(e.path.empty() || around.find("//") == std::string::npos);
+    const std::string text = ReplaceBadUtf8(e.path);
+    Require(ReplaceBadUtf8(text) == text);
+    if (auto set = SettableXattrs(e.xattrs, e.type); set.ok()) {
+      auto again = SettableXattrs(*set, e.type);
+      Require(again.ok() && *again == *set);
+    }
     uint64_t end = 0, sum = 0;
     for (const TarRun& run : e.runs) {
       Require(run.bytes > 0 && run.file_offset >= end && run.bytes <= e.size - run.file_offset);

@@ -42,9 +42,24 @@ struct TlsOptions {
   bool insecure = false;    // accept any certificate
 };
 
+// How one server is accessed, beyond HttpOptions, for a client of many servers. All of it is
+// for the origin of the request alone, except the CA and `insecure`: a registry's store and
+// its token server often have certificates of the same CA.
+struct HttpSite {
+  std::string ca_pem;  // besides the system's
+  bool insecure = false;
+  std::string client_cert_pem;
+  Secret client_key_pem;
+  std::vector<std::pair<std::string, Secret>> headers;
+  int64_t connect_timeout_ms = 0;  // 0: as HttpOptions have it
+  std::string proxy;  // URL; "": as the environment says
+  bool operator==(const HttpSite&) const = default;
+};
+
 struct HttpOptions {
   TlsOptions tls;
   int64_t connect_timeout_ms = 10000;
+  int64_t first_byte_ms = 0;  // from the request to the first header; 0: no limit
   // An exchange that moves less than stall_bytes in stall_ms is given up. Time
   // spent in the caller's own callbacks does not count.
   int64_t stall_ms = 20000;
@@ -113,6 +128,8 @@ struct HttpRequest {
   Watch* watch = nullptr;
   HttpTally* tally = nullptr;
   bool fresh_connection = false;  // do not reuse a pooled connection
+  std::shared_ptr<const HttpSite> site;  // null: HttpOptions alone
+  bool away = false;  // the URL is not at the server of `site`, but that one named it
   bool follow_redirects = true;   // GET and HEAD only
 };
 

@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "http/http_client.h"
+#include "http/range.h"
 
 namespace fastoci {
 
@@ -46,24 +47,10 @@ using HttpSend = std::function<Result<HttpResponse>(HttpRequest*)>;
 Result<HttpResponse> SendWithRetry(const HttpSend& send, const HttpRequest& request,
                                    const RetryPolicy& policy);
 
-struct ByteRange {
-  uint64_t offset = 0;
-  uint64_t length = 0;
-  uint64_t total_bytes = 0;  // size of the whole; 0: not known
-};
-
-// GETs just that range, strictly: 206 with this Content-Range, or 200 with the
-// bytes before it skipped (at most max_skip). A transfer cut short goes on from
-// the byte reached. A total size other than total_bytes is kMismatch.
+// GETs just that range, as RangeReader does. A transfer cut short goes on from the
+// byte reached.
 Status GetRange(const HttpSend& send, const HttpRequest& request, ByteRange range,
                 const RetryPolicy& policy, const std::function<Status(ByteSpan)>& sink);
-inline constexpr uint64_t kMaxSkipBytes = 64 << 20;
-
-struct ContentRange {
-  uint64_t first = 0, last = 0, total = 0;
-  bool total_known = false;
-};
-Result<ContentRange> ParseContentRange(const std::string& value);
 
 }  // namespace fastoci
 

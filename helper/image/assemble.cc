@@ -15,6 +15,7 @@
 #include "codec/read_at.h"
 #include "codec/zfile.h"
 #include "codec/zstd_index.h"
+#include "image/meta_image.h"
 #include "image/meta_layer.h"
 
 namespace fastoci {
@@ -63,6 +64,8 @@ class Assembler {
   Status AddLayer(uint32_t number, const AssembleLayer& layer);
   Status Stack(uint32_t number, const LsmtSegments& segments, uint64_t virtual_bytes);
   Status AddTurboBlob(const AssembleLayer& layer, const MetaLayerFiles& files);
+  void AddEmpty();
+  std::string MakeJson() const;
   void FinishBlob(const Sha256Digest& last_part, fastoci_meta_blob* blob);
   Status AddGzipIndex(const AssembleLayer& layer, const Bytes& gzip_meta, fastoci_meta_blob* blob);
   Status AddZstdIndex(const AssembleLayer& layer, const Bytes& zstd_index, fastoci_meta_blob* blob);
@@ -87,6 +90,8 @@ class Assembler {
   LsmtSegments segments_;
   uint64_t device_sectors_ = 0;
   std::vector<uint64_t> data_sectors_;  // of each layer's data space
+  std::vector<uint32_t> blob_numbers_;  // of each layer; of one without data it means nothing
+  uint32_t nr_blobs_ = 0;
   uint64_t metadata_offset_ = 0, metadata_bytes_ = 0;
   uint64_t next_offset_ = FASTOCI_META_SB_BYTES;
 };
@@ -143,18 +148,36 @@ Status Assembler::AddZstdIndex(const AssembleLayer& layer, const Bytes& zstd_ind
 
 // last_part: what stands in the id for the chunk digests.
 void Assembler::FinishBlob(const Sha256Digest& last_part, fastoci_meta_blob* blob) {
-  ByteWriter id;
-  id.Append(blob->blob_digest);
-  id.U64(blob->data_bytes);
-  id.U32(blob->codec);
-  id.Append(last_part);
-  Sha256Digest space = Sha256::Of(id.bytes());
+  Sha256Digest digest;
+  std::copy_n(blob->blob_digest, digest.size(), digest.begin());
+  const Sha256Digest space = DataSpaceId(digest, blob->data_bytes, blob->codec, last_part);
   std::copy(space.begin(), space.end(), blob->data_space_id);
   blobs_.Append({reinterpret_cast<const uint8_t*>(blob), sizeof(*blob)});
   data_sectors_.push_back((blob->data_bytes + kSectorBytes - 1) / kSectorBytes);
+  blob_numbers_.push_back(nr_blobs_++);
+}
+
+// A layer whose tar has no byte: nobody will ever ask for its blob.
+void Assembler::AddEmpty() {
+  data_sectors_.push_back(0);
+  blob_numbers_.push_back(0);
 }
 
 Status Assembler::AddTurboBlob(const AssembleLayer& layer, const MetaLayerFiles& files) {
+  std::optional<MetaLayerDescription> description;
+  if (!files.description.empty()) {
+    FASTOCI_TRY(description, ParseDescription(files.description));
+  }
+  auto check_description = [&](uint64_t data_bytes) {
+    if (!description || (description->target_digest == DigestString(layer.target_digest) &&
+                         description->target_bytes == layer.target_bytes && description->data_bytes == data_bytes))
+      return OkStatus();
+    return Status(MismatchError("the meta layer was made for another layer: " + description->target_digest));
+  };
+  if (description && description->data_bytes == 0) {
+    AddEmpty();
+    return check_description(0);
+  }
   fastoci_meta_blob blob{};
   std::copy(layer.target_digest.begin(), layer.target_digest.end(), blob.blob_digest);
   blob.codec = layer.codec;
@@ -169,12 +192,7 @@ Status Assembler::AddTurboBlob(const AssembleLayer& layer, const MetaLayerFiles&
   }
   if (blob.data_bytes == 0 || blob.data_bytes > FASTOCI_MAX_DATA_BYTES || blob.blob_bytes == 0)
     return InvalidError("size of the layer out of range");
-  if (!files.description.empty()) {
-    FASTOCI_TRY(MetaLayerDescription d, ParseDescription(files.description));
-    if (d.target_digest != DigestString(layer.target_digest) ||
-        d.target_bytes != layer.target_bytes || d.data_bytes != blob.data_bytes)
-      return MismatchError("the meta layer was made for another layer: " + d.target_digest);
-  }
+  FASTOCI_CHECK_OK(check_description(blob.data_bytes));
   uint64_t nr_chunks = (blob.data_bytes + kChunkBytes - 1) / kChunkBytes;
   Sha256Digest last_part = layer.meta_digest;
   if (!files.chunk_digests.empty()) {
@@ -325,7 +343,7 @@ Status Assembler::MakeExtents() {
     } else {
       uint64_t data = data_sectors_[s.layer];
       uint64_t mapped = s.mapped >= data ? 0 : std::min(n, data - s.mapped);
-      add({s.sector, mapped, FASTOCI_EXTENT_BLOB, s.layer, s.mapped});
+      add({s.sector, mapped, FASTOCI_EXTENT_BLOB, blob_numbers_[s.layer], s.mapped});
       add({s.sector + mapped, n - mapped, FASTOCI_EXTENT_ZERO, 0, 0});
     }
   }
@@ -362,6 +380,17 @@ Status Assembler::WriteRegion(ByteSpan data, bool with_crc, fastoci_meta_region*
   return PwriteFull(out_fd_, data, region->offset, "assembled meta image");
 }
 
+std::string Assembler::MakeJson() const {
+  std::string json = input_.json_head;
+  const char* before = "";
+  for (size_t i = 0; i < input_.layers.size(); i++) {
+    if (data_sectors_[i] == 0) continue;
+    json += before + input_.layers[i].json;
+    before = ",";
+  }
+  return json + input_.json_tail;
+}
+
 Status Assembler::Run() {
   if (input_.layers.empty() || input_.layers.size() > kMaxAssembleLayers)
     return InvalidError("an image has 1 to 256 layers");
@@ -394,13 +423,13 @@ Status Assembler::Run() {
   sb.sb_bytes = FASTOCI_META_SB_BYTES;
   std::copy(input_.image_id.begin(), input_.image_id.end(), sb.image_id);
   sb.device_sectors = device_sectors_;
-  sb.nr_blobs = static_cast<uint32_t>(input_.layers.size());
+  sb.nr_blobs = nr_blobs_;
   sb.nr_extents = static_cast<uint32_t>(keys_.size() / 4);
   FASTOCI_CHECK_OK(WriteRegion(blobs_.bytes(), true, &sb.blobs));
   FASTOCI_CHECK_OK(WriteRegion(keys_.bytes(), true, &sb.keys));
   FASTOCI_CHECK_OK(WriteRegion(payloads_.bytes(), true, &sb.payloads));
   FASTOCI_CHECK_OK(WriteRegion(helper_.bytes(), true, &sb.helper));
-  FASTOCI_CHECK_OK(WriteRegion(AsBytes(input_.json), true, &sb.json));
+  FASTOCI_CHECK_OK(WriteRegion(AsBytes(MakeJson()), true, &sb.json));
   sb.total_bytes = next_offset_;
   ByteSpan bytes(reinterpret_cast<const uint8_t*>(&sb), sizeof(sb));
   sb.crc = Crc32c(bytes);
@@ -435,7 +464,8 @@ Result<fastoci_codec> CodecOfMediaType(const std::string& type) {
     if (type == gzip) return FASTOCI_CODEC_GZIP;
   for (const char* tar : {"application/vnd.oci.image.layer.v1.tar",
                           "application/vnd.oci.image.layer.nondistributable.v1.tar",
-                          "application/vnd.docker.image.rootfs.diff.tar"})
+                          "application/vnd.docker.image.rootfs.diff.tar",
+                          "application/vnd.docker.image.rootfs.foreign.diff.tar"})
     if (type == tar) return FASTOCI_CODEC_RAW;
   for (const char* zstd : {"application/vnd.oci.image.layer.v1.tar+zstd",
                            "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",

@@ -5,9 +5,9 @@
 // may have both. Parses hostile bytes: outside of tests it runs in the decoder's
 // sandbox, see assemble_sandbox.h. The result depends on the input alone.
 //
-// Past the end: where a run of file data ends inside a 4 KiB block and its own
-// layer maps nothing behind it, the rest of the block becomes zeros, so that no
-// lower layer's bytes show behind a file's end.
+// Bytes after a file's end: if a run of file data ends inside a 4 KiB block, and its
+// layer maps nothing to the rest of the block, the rest becomes zeros. So no bytes of a
+// lower layer show after a file's end.
 #ifndef FASTOCI_IMAGE_ASSEMBLE_H_
 #define FASTOCI_IMAGE_ASSEMBLE_H_
 
@@ -33,8 +33,8 @@ struct AssembleLayer {
   // The blob: the original layer, or the native layer itself.
   Sha256Digest target_digest{};
   uint64_t target_bytes = 0;  // its size, as the registry tells it
-  // turboOCI: RAW, GZIP or ZSTD, by its media type: CodecOfMediaType(). Native: ZFILE,
-  // whether it is one or not.
+  // turboOCI: RAW, GZIP or ZSTD, by the media type: CodecOfMediaType(). Native: always
+  // ZFILE, even if the layer has no ZFile.
   fastoci_codec codec = FASTOCI_CODEC_GZIP;
   // Instead of fd: where a native layer of target_bytes is read from.
   const ReadAtFile* file = nullptr;
@@ -42,6 +42,7 @@ struct AssembleLayer {
   int blob_fd = -1;
   // A native layer's chunk digests, from a referrer; -1: it has none.
   int digests_fd = -1;
+  std::string json = {};  // where its blob is: an element of the JSON part's "blobs"
 
   bool native() const { return codec == FASTOCI_CODEC_ZFILE; }
 };
@@ -49,9 +50,9 @@ struct AssembleLayer {
 struct AssembleInput {
   std::vector<AssembleLayer> layers;  // bottom first
   Sha256Digest image_id{};            // sha256 of the manifest
-  // The JSON part. Its "blobs" must name one blob per layer, in this order:
-  // blob table entry i is layer i.
-  std::string json;
+  // The JSON part is json_head, the layers' elements with commas between them, and
+  // json_tail. A layer that holds no data is neither in it nor in the blob table.
+  std::string json_head, json_tail;
 };
 
 struct AssembleOptions {
@@ -64,11 +65,13 @@ struct AssembleOptions {
 // caller syncs and renames it.
 Status Assemble(const AssembleInput& input, const AssembleOptions& options, int out_fd);
 
-// Those of a native layer whose data has that size; layer.digests_fd is one.
+// Reads the chunk digests of a native layer from layer.digests_fd, which must be a
+// descriptor. data_bytes: size of the layer's data.
 Result<Bytes> ReadNativeDigests(const AssembleLayer& layer, uint64_t data_bytes);
 
-// tar -> RAW, tar+gzip and tar.gzip -> GZIP, tar+zstd and tar.zstd -> ZSTD (OCI
-// and docker types); kUnsupported for anything else.
+// tar gives RAW; tar+gzip and tar.gzip give GZIP; tar+zstd and tar.zstd give ZSTD. These
+// are the types of OCI and docker, also those for layers that may not be distributed.
+// kUnsupported for any other type.
 Result<fastoci_codec> CodecOfMediaType(const std::string& media_type);
 
 }  // namespace fastoci

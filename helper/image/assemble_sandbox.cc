@@ -11,7 +11,6 @@
 #include "image/assemble_sandbox.h"
 
 #include <fcntl.h>
-#include <spawn.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -42,7 +41,8 @@ Bytes EncodeRequest(const AssembleInput& input) {
   w.U32(kRequestMagic);
   w.U32(static_cast<uint32_t>(input.layers.size()));
   w.Append(input.image_id);
-  w.U64(input.json.size());
+  w.U64(input.json_head.size());
+  w.U64(input.json_tail.size());
   for (const AssembleLayer& layer : input.layers) {
     w.Append(layer.meta_digest);
     w.Append(layer.target_digest);
@@ -51,8 +51,11 @@ Bytes EncodeRequest(const AssembleInput& input) {
     w.U32(layer.file != nullptr ? 1 : 0);
     w.U32(layer.blob_fd >= 0 ? 1 : 0);
     w.U32(layer.digests_fd >= 0 ? 1 : 0);
+    w.U64(layer.json.size());
+    w.Append(AsBytes(layer.json));
   }
-  w.Append(AsBytes(input.json));
+  w.Append(AsBytes(input.json_head));
+  w.Append(AsBytes(input.json_tail));
   return std::move(w.bytes());
 }
 
@@ -69,7 +72,11 @@ Result<AssembleInput> DecodeRequest(ByteSpan bytes, std::list<RangeFile>* files,
   if (r.U32() != kRequestMagic) return InvalidError("assemble: not a request");
   uint32_t nr_layers = r.U32();
   TakeDigest(&r, &input.image_id);
-  uint64_t json_bytes = r.U64();
+  const uint64_t head_bytes = r.U64(), tail_bytes = r.U64();
+  auto text = [&r](uint64_t bytes) {
+    ByteSpan s = r.Take(bytes);
+    return std::string(s.begin(), s.end());
+  };
   if (nr_layers > kMaxAssembleLayers) return InvalidError("assemble: too many layers");
   for (uint32_t i = 0; i < nr_layers; i++) {
     AssembleLayer layer;
@@ -84,11 +91,12 @@ Result<AssembleInput> DecodeRequest(ByteSpan bytes, std::list<RangeFile>* files,
     }
     if (r.U32() != 0) layer.blob_fd = kFirstLayerFd + (*nr_fds)++;
     if (r.U32() != 0) layer.digests_fd = kFirstLayerFd + (*nr_fds)++;
+    layer.json = text(r.U64());
     input.layers.push_back(layer);
   }
-  ByteSpan json = r.Take(json_bytes);
+  input.json_head = text(head_bytes);
+  input.json_tail = text(tail_bytes);
   if (!r.ok() || r.remaining() != 0) return InvalidError("assemble: damaged request");
-  input.json.assign(json.begin(), json.end());
   return input;
 }
 
@@ -126,43 +134,8 @@ Status DecodeReply(int fd, int wait_status) {
       if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';
     return Error{static_cast<ErrorKind>(kind), static_cast<int>(err), message};
   }
-  std::string how = WIFSIGNALED(wait_status)
-                        ? "was killed by signal " + std::to_string(WTERMSIG(wait_status))
-                        : "exited with status " + std::to_string(WEXITSTATUS(wait_status));
-  return Error{ErrorKind::kInternal, EIO, "the decoder " + how + " during assembly"};
-}
-
-// Copies above all numbers that the decoder will use.
-Result<UniqueFd> DuplicateAbove(int fd, int limit) {
-  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, limit));
-  if (!copy.valid()) return ErrnoError("duplicate descriptor");
-  return copy;
-}
-
-Result<pid_t> Spawn(const std::string& path, const char* task, const std::vector<UniqueFd>& fds) {
-  posix_spawn_file_actions_t actions;
-  if (posix_spawn_file_actions_init(&actions) != 0)
-    return Error{ErrorKind::kInternal, ENOMEM, "posix_spawn_file_actions_init"};
-  int rc = 0;
-  for (size_t i = 0; i < fds.size() && rc == 0; i++)
-    rc = posix_spawn_file_actions_adddup2(&actions, fds[i].get(), kOutFd + static_cast<int>(i));
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  std::string name = path, verb = task, count = std::to_string(fds.size());
-  char* argv[] = {name.data(), verb.data(), count.data(), nullptr};
-  char* envp[] = {nullptr};
-  pid_t pid = -1;
-  if (rc == 0) rc = posix_spawn(&pid, path.c_str(), &actions, &attributes, argv, envp);
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  if (rc != 0) return ErrnoError("start " + path, rc);
-  return pid;
+  return Error{ErrorKind::kInternal, EIO,
+               "the decoder " + HowItEnded(wait_status) + " during assembly"};
 }
 
 Result<Bytes> ReadRequest() {
@@ -187,6 +160,12 @@ Status RunRequest(LayerTask task, int nr_fds) {
   return InspectLayers(input, {}, task == LayerTask::kCheck, kOutFd);
 }
 
+Error StallError(LayerTask task, const AssembleLimits& limits) {
+  return {ErrorKind::kInvalid, ETIMEDOUT,
+          std::string("the decoder did nothing for ") + std::to_string(limits.stall_ms / 1000) +
+              " s while it should " + LayerTaskVerb(task) + " the layers, and was ended"};
+}
+
 }  // namespace
 
 const char* LayerTaskVerb(LayerTask task) {
@@ -197,8 +176,8 @@ const char* LayerTaskVerb(LayerTask task) {
   }
 }
 
-Status AssembleViaDecoder(const std::string& decoder_path, const AssembleInput& input, int out_fd,
-                          LayerTask task) {
+Status AssembleViaDecoder(const Program& decoder, const AssembleInput& input, int out_fd,
+                          LayerTask task, const AssembleLimits& limits) {
   if (input.layers.empty() || input.layers.size() > kMaxAssembleLayers)
     return InvalidError("an image has 1 to 256 layers");
   UniqueFd request(memfd_create("fastoci-assemble", MFD_CLOEXEC));
@@ -208,32 +187,28 @@ Status AssembleViaDecoder(const std::string& decoder_path, const AssembleInput& 
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return ErrnoError("socketpair");
   UniqueFd ours(pair[0]), theirs(pair[1]);
-  std::vector<UniqueFd> fds;
-  std::vector<int> originals = {out_fd, request.get(), theirs.get()};
+  std::vector<int> fds = {out_fd, request.get(), theirs.get()};
   std::vector<const ReadAtFile*> files;
   for (const AssembleLayer& layer : input.layers) {
-    if (layer.file == nullptr) originals.push_back(layer.fd);
-    if (layer.blob_fd >= 0) originals.push_back(layer.blob_fd);
-    if (layer.digests_fd >= 0) originals.push_back(layer.digests_fd);
+    if (layer.file == nullptr) fds.push_back(layer.fd);
+    if (layer.blob_fd >= 0) fds.push_back(layer.blob_fd);
+    if (layer.digests_fd >= 0) fds.push_back(layer.digests_fd);
     files.push_back(layer.file);
   }
-  // As few as can be: a process may have 1024, and there are 256 layers.
-  const int limit = kOutFd + static_cast<int>(originals.size());
-  for (int fd : originals) {
-    FASTOCI_TRY(UniqueFd copy, DuplicateAbove(fd, limit));
-    fds.push_back(std::move(copy));
-  }
-  FASTOCI_TRY(pid_t pid, Spawn(decoder_path, LayerTaskVerb(task), fds));
-  fds.clear();
+  FASTOCI_TRY(pid_t pid, StartProgram(decoder, {.args = {LayerTaskVerb(task),
+                                                         std::to_string(fds.size()),
+                                                         std::to_string(limits.cpu_seconds)},
+                                                .fds = fds}));
   theirs.reset();
-  Status served = ServeRanges(ours.get(), files, AssembleOptions().max_layer_bytes);
+  Status served = ServeRanges(ours.get(), files, AssembleOptions().max_layer_bytes,
+                              static_cast<int>(limits.stall_ms));
   ours.reset();  // whoever still waits there is told
-  int wait_status = 0;
-  while (waitpid(pid, &wait_status, 0) < 0) {
-    if (errno == EINTR) continue;
-    if (errno != ECHILD) return ErrnoError("waitpid");
-    break;  // the caller ignores SIGCHLD: gone, and its status with it
-  }
+  const bool stalls = !served.ok() && served.error().err == ETIMEDOUT;
+  auto ended = WaitForChild(pid, stalls ? 0 : static_cast<int>(limits.stall_ms));
+  if (stalls || (!ended.ok() && ended.error().err == ETIMEDOUT)) return StallError(task, limits);
+  // The caller may ignore SIGCHLD: then the status is gone, and the reply decides.
+  if (!ended.ok() && ended.error().err != ECHILD) return ended.error();
+  const int wait_status = ended.ok() ? *ended : 0;
   Status status = DecodeReply(request.get(), wait_status);
   if (!served.ok() && served.error().err == EPROTO) return served;
   return status;

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <random>
+#include <regex>
 
 #include "base/unique_fd.h"
 #include "codec/lsmt_writer.h"
@@ -107,7 +109,10 @@ TEST_F(AssembleTest, MergesLayersAndCoversTheDevice) {
   AddLayer(&lower, 100 * 512);
   AddLayer(&upper, 50 * 512);
   input_.image_id[5] = 7;
-  input_.json = "{\"version\":1}";
+  input_.json_head = "{\"version\":1,\"blobs\":[";
+  input_.json_tail = "]}";
+  input_.layers[0].json = "\"lower\"";
+  input_.layers[1].json = "\"upper\"";
   ASSERT_TRUE(Run().ok());
   Assembled a = Read(out_.get());
   EXPECT_EQ(a.sb.image_id[5], 7);
@@ -122,7 +127,7 @@ TEST_F(AssembleTest, MergesLayersAndCoversTheDevice) {
   EXPECT_EQ(a.bytes[a.sb.metadata.offset + 4095], 1);
   EXPECT_EQ(a.bytes[a.sb.metadata.offset + 4096], 2);
   EXPECT_EQ(std::string(reinterpret_cast<char*>(a.bytes.data() + a.sb.json.offset), a.sb.json.bytes),
-            input_.json);
+            R"({"version":1,"blobs":["lower","upper"]})");
 }
 
 TEST_F(AssembleTest, ZerosFollowTheDataSpacesEndAndPartialBlocks) {
@@ -238,6 +243,49 @@ TEST_F(AssembleTest, DescribesGzipLayers) {
   ExpectRefused("instead of");
 }
 
+// A layer whose tar has no byte, in each form, below, between and above others: it is in neither table.
+TEST_F(AssembleTest, LeavesOutTheBlobsOfEmptyLayers) {
+  TestTar t;
+  t.File("a", std::string(5000, 'a'));
+  struct Layer {
+    std::string blob, tar;
+    fastoci_codec codec;
+  };
+  const std::vector<Layer> layers = {{"", "", FASTOCI_CODEC_RAW},
+                                     {TestGzip(t.Finish()), t.Finish(), FASTOCI_CODEC_GZIP},
+                                     {TestGzip(""), "", FASTOCI_CODEC_GZIP},
+                                     {t.Finish(), t.Finish(), FASTOCI_CODEC_RAW},
+                                     {TestZstd(""), "", FASTOCI_CODEC_ZSTD}};
+  auto builder = FsBuilder::Create(FsType::kExt4, {});
+  LayerOrder order(builder->get());
+  for (const Layer& layer : layers) {
+    const size_t number = input_.layers.size();
+    const Sha256Digest digest = Sha256::Of(AsBytes(layer.blob));
+    auto converter = LayerConverter::Create(
+        {DigestString(digest), layer.blob.size(), "", DigestString(Sha256::Of(AsBytes(layer.tar)))}, {}, number, &order);
+    ASSERT_TRUE(converter.ok() && (*converter)->Update(AsBytes(layer.blob)).ok());
+    auto result = (*converter)->Finish();
+    ASSERT_TRUE(result.ok()) << number << ": " << result.error().message;
+    fds_.push_back(Memfd(result->meta->data));
+    input_.layers.push_back({.fd = fds_.back().get(), .meta_digest = result->meta->digest, .target_digest = digest,
+                             .target_bytes = layer.blob.size(), .codec = layer.codec, .json = std::to_string(number)});
+  }
+  input_.json_head = "[";
+  input_.json_tail = "]";
+  ASSERT_TRUE(Run().ok());
+  Assembled a = Read(out_.get());
+  ASSERT_EQ(a.blobs.size(), 2u);
+  EXPECT_EQ(a.blobs[0].codec, FASTOCI_CODEC_GZIP);
+  EXPECT_EQ(a.blobs[1].codec, FASTOCI_CODEC_RAW);
+  EXPECT_EQ(std::string(reinterpret_cast<char*>(a.bytes.data() + a.sb.json.offset), a.sb.json.bytes), "[1,3]");
+  std::vector<uint64_t> blobs;  // the lower file's place, and the upper one's
+  for (const Extent& e : a.extents)
+    if (e.type == FASTOCI_EXTENT_BLOB) blobs.push_back(e.blob);
+  EXPECT_EQ(blobs, (std::vector<uint64_t>{0, 1}));
+  input_.layers[2].target_digest[0] ^= 1;
+  ExpectRefused("made for another layer");
+}
+
 TEST_F(AssembleTest, WithoutChunkDigestsADataSpaceIsPrivateToItsMetaLayer) {
   LsmtBuilder one, two;
   one.AddData(0, Bytes(512, 1));
@@ -319,6 +367,41 @@ TEST_F(AssembleTest, TheSandboxGivesTheSameImageAndTheSameErrors) {
   EXPECT_EQ(s.error().message, Run().error().message);
   EXPECT_FALSE(AssembleViaDecoder("/nonexistent", input_, out.get()).ok());
   EXPECT_FALSE(AssembleViaDecoder("/bin/true", input_, out.get()).ok());
+}
+
+// Says of the process that asks for it what /proc/PID/limits says.
+class AskersLimits : public ReadAtFile {
+ public:
+  uint64_t size() const override { return 1 << 20; }
+  Status ReadAt(uint64_t, std::span<uint8_t>) const override {
+    FASTOCI_TRY(std::string children,
+                ReadFile("/proc/self/task/" + std::to_string(gettid()) + "/children", 4096));
+    FASTOCI_TRY(limits, ReadFile("/proc/" + children.substr(0, children.find(' ')) + "/limits", 65536));
+    return InvalidError("seen");
+  }
+  mutable std::string limits;
+};
+
+TEST_F(AssembleTest, TheSandboxEndsWhenItIsLate) {
+  constexpr char kDecoder[] = "bin/fastoci-decoderd";
+  if (access(kDecoder, X_OK) != 0) GTEST_SKIP() << kDecoder << " is not built";
+  LsmtBuilder lsmt;
+  lsmt.AddData(0, Bytes(512, 1));
+  AddLayer(&lsmt, 512);
+  UniqueFd out = Memfd({});
+  // It has the arguments of a decoder, and never ends.
+  Status s = AssembleViaDecoder("/usr/bin/yes", input_, out.get(), LayerTask::kAssemble,
+                                {.stall_ms = 100});
+  ASSERT_FALSE(s.ok());
+  EXPECT_EQ(s.error().err, ETIMEDOUT) << s.error().message;
+  AskersLimits file;
+  input_.layers[0].file = &file;
+  input_.layers[0].fd = -1;
+  input_.layers[0].codec = FASTOCI_CODEC_ZFILE;
+  input_.layers[0].target_bytes = file.size();
+  s = AssembleViaDecoder(kDecoder, input_, out.get(), LayerTask::kAssemble, {.cpu_seconds = 77});
+  EXPECT_FALSE(s.ok());
+  EXPECT_TRUE(std::regex_search(file.limits, std::regex("Max cpu time +77 +77 "))) << file.limits;
 }
 
 TEST(MetaLayer, UnpacksWhatItPacked) {

@@ -14,7 +14,7 @@ namespace fastoci {
 namespace {
 
 constexpr size_t kCopyBytes = 1 << 20;
-// Of what is mapped: 64 GiB have 1 GiB of inode tables.
+// Most bytes that the file may map: 64 GiB have 1 GiB of inode tables.
 constexpr uint64_t kMaxMappedBytes = 4ULL << 30;
 constexpr unsigned kMemberMode = 0444;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // BaseLayer: an empty ext4 file system that was made beforehand, as an overlaybd
-// layer in a local file. An image may be built on it (convertor --mkfs=false): it
-// becomes the lowest layer as it is, and all images on it share its blob.
+// layer in a local file. An image may be built on it (convertor --mkfs=false). The file
+// becomes the image's lowest layer, unchanged, so all such images share its blob.
 #ifndef FASTOCI_IMAGE_BASE_LAYER_H_
 #define FASTOCI_IMAGE_BASE_LAYER_H_
 
@@ -23,10 +23,10 @@ class BaseLayer {
  public:
   static Result<std::unique_ptr<BaseLayer>> Open(const std::string& path);
   uint64_t fs_bytes() const { return layer_->virtual_bytes(); }
-  // Its blocks become the device's content, of which Commit() will not tell.
+  // Makes its blocks the device's content. Commit() does not report these blocks.
   Status Load(MemoryDevice* device) const;
-  // As the registry holds it: the file, or (overlaybd images) in a tar unless it is
-  // in one.
+  // The blob that the registry holds: the file as it is, or (overlaybd images) the file in
+  // a tar, unless it is in one already.
   struct Blob {
     Descriptor descriptor;  // without a media type
     Bytes front;            // before the file's bytes

@@ -11,6 +11,7 @@
 
 #include "codec/gzip_index.h"
 #include "codec/zstd_index.h"
+#include "image/blob_codec.h"
 
 namespace fastoci {
 namespace {
@@ -21,7 +22,7 @@ constexpr int kGzipWindowBits = 15 + 16;
 
 using Sink = std::function<Status(ByteSpan)>;
 
-// Cuts data into chunks, from the first chunk boundary at or behind `begin` on.
+// Cuts data into chunks, beginning at the first chunk boundary at or after `begin`.
 class ChunkHasher {
  public:
   using OnChunk = std::function<Status(uint64_t chunk_no, const Sha256Digest& digest)>;
@@ -104,8 +105,8 @@ class MemberInflater {
   Bytes out_ = Bytes(kIoBytes);
 };
 
-// What comes out from entry number `entry` on, up to data offset `end`: one
-// stream across entries, but for those where another member begins.
+// Decodes from entry number `entry` up to data offset `end`: as one stream across
+// entries, except where another member begins.
 Status DecodeFrom(const ReadAtFile& blob, const GzipIndex& index, size_t entry, uint64_t end,
                   ChunkHasher* hasher) {
   Bytes in(kIoBytes), out(kIoBytes);
@@ -166,7 +167,7 @@ Status InflateAll(const ReadAtFile& blob, const Sink& sink) {
   return inflater.ended() ? OkStatus() : InvalidError("the gzip stream ends early");
 }
 
-// Frames are independent: entries are right if a frame begins at each.
+// Frames are independent, so an entry is right if a frame begins there.
 Status CheckFrames(const ReadAtFile& blob, ByteSpan stored, const Sink& sink) {
   FASTOCI_TRY(ZstdIndex index, ZstdIndex::Parse(stored));
   FASTOCI_TRY(ZstdIndexBuilder builder, ZstdIndexBuilder::Create({.span_bytes = 0}, sink));
@@ -230,6 +231,22 @@ Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest,
     return MismatchError("the index says " + std::to_string(index.uncompressed_bytes()) +
                          " bytes of data, the blob has " + std::to_string(hasher.offset()));
   return CheckEntries(blob, index, chunks);
+}
+
+Status CheckEmptyBlob(const ReadAtFile& blob, const Sha256Digest& digest) {
+  FASTOCI_CHECK_OK(CheckBlobDigest(blob, digest));
+  Bytes begin(std::min<uint64_t>(blob.size(), kBlobMagicBytes));
+  FASTOCI_CHECK_OK(blob.ReadAt(0, begin));
+  FASTOCI_TRY(fastoci_codec codec, CodecOfBytes(begin));
+  const Sink sink = [](ByteSpan data) {
+    return data.empty() ? OkStatus() : Status(MismatchError("the blob holds data, of which its meta layer says nothing"));
+  };
+  if (codec == FASTOCI_CODEC_GZIP) return InflateAll(blob, sink);
+  if (codec == FASTOCI_CODEC_RAW) return ReadAll(blob, sink);
+  FASTOCI_TRY(ZstdIndexBuilder builder, ZstdIndexBuilder::Create({}, sink));
+  FASTOCI_CHECK_OK(ReadAll(blob, [&builder](ByteSpan part) { return builder.Update(part); }));
+  FASTOCI_TRY(Bytes none, builder.Finish());
+  return OkStatus();
 }
 
 Status CheckZFileBlob(const ReadAtFile& blob, const Sha256Digest& digest, const ZFileIndex& index,

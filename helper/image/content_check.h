@@ -16,9 +16,9 @@
 
 namespace fastoci {
 
-// tar, tar+gzip (of any number of members) or tar+zstd: by which index the meta
-// layer has. Its chunk digests may be absent. kMismatch says what differs and
-// where.
+// For a tar, a tar+gzip (of any number of members) or a tar+zstd; the index in the meta
+// layer tells which. The meta layer may have no chunk digests. kMismatch: the message says
+// what differs, and where.
 Status CheckTarBlob(const ReadAtFile& blob, const Sha256Digest& digest,
                     const MetaLayerFiles& meta);
 
@@ -28,6 +28,9 @@ Status CheckZFileBlob(const ReadAtFile& blob, const Sha256Digest& digest, const 
                       uint64_t payload_offset, ByteSpan chunk_digests);
 
 Status CheckBlobDigest(const ReadAtFile& blob, const Sha256Digest& digest);
+
+// The same of a layer of which the meta layer says that it unpacks to nothing.
+Status CheckEmptyBlob(const ReadAtFile& blob, const Sha256Digest& digest);
 
 }  // namespace fastoci
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// ConvertImage: an OCI image becomes a FastOCI (turboOCI) image, a native
-// overlaybd image, or both, in the same store. Each layer is read once, as a
-// stream, several at a time; what is made of it is stored at once. Manifests come
-// last and tags behind them, so that an interrupted conversion leaves nothing
-// that looks complete.
+// ConvertImage: makes a FastOCI (turboOCI) image, a native overlaybd image, or both, of
+// an OCI image, in the same store. Each layer is read once, as a stream; several layers
+// are read at a time. What is made of a layer is stored at once. Manifests are stored
+// after all layers, and tags after the manifests, so an interrupted conversion leaves
+// nothing that looks complete.
 #ifndef FASTOCI_IMAGE_CONVERT_H_
 #define FASTOCI_IMAGE_CONVERT_H_
 
@@ -20,6 +20,8 @@
 
 namespace fastoci {
 
+inline constexpr uint64_t kMaxConfigBytes = 8 << 20;
+
 struct ConvertOptions {
   std::string source;  // tag or digest
   // Formats to make, and under which tag ("": only under its digest).
@@ -27,15 +29,15 @@ struct ConvertOptions {
   std::string arch;  // of an index, the one to convert; "": all
   FsType fs_type = FsType::kExt4;
   uint64_t fs_bytes = kDefaultFsBytes;
-  // A file with an empty ext4 file system to build on (BaseLayer), which becomes the
-  // lowest layer and decides over fs_bytes; "": one is made.
+  // A file with an empty ext4 file system (BaseLayer). The image is built on it; it
+  // becomes the lowest layer and decides over fs_bytes. "": a file system is made.
   std::string base_layer;
   bool oci = false;
   bool referrer = false;  // implies oci
   bool store = true;      // false: convert, keep nothing
   unsigned concurrency = 4;
-  // What is learned of each layer is kept there and used again (ScanStore); "": it
-  // is not. A native overlaybd layer needs its blob in any case.
+  // A directory that keeps what is learned of each layer, to be used again (ScanStore).
+  // "": nothing is kept. A native overlaybd layer needs its blob in any case.
   std::string scan_dir;
   std::string scratch_dir = "/var/tmp";  // overlaybd layers, until they are stored
   // Called with each meta layer, the config and the manifest, by file name; from
@@ -49,7 +51,7 @@ class ConvertObserver {
   virtual ~ConvertObserver() = default;
   virtual void OnImage(const OriginalImage& image) = 0;
   virtual void OnLayer(size_t number, uint64_t blob_bytes_done) = 0;
-  // In the place of OnLayer(): it was scanned before, and is not read again.
+  // Called instead of OnLayer() for a layer that was scanned before: it is not read.
   virtual void OnKnownLayer(size_t number) = 0;
   virtual void OnLayerDone(size_t number, ImageFormat format, const ConvertedLayer& layer,
                            uint64_t nr_entries) = 0;

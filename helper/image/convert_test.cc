@@ -4,11 +4,14 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include <nlohmann/json.hpp>
 
 #include "image/layer_converter.h"
+#include "codec/overlaybd_layer.h"
+#include "image/meta_layer.h"
 #include "testing/stub_registry.h"
 #include "testing/test_tar.h"
 
@@ -45,19 +48,27 @@ class ConvertTest : public testing::Test {
     TestTar a, b;
     a.File("etc/motd", std::string(200000, 'm'));
     b.HardLink("motd", "etc/motd");
-    std::vector<std::string> tars = {a.Finish(), b.Finish()};
+    const std::string tar_a = a.Finish(), tar_b = b.Finish();
+    return PushLayers({{TestGzip(tar_a), "+gzip", right_diff_ids ? tar_a : "x"},
+                       {tar_b, "", right_diff_ids ? tar_b : "x"}});
+  }
+  struct Layer {
+    std::string blob, suffix, tar;  // suffix: of the media type; or all of it, if it has a '/'
+  };
+  std::string PushLayers(const std::vector<Layer>& pushed) {
     Json layers = Json::array(), ids = Json::array();
-    for (size_t i = 0; i < 2; i++) {
-      std::string blob = i == 0 ? TestGzip(tars[i]) : tars[i];
-      targets_.push_back(registry_.AddBlob(blob));
-      layers.push_back({{"mediaType", std::string("application/vnd.oci.image.layer.v1.tar") + (i ? "" : "+gzip")},
+    for (const Layer& layer : pushed) {
+      targets_.push_back(registry_.AddBlob(layer.blob));
+      const bool whole = layer.suffix.find('/') != std::string::npos;
+      layers.push_back({{"mediaType", whole ? layer.suffix : "application/vnd.oci.image.layer.v1.tar" + layer.suffix},
                         {"digest", targets_.back()},
-                        {"size", blob.size()}});
-      ids.push_back(DigestString(Sha256::Of(AsBytes(right_diff_ids ? tars[i] : "x"))));
+                        {"size", layer.blob.size()}});
+      ids.push_back(DigestString(Sha256::Of(AsBytes(layer.tar))));
     }
     Json config = {{"architecture", HostArch()}, {"os", "linux"}, {"config", {{"Cmd", {"sh"}}}},
                    {"rootfs", {{"type", "layers"}, {"diff_ids", ids}}}};
     std::string text = config.dump();
+    if (!bad_byte_at_.empty()) text.replace(text.find(bad_byte_at_), bad_byte_at_.size(), "\xff");
     Json manifest = {{"schemaVersion", 2},
                      {"mediaType", kOciManifest},
                      {"config", {{"mediaType", "application/vnd.oci.image.config.v1+json"},
@@ -74,6 +85,7 @@ class ConvertTest : public testing::Test {
   StubRegistry registry_;
   std::unique_ptr<ImageStore> store_;
   std::vector<std::string> targets_;
+  std::string bad_byte_at_;  // what is replaced in the config by a byte that is not UTF-8
   ConvertOptions options_;
   Quiet quiet_;
 };
@@ -101,6 +113,169 @@ TEST_F(ConvertTest, PushesAnImageThatNamesTheOriginalLayers) {
   EXPECT_EQ(config["config"]["Cmd"][0], "sh");
   EXPECT_EQ(config["rootfs"]["diff_ids"][0], image->layers[0].diff_id);
   EXPECT_FALSE(m.contains("subject"));
+}
+
+// What overlaybd's snapshotter goes by: with a target digest but without blob-digest and blob-size the pull fails.
+TEST_F(ConvertTest, WhatTurboOciCannotDescribeIsNotForOverlaybd) {
+  TestTar a, b;
+  a.File("a", std::string(200000, 'a'));
+  b.File("b", std::string(200000, 'b'));
+  const std::string tar_a = a.Finish(), tar_b = b.Finish();
+  PushLayers({{TestZstd(tar_a), "+zstd", tar_a},
+              {TestGzip(tar_b.substr(0, 1000)) + TestGzip(tar_b.substr(1000)), "+gzip", tar_b},
+              {TestGzip(tar_b), "+gzip", tar_b}});
+  auto image = Convert();
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  Json m = Json::parse(store_->GetManifest("fast")->body);
+  const std::string prefix = "containerd.io/snapshot/overlaybd/";
+  for (size_t i = 0; i < 3; i++) {
+    const bool turbo = i == 2;
+    Json notes = m["layers"][i]["annotations"];
+    EXPECT_EQ(notes[prefix + "turbo-oci/target-digest"], targets_[i]);
+    EXPECT_EQ(notes.contains(prefix + "blob-digest"), turbo) << i;
+    EXPECT_EQ(notes.contains(prefix + "blob-size"), turbo) << i;
+    EXPECT_EQ(notes[prefix + "version"] == "0.1.0-turbo.ociv1", turbo) << i;
+    const std::string packed = registry_.BlobData(m["layers"][i]["digest"]);
+    Sha256Digest digest;
+    MemoryFile file(AsBytes(packed));
+    auto files = UnpackMetaLayer(file, 1 << 20, &digest);
+    ASSERT_TRUE(files.ok()) << files.error().message;
+    EXPECT_FALSE(files->ext4_fs_meta.empty());
+    EXPECT_EQ(files->own_names, !turbo) << i;
+    EXPECT_EQ(PackMetaLayer(*files)->digest, digest) << i;
+  }
+  ASSERT_EQ(quiet_.warnings.size(), 2u);
+  EXPECT_NE(quiet_.warnings[0].find("overlaybd will not read it"), std::string::npos) << quiet_.warnings[0];
+}
+
+// By its bytes a layer is taken, as docker does.
+TEST_F(ConvertTest, ALayersBytesTellItsCompression) {
+  std::vector<std::string> tars;
+  for (const char* name : {"a", "b", "c", "d", "e"}) {
+    TestTar t;
+    t.File(name, std::string(100000, *name));
+    tars.push_back(t.Finish());
+  }
+  PushLayers({{tars[0], "+gzip", tars[0]},
+              {TestGzip(tars[1]), "", tars[1]},
+              {TestGzip(tars[2]), "application/vnd.docker.image.rootfs.foreign.diff.tar", tars[2]},
+              {std::string("\x50\x2a\x4d\x18\3\0\0\0abc", 11) + TestZstd(tars[3]), "+gzip", tars[3]},
+              {TestGzip(tars[4]), "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", tars[4]}});
+  auto image = Convert();
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  std::vector<std::string> types;
+  for (const ConvertedLayer& layer : image->layers) types.push_back(layer.target.media_type);
+  const std::string tar = "application/vnd.oci.image.layer.v1.tar";
+  EXPECT_EQ(types, (std::vector<std::string>{tar, tar + "+gzip", tar + "+gzip", tar + "+zstd", tar + "+gzip"}));
+  const auto warned = [this](const std::string& part) {
+    return std::count_if(quiet_.warnings.begin(), quiet_.warnings.end(),
+                         [&](const std::string& w) { return w.find(part) != std::string::npos; });
+  };
+  EXPECT_EQ(warned("but its bytes are"), 4) << quiet_.warnings.size();
+  EXPECT_EQ(warned("layer 1 has the media type 'application/vnd.oci.image.layer.v1.tar+gzip', but its bytes are tar,"), 1);
+}
+
+TEST_F(ConvertTest, ALayerTypeMayBeEmptyAndOthersAreRefused) {
+  TestTar t;
+  t.File("a", "a");
+  const std::string tar = t.Finish();
+  // The helper below takes a suffix; an empty media type goes by way of a manifest of its own.
+  std::string manifest = store_->GetManifest(PushLayers({{TestGzip(tar), "+gzip", tar}}))->body;
+  Json j = Json::parse(manifest);
+  j["layers"][0]["mediaType"] = "";
+  registry_.AddManifest("demo", "latest", kOciManifest, j.dump());
+  auto image = Convert();
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  EXPECT_EQ(image->layers[0].target.media_type, "application/vnd.oci.image.layer.v1.tar+gzip");
+  j["layers"][0]["mediaType"] = "application/vnd.in-toto+json";
+  registry_.AddManifest("demo", "latest", kOciManifest, j.dump());
+  EXPECT_EQ(Convert().error().kind, ErrorKind::kUnsupported);
+}
+
+TEST_F(ConvertTest, AnImageWithoutLayersHasAnEmptyRoot) {
+  PushLayers({});
+  options_.overlaybd_tag = "native";
+  options_.scratch_dir = testing::TempDir() + "scratch-" + std::to_string(getpid());  // is made
+  for (FsType type : {FsType::kExt4, FsType::kErofs}) {
+    options_.fs_type = type;
+    auto images = ConvertImage(store_.get(), options_, &quiet_);
+    ASSERT_TRUE(images.ok()) << images.error().message;
+    for (const ConvertedImage& image : *images) {
+      ASSERT_EQ(image.layers.size(), 1u);
+      Json m = Json::parse(store_->GetManifest(image.manifest.digest)->body);
+      const std::string blob = registry_.BlobData(m["layers"][0]["digest"]);
+      MemoryFile file(AsBytes(blob));
+      auto layer = OverlaybdLayer::Open(&file);
+      ASSERT_TRUE(layer.ok()) << layer.error().message;
+      EXPECT_EQ((*layer)->virtual_bytes(), kDefaultFsBytes);
+      EXPECT_FALSE((*layer)->DataSpaceSegments().empty());
+      Json notes = m["layers"][0]["annotations"];
+      EXPECT_EQ(notes.value("containerd.io/snapshot/overlaybd/blob-fs-type", "ext4"), type == FsType::kErofs ? "erofs" : "ext4");
+      EXPECT_EQ(Json::parse(*store_->Referrers(image.manifest.digest))["manifests"].size(), 1u);
+    }
+  }
+  std::filesystem::remove_all(options_.scratch_dir);
+}
+
+TEST_F(ConvertTest, AConfigMayHaveBytesThatAreNoUtf8) {
+  bad_byte_at_ = "sh";
+  Push();
+  auto image = Convert();
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  Json m = Json::parse(store_->GetManifest("fast")->body);
+  Json config = Json::parse(registry_.BlobData(m["config"]["digest"]));
+  EXPECT_EQ(config["config"]["Cmd"][0], "\xef\xbf\xbd");
+}
+
+// As BuildKit and SBOM tools make them.
+TEST_F(ConvertTest, IndexesWithinAnIndexAreConvertedAndTheRestIsCarriedOver) {
+  const std::string image = Push();
+  Json inner = {{"schemaVersion", 2}, {"mediaType", kOciIndex}, {"manifests", Json::array()}};
+  inner["manifests"].push_back({{"mediaType", kOciManifest}, {"digest", image}, {"size", 1},
+                                {"platform", {{"os", "linux"}, {"architecture", HostArch()}}}});
+  const std::string inner_digest = registry_.AddManifest("demo", "inner", kOciIndex, inner.dump());
+  const std::string sbom = registry_.AddManifest("demo", "sbom", kOciManifest, Json({
+      {"schemaVersion", 2}, {"mediaType", kOciManifest}, {"artifactType", "application/spdx+json"},
+      {"config", {{"mediaType", "application/vnd.oci.empty.v1+json"}, {"digest", "sha256:" + std::string(64, '0')}, {"size", 2}}},
+      {"layers", {{{"mediaType", "application/spdx+json"}, {"digest", "sha256:" + std::string(64, '1')}, {"size", 9}}}}}).dump());
+  const std::string attestation = registry_.AddManifest("demo", "attestation", kOciManifest, Json({
+      {"schemaVersion", 2}, {"mediaType", kOciManifest},
+      {"config", {{"mediaType", "application/vnd.oci.image.config.v1+json"}, {"digest", "sha256:" + std::string(64, '2')}, {"size", 2}}},
+      {"layers", {{{"mediaType", "application/vnd.in-toto+json"}, {"digest", "sha256:" + std::string(64, '3')}, {"size", 9}}}}}).dump());
+  Json outer = {{"schemaVersion", 2}, {"mediaType", kOciIndex}, {"manifests", Json::array()}};
+  auto add = [&outer](const std::string& type, const std::string& digest) -> Json& {
+    outer["manifests"].push_back({{"mediaType", type}, {"digest", digest}, {"size", 1}});
+    return outer["manifests"].back();
+  };
+  add(kOciIndex, inner_digest);
+  add(kOciManifest, sbom)["platform"] = {{"os", "linux"}, {"architecture", ""}};
+  add(kOciManifest, attestation);
+  add("application/vnd.example.blob", "sha256:" + std::string(64, '4'));
+  registry_.AddManifest("demo", "nested", kOciIndex, outer.dump());
+  options_.source = "nested";
+  options_.oci = true;
+  auto made = Convert();
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  EXPECT_EQ(made->layers.size(), 2u);
+  Json top = Json::parse(store_->GetManifest("fast")->body);
+  for (size_t i : {1, 2, 3}) EXPECT_EQ(top["manifests"][i], outer["manifests"][i]) << i;
+  EXPECT_EQ(top["manifests"][0]["mediaType"], kOciIndex);
+  Json below = Json::parse(store_->GetManifest(top["manifests"][0]["digest"])->body);
+  EXPECT_EQ(below["manifests"][0]["platform"]["architecture"], HostArch());
+  Json converted = Json::parse(store_->GetManifest(below["manifests"][0]["digest"])->body);
+  EXPECT_EQ(converted["layers"][0]["annotations"]["containerd.io/snapshot/overlaybd/turbo-oci/target-digest"], targets_[0]);
+  // The original is kept as deep as it is.
+  Json kept = Json::parse(store_->GetManifest("fast-original")->body);
+  Json kept_below = Json::parse(store_->GetManifest(kept["manifests"][0]["digest"])->body);
+  Json original = Json::parse(store_->GetManifest(kept_below["manifests"][0]["digest"])->body);
+  EXPECT_EQ(original["layers"][0]["digest"], targets_[0]);
+  EXPECT_NE(kept_below["manifests"][0]["digest"], image);
+  // One platform of it.
+  options_.arch = HostArch();
+  options_.turbo_tag = "one";
+  auto one = Convert();
+  ASSERT_TRUE(one.ok()) << one.error().message;
+  EXPECT_EQ(one->manifest.digest, below["manifests"][0]["digest"]);
 }
 
 TEST_F(ConvertTest, MakesReferrers) {
@@ -263,18 +438,23 @@ TEST(ChunkDigester, CutsAt64KiB) {
   EXPECT_TRUE(std::equal(last.begin(), last.end(), digests.begin() + 64));
 }
 
-TEST(LayerConverter, RefusesAnotherBlob) {
+TEST(LayerConverter, RefusesABlobOfAnotherSizeOrCompression) {
   auto builder = FsBuilder::Create(FsType::kExt4, {});
   LayerOrder order(builder->get());
   std::string digest = "sha256:" + std::string(64, '0');
   TestTar t;
   std::string tar = t.Finish();
-  auto c = LayerConverter::Create({digest, tar.size(), "application/vnd.oci.image.layer.v1.tar", ""}, {},
+  auto c = LayerConverter::Create({digest, tar.size() + 1, "application/vnd.oci.image.layer.v1.tar", ""}, {},
                                   0, &order);
   ASSERT_TRUE((*c)->Update(AsBytes(tar)).ok());
   EXPECT_EQ((*c)->Finish().error().kind, ErrorKind::kMismatch);
-  EXPECT_FALSE(LayerConverter::Create({digest, 1, "application/vnd.oci.image.layer.v1.tar+bzip2", ""}, {},
-                                      0, &order).ok());
+  c = LayerConverter::Create({digest, tar.size() - 1, "application/vnd.oci.image.layer.v1.tar", ""}, {}, 0, &order);
+  EXPECT_EQ((*c)->Update(AsBytes(tar)).error().kind, ErrorKind::kMismatch);
+  for (const char* compressed : {"BZh91AY&SY", "\xfd" "7zXZ\0\0"}) {
+    const std::string blob(compressed, 7);
+    c = LayerConverter::Create({digest, blob.size(), "application/vnd.oci.image.layer.v1.tar", ""}, {}, 0, &order);
+    EXPECT_EQ((*c)->Update(AsBytes(blob)).error().kind, ErrorKind::kUnsupported);
+  }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "base/unique_fd.h"
 #include "base/unnamed_file.h"
 #include "image/oci_image.h"
+#include "image/platform.h"
 
 namespace fastoci {
 namespace {
@@ -20,7 +21,6 @@ constexpr size_t kMaxTagBytes = 128;
 constexpr char kKeeperSuffix[] = "-original";
 constexpr char kTargetKey[] = "containerd.io/snapshot/overlaybd/turbo-oci/target-digest";
 constexpr char kOldTargetKey[] = "containerd.io/snapshot/overlaybd/fastoci/target-digest";
-constexpr int kMaxIndexDepth = 4;
 
 class Copier {
  public:
@@ -33,6 +33,10 @@ class Copier {
     if (j.contains("manifests") && j["manifests"].is_array()) {
       if (depth == kMaxIndexDepth) return InvalidError("indexes within indexes");
       for (const Json& m : j["manifests"]) {
+        if (!IsManifestType(JsonText(m, "mediaType"))) {
+          FASTOCI_CHECK_OK(CopyDescriptor(m));
+          continue;
+        }
         FASTOCI_TRY(Manifest child, from_->GetManifest(JsonText(m, "digest")));
         FASTOCI_CHECK_OK(Copy(child, "", depth + 1));
       }
@@ -105,8 +109,8 @@ Result<std::string> CopyImage(ImageStore* from, const std::string& name, ImageSt
                               const std::string& tag, const CopyOptions& options) {
   FASTOCI_TRY(Manifest manifest, from->GetManifest(name));
   Copier copier(from, to, options);
-  // First what keeps the layers of the original alive, so that there is no time
-  // when nothing does.
+  // What keeps the original's layers alive is copied first. Otherwise a registry
+  // could delete them meanwhile.
   if (!name.starts_with("sha256:") && !tag.empty()) {
     auto original = from->GetManifest(KeeperTag(name));
     if (original.ok()) {
@@ -120,28 +124,38 @@ Result<std::string> CopyImage(ImageStore* from, const std::string& name, ImageSt
 
 std::string KeeperTag(const std::string& tag) { return tag + kKeeperSuffix; }
 
-Status KeepOriginal(ImageStore* store, const std::string& tag, const Manifest& original) {
-  if (tag.empty() || KeeperTag(tag).size() > kMaxTagBytes)
-    return InvalidError("there is no tag to keep the original image under");
+namespace {
+
+// Stores a copy of the original's manifest; of an index, a copy that names such copies of
+// its manifests. tag: "" to store it without a tag.
+Result<Descriptor> Keep(ImageStore* store, const std::string& tag, const Manifest& original, int depth) {
   FASTOCI_TRY(auto index, ParseIndex(original.body));
   std::string body;
   if (index) {
+    if (depth == kMaxIndexDepth) return InvalidError("indexes within indexes");
     std::vector<Descriptor> kept;
     for (const IndexEntry& e : *index) {
       kept.emplace_back();
-      if (e.attestation) continue;
+      if (e.attestation || !IsManifestType(e.descriptor.media_type)) continue;
       FASTOCI_TRY(Manifest child, store->GetManifest(e.descriptor.digest));
-      FASTOCI_TRY(std::string copy, KeeperManifest(child.body, child.digest));
-      FASTOCI_TRY(std::string digest, store->PutManifest("", child.media_type, copy));
-      kept.back() = {child.media_type, digest, copy.size()};
+      FASTOCI_TRY(kept.back(), Keep(store, "", child, depth + 1));
     }
     bool oci = original.media_type == IndexMediaType(true);
     FASTOCI_TRY(body, ConvertedIndex(original.body, kept, oci, {}, ""));
   } else {
     FASTOCI_TRY(body, KeeperManifest(original.body, original.digest));
   }
-  auto put = store->PutManifest(KeeperTag(tag), original.media_type, body);
-  return put.ok() ? OkStatus() : Status(put.error());
+  FASTOCI_TRY(std::string digest, store->PutManifest(tag, original.media_type, body));
+  return Descriptor{original.media_type, digest, body.size()};
+}
+
+}  // namespace
+
+Status KeepOriginal(ImageStore* store, const std::string& tag, const Manifest& original) {
+  if (tag.empty() || KeeperTag(tag).size() > kMaxTagBytes)
+    return InvalidError("there is no tag to keep the original image under");
+  auto kept = Keep(store, KeeperTag(tag), original, 0);
+  return kept.ok() ? OkStatus() : Status(kept.error());
 }
 
 }  // namespace fastoci

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// CopyImage: an image with all that it needs, from one store to another. A
-// converted image needs the layers of its original, which its manifest does not
-// name: they are copied, too, and kept (KeepOriginal).
+// CopyImage copies an image with everything that it needs from one store to another. A
+// converted image needs the layers of its original, but its manifest does not name them.
+// They are copied, too, and kept from being deleted (KeepOriginal).
 #ifndef FASTOCI_IMAGE_COPY_H_
 #define FASTOCI_IMAGE_COPY_H_
 
@@ -18,16 +18,16 @@ struct CopyOptions {
   std::function<void(const std::string& warning)> warn;
 };
 
-// name, tag: as of ImageStore::GetManifest() and PutManifest(). Manifests come
-// behind what they name, the tag last. Returns the digest.
+// name: as for ImageStore::GetManifest(); tag: as for PutManifest(). Stores each manifest
+// after what it names, and the tag last. Returns the digest.
 Result<std::string> CopyImage(ImageStore* from, const std::string& name, ImageStore* to,
                               const std::string& tag, const CopyOptions& options);
 
 // The tag under which the original of the image `tag` is kept.
 std::string KeeperTag(const std::string& tag);
 // Stores the original image once more, under KeeperTag(tag) and a digest of its
-// own: its layers stay when its own tag and manifest are deleted. original: its
-// manifest or index; what that names is in the store.
+// own. So its layers stay when its own tag and manifest are deleted. original: its
+// manifest or index. What the manifest names is in the store already.
 Status KeepOriginal(ImageStore* store, const std::string& tag, const Manifest& original);
 
 }  // namespace fastoci

@@ -9,10 +9,10 @@ DataStage::DataStage(Handler handler) : handler_(std::move(handler)), thread_([t
 
 DataStage::~DataStage() {
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     closed_ = dropped_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -20,8 +20,8 @@ Status DataStage::Push(ByteSpan data) {
   while (!data.empty()) {
     Bytes block;
     {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] {
+      MutexLock lock(mutex_);
+      changed_.Wait(mutex_, [this]() REQUIRES(mutex_) {
         return !status_.ok() || !free_.empty() || nr_blocks_ < kNrBlocks;
       });
       if (!status_.ok()) return status_;
@@ -36,42 +36,42 @@ Status DataStage::Push(ByteSpan data) {
     data = data.subspan(part.size());
     block.assign(part.begin(), part.end());
     {
-      std::lock_guard lock(mutex_);
+      MutexLock lock(mutex_);
       full_.push_back(std::move(block));
     }
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   return OkStatus();
 }
 
 Status DataStage::Finish() {
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     closed_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
   if (thread_.joinable()) thread_.join();
-  std::lock_guard lock(mutex_);
+  MutexLock lock(mutex_);
   return status_;
 }
 
 void DataStage::Run() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return !full_.empty() || closed_; });
+    changed_.Wait(mutex_, [this]() REQUIRES(mutex_) { return !full_.empty() || closed_; });
     if (full_.empty() || dropped_) return;
     Bytes block = std::move(full_.front());
     full_.pop_front();
-    lock.unlock();
+    lock.Unlock();
     Status s = handler_(block);
-    lock.lock();
+    lock.Lock();
     if (!s.ok()) {
       status_ = s;
-      changed_.notify_all();
+      changed_.NotifyAll();
       return;
     }
     free_.push_back(std::move(block));
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 }
 

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// DataStage: a stage of a pipeline with a thread of its own. What is pushed is
-// copied into one of a few blocks and handled there in order; Push() waits when
-// all of them are full, so memory is bounded.
+// DataStage: a stage of a pipeline with a thread of its own. Push() copies the data into
+// one of a few blocks, and the thread handles the blocks in order. Push() waits while all
+// blocks are full, so memory is bounded.
 #ifndef FASTOCI_IMAGE_DATA_STAGE_H_
 #define FASTOCI_IMAGE_DATA_STAGE_H_
 
-#include <condition_variable>
 #include <deque>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
 
 #include "base/byte_reader.h"
+#include "base/mutex.h"
 #include "base/result.h"
 
 namespace fastoci {
@@ -23,7 +22,7 @@ class DataStage {
   // handler runs on the stage's thread; its first error ends the work and is
   // what Push() and Finish() return from then on.
   explicit DataStage(Handler handler);
-  // Waits for the thread; what was pushed and not handled is dropped.
+  // Waits for the thread. Drops data that was pushed and is not handled yet.
   ~DataStage();
   DataStage(const DataStage&) = delete;
   DataStage& operator=(const DataStage&) = delete;
@@ -38,14 +37,14 @@ class DataStage {
   void Run();
 
   Handler handler_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  // All below are guarded by mutex_.
-  std::vector<Bytes> free_;
-  std::deque<Bytes> full_;
-  bool closed_ = false, dropped_ = false;
-  size_t nr_blocks_ = 0;
-  Status status_ = OkStatus();
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<Bytes> free_ GUARDED_BY(mutex_);
+  std::deque<Bytes> full_ GUARDED_BY(mutex_);
+  bool closed_ GUARDED_BY(mutex_) = false;
+  bool dropped_ GUARDED_BY(mutex_) = false;
+  size_t nr_blocks_ GUARDED_BY(mutex_) = 0;
+  Status status_ GUARDED_BY(mutex_) = OkStatus();
   std::thread thread_;  // the last member: it starts with all others made
 };
 

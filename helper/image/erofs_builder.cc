@@ -16,7 +16,7 @@ constexpr uint64_t kInodeBytes = 64, kXattrHeaderBytes = 12, kDirentBytes = 12;
 constexpr uint64_t kRootAt = kSuperblockAt + kSuperblockBytes;
 constexpr uint16_t kExtended = 1, kFlatPlain = 0 << 1, kFlatInline = 2 << 1;
 constexpr uint64_t kMaxXattrBytes = 60000;  // of one file
-constexpr char kNoSpace[] = "the image needs more than its file system holds (--vsize)";
+constexpr char kNoSpace[] = "the image does not fit into its file system; make a larger one with --vsize";
 
 uint64_t Blocks(uint64_t bytes) { return (bytes + kFsBlockBytes - 1) / kFsBlockBytes; }
 
@@ -24,15 +24,36 @@ struct XattrName {
   uint8_t index;
   std::string_view rest;
 };
+constexpr std::pair<std::string_view, uint8_t> kXattrPrefixes[] = {{"user.", 1},
+                                                                  {"system.posix_acl_access", 2},
+                                                                  {"system.posix_acl_default", 3},
+                                                                  {"trusted.", 4},
+                                                                  {"security.", 6}};
+
 // Null for names of unknown namespaces.
 std::optional<XattrName> ParseXattrName(std::string_view name) {
-  constexpr std::pair<std::string_view, uint8_t> kPrefixes[] = {
-      {"user.", 1}, {"trusted.", 4}, {"security.", 6}};
-  if (name == "system.posix_acl_access") return XattrName{2, ""};
-  if (name == "system.posix_acl_default") return XattrName{3, ""};
-  for (auto [prefix, index] : kPrefixes)
+  for (auto [prefix, index] : kXattrPrefixes)
     if (name.starts_with(prefix)) return XattrName{index, name.substr(prefix.size())};
   return std::nullopt;
+}
+
+// What WriteXattrs() made.
+Xattrs ParseXattrs(ByteSpan stored) {
+  Xattrs out;
+  ByteReader r(stored);
+  r.Skip(stored.empty() ? 0 : kXattrHeaderBytes);
+  while (r.ok() && r.remaining() != 0) {
+    const uint8_t name_bytes = r.U8(), index = r.U8();
+    const uint16_t value_bytes = r.U16();
+    std::string name;
+    for (auto [prefix, i] : kXattrPrefixes)
+      if (i == index) name = prefix;
+    const ByteSpan rest = r.Take(name_bytes), value = r.Take(value_bytes);
+    name.append(rest.begin(), rest.end());
+    out[name].assign(value.begin(), value.end());
+    r.Skip(-(uint64_t{name_bytes} + value_bytes) % 4);
+  }
+  return out;
 }
 
 uint8_t DirentType(const FileNode& node) {
@@ -84,6 +105,7 @@ Result<uint32_t> ErofsBuilder::NewInode(bool) {
 void ErofsBuilder::OnGone(FileNode* node) {
   inodes_.erase(node->ino);
   dirty_.erase(node->ino);
+  moved_.erase(node->ino);
 }
 
 Status ErofsBuilder::WriteAttributes(uint32_t ino, const InodeAttributes& attributes) {
@@ -92,9 +114,11 @@ Status ErofsBuilder::WriteAttributes(uint32_t ino, const InodeAttributes& attrib
   return OkStatus();
 }
 
-Status ErofsBuilder::WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs) {
+Status ErofsBuilder::WriteXattrs(uint32_t ino, const Xattrs& xattrs, bool add) {
   ByteWriter w;
-  for (const auto& [name, value] : xattrs) {
+  Xattrs all = xattrs;
+  if (add) all.merge(ParseXattrs(inodes_.at(ino).xattrs));
+  for (const auto& [name, value] : all) {
     auto parsed = ParseXattrName(name);
     if (!parsed) continue;
     if (w.size() == 0) w.Zeros(kXattrHeaderBytes);
@@ -183,8 +207,8 @@ Result<Bytes> ErofsBuilder::ContentOf(const FileNode& node) {
   return std::move(w.bytes());
 }
 
-// bytes: of the inode, its extended attributes and what is to follow them. A
-// record that fits into a block does not cross its end.
+// bytes: size of the inode, its extended attributes and what follows them. A record
+// that fits into one block does not cross a block's end.
 Status ErofsBuilder::PlaceRecord(Inode* inode, uint64_t bytes) {
   bytes = (bytes + kSlotBytes - 1) / kSlotBytes * kSlotBytes;
   if (bytes > record_end_ - record_at_) {
@@ -198,14 +222,14 @@ Status ErofsBuilder::PlaceRecord(Inode* inode, uint64_t bytes) {
   return OkStatus();
 }
 
-// Whether the end of the content fits behind the inode, in one block.
+// Whether the end of the content fits after the inode, in the same block.
 bool ErofsBuilder::IsInline(const Inode& inode, uint64_t content_bytes) {
   uint64_t fixed = kInodeBytes + inode.xattrs.size(), tail = content_bytes % kFsBlockBytes;
   return tail != 0 && fixed + tail <= inode.room &&
          (inode.offset + fixed) % kFsBlockBytes + tail <= kFsBlockBytes;
 }
 
-// Finds a place for what has none, or none any more.
+// Finds a place for each inode that has none, or lost its place.
 Status ErofsBuilder::Place(const FileNode& node) {
   Inode& inode = inodes_.at(node.ino);
   uint64_t fixed = kInodeBytes + inode.xattrs.size();
@@ -216,6 +240,7 @@ Status ErofsBuilder::Place(const FileNode& node) {
   if (inode.offset == 0 || fixed > inode.room) {
     if (node.ino == tree_.root()->ino)
       return InvalidError("extended attributes of the root directory larger than erofs can hold");
+    if (!node.dir && inode.offset != 0) moved_.insert(node.ino);
     FASTOCI_CHECK_OK(PlaceRecord(&inode, fixed + tail));
     if (node.dir) {
       // Its names: in its parent and in its subdirectories.
@@ -293,6 +318,14 @@ void ErofsBuilder::WriteSuperblock() {
   device_.Write(kSuperblockAt, w.bytes());
 }
 
+void ErofsBuilder::MarkNamesDirty(const std::unordered_set<uint32_t>& moved) {
+  for (const auto& [ino, node] : tree_.nodes()) {
+    if (!node->dir) continue;
+    for (const auto& [name, entry] : node->dir->names)
+      if (moved.contains(entry.node->ino)) dirty_.insert(ino);
+  }
+}
+
 Status ErofsBuilder::Flush(const std::vector<uint32_t>& changed_links) {
   for (uint32_t ino : changed_links)
     if (inodes_.contains(ino)) dirty_.insert(ino);
@@ -306,6 +339,8 @@ Status ErofsBuilder::Flush(const std::vector<uint32_t>& changed_links) {
       if (placed.insert(ino).second) todo.push_back(ino);
     std::sort(todo.begin(), todo.end());
     for (uint32_t ino : todo) FASTOCI_CHECK_OK(Place(*tree_.nodes().at(ino)));
+    if (!moved_.empty()) MarkNamesDirty(moved_);
+    moved_.clear();
     more = !todo.empty();
   }
   for (uint32_t ino : placed) {

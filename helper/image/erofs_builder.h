@@ -5,12 +5,12 @@
 //
 // Layout: as with ext4, metadata grows from the front and file contents from
 // kDataZoneBlock on, and no place is used twice. The root's inode follows the
-// superblock in block 0. An inode lies with its extended attributes and, where
-// there is room in the block, with the end of its content (a symlink's target, a
-// directory's last block) in one record. A layer appends new records and writes
-// in place what changes in old ones: a directory that no longer fits gets blocks
-// of its own; one whose extended attributes no longer fit moves, and with it the
-// names that lead to it.
+// superblock in block 0. A record holds an inode, its extended attributes and, if there
+// is room in the block, the end of its content (a symlink's target, a directory's last
+// block). A layer appends new records and changes old ones in place. If the content of a
+// directory no longer fits into its record, it gets blocks of its own. If the extended
+// attributes of an inode no longer fit, its record moves, and the names that lead to it
+// are written anew.
 #ifndef FASTOCI_IMAGE_EROFS_BUILDER_H_
 #define FASTOCI_IMAGE_EROFS_BUILDER_H_
 
@@ -29,7 +29,7 @@ class ErofsBuilder : public FsBuilder {
  protected:
   Result<uint32_t> NewInode(bool directory) override;
   Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes) override;
-  Status WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs) override;
+  Status WriteXattrs(uint32_t ino, const Xattrs& xattrs, bool add) override;
   Status WriteSymlink(FileNode* node, const std::string& target) override;
   Status WriteDevice(FileNode* node, uint32_t major, uint32_t minor) override;
   Result<std::vector<FileExtent>> WriteRegular(
@@ -38,6 +38,7 @@ class ErofsBuilder : public FsBuilder {
   void OnGone(FileNode* node) override;
   uint32_t NameHash(std::string_view) override { return 0; }
   uint32_t max_links() const override { return UINT32_MAX; }
+  int64_t max_mtime_sec() const override { return INT64_MAX; }
   Status Flush(const std::vector<uint32_t>& changed_links) override;
 
  private:
@@ -62,12 +63,15 @@ class ErofsBuilder : public FsBuilder {
   uint64_t ContentBytes(const FileNode& node);
   static bool IsInline(const Inode& inode, uint64_t content_bytes);
   Status Place(const FileNode& node);
+  void MarkNamesDirty(const std::unordered_set<uint32_t>& moved);
   Status Write(const FileNode& node);
   void WriteSuperblock();
 
   Sha256Digest identity_;
   std::unordered_map<uint32_t, Inode> inodes_;
   std::unordered_set<uint32_t> dirty_;
+  // Files, not directories, whose record has moved since their names were written.
+  std::unordered_set<uint32_t> moved_;
   uint32_t next_ino_ = 0;
   uint64_t next_metadata_ = 1, next_data_ = 0;  // blocks
   uint64_t record_at_ = 0, record_end_ = 0;     // room for records in a block

@@ -150,5 +150,26 @@ TEST_F(ErofsBuilderTest, DirectoriesMove) {
   EXPECT_NE(refused.error().message.find("root directory"), std::string::npos);
 }
 
+// A hard link's header may give a file of a lower layer attributes that no longer fit.
+TEST_F(ErofsBuilderTest, FilesMoveWithAllOfTheirNames) {
+  TestTar lower, upper;
+  lower.Pax({{"SCHILY.xattr.user.a", "1"}});
+  lower.File("p/a", "data");
+  lower.HardLink("q/r/b", "p/a");
+  upper.Pax({{"SCHILY.xattr.user.large", std::string(5000, 'v')}});
+  upper.HardLink("c", "p/a");
+  Extract({lower.Finish(), upper.Finish()});
+  const std::vector<std::string> names = {"p/a", "q/r/b", "c"};
+  for (const std::string& name : names) EXPECT_EQ(Read(name), "data") << name;
+  // Names and values lie there as they are.
+  auto image = TestImage::Make({{lower.Finish(), true}, {upper.Finish(), true}}, FsType::kErofs);
+  ASSERT_TRUE(image.ok());
+  const Bytes& bytes = image->assembled();
+  const std::string all(bytes.begin(), bytes.end());
+  const size_t at = all.find("large" + std::string(5000, 'v'));
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_NE(all.substr(at - 40, 40).find("a1"), std::string::npos) << "what it had before";
+}
+
 }  // namespace
 }  // namespace fastoci

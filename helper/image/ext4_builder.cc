@@ -11,7 +11,7 @@ namespace {
 constexpr size_t kMaxFastSymlink = 59;
 constexpr uint64_t kMaxFsFileBytes = (1ULL << 32) * kFsBlockBytes - kFsBlockBytes;
 
-// Takes what is behind the first nr_blocks away; returns it.
+// Cuts off what comes after the first nr_blocks, and returns it.
 std::vector<BlockRun> CutExtents(std::vector<FileExtent>* extents, uint32_t nr_blocks) {
   std::vector<BlockRun> cut;
   while (!extents->empty() && extents->back().logical + extents->back().nr_blocks > nr_blocks) {

@@ -20,8 +20,8 @@ class Ext4Builder : public FsBuilder {
   Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes) override {
     return fs_->WriteAttributes(ino, attributes);
   }
-  Status WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs) override {
-    return fs_->WriteXattrs(ino, xattrs);
+  Status WriteXattrs(uint32_t ino, const Xattrs& xattrs, bool add) override {
+    return fs_->WriteXattrs(ino, xattrs, add);
   }
   Status WriteSymlink(FileNode* node, const std::string& target) override;
   Status WriteDevice(FileNode* node, uint32_t major, uint32_t minor) override;
@@ -31,6 +31,7 @@ class Ext4Builder : public FsBuilder {
   void OnGone(FileNode* node) override;
   uint32_t NameHash(std::string_view name) override { return DirHash(name, fs_->hash_seed()); }
   uint32_t max_links() const override { return kMaxLinks; }
+  int64_t max_mtime_sec() const override { return kMaxExt4Time; }
   Status Flush(const std::vector<uint32_t>& changed_links) override;
 
  private:

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "image/ext4_fs.h"
 #include "image/fs_builder.h"
 
 #include <fcntl.h>
@@ -90,8 +91,8 @@ TEST(Ext4Builder, KeepsAttributes) {
   EXPECT_EQ(suid->gid, 4000000000u);
   EXPECT_EQ(suid->mtime_sec, 5000000000);
   EXPECT_EQ(suid->mtime_nsec, 123456789u);
-  EXPECT_EQ(image.Find("old")->mtime_sec, -2);
-  EXPECT_EQ(image.Find("old")->mtime_nsec, 500000000u);
+  EXPECT_EQ(image.Find("old")->mtime_sec, 0);
+  EXPECT_EQ(image.Find("old")->mtime_nsec, 0u);
   EXPECT_EQ(image.Find("dev3")->mode & 0170000u, 0020000u);
   EXPECT_EQ(image.Find("dev3")->rdev, 1u << 8 | 3);
   EXPECT_EQ(image.Find("dev4")->rdev, (70000u & 0xff) | 300u << 8 | (70000u & ~0xffu) << 12);
@@ -127,6 +128,74 @@ TEST(Ext4Builder, KeepsExtendedAttributes) {
   too_large.Pax({{"SCHILY.xattr.user.x", std::string(5000, 'v')}});
   too_large.File("a", "");
   EXPECT_NE(BuildError(too_large.Finish()).message.find("extended attributes"), std::string::npos);
+}
+
+TEST(Ext4Builder, TimesThatItCannotHoldAreBoundAndSaidOnce) {
+  auto builder = FsBuilder::Create(FsType::kExt4, {});
+  ASSERT_TRUE(builder.ok());
+  std::vector<std::string> said;
+  (*builder)->set_warn([&said](const std::string& text) { said.push_back(text); });
+  (*builder)->BeginLayer();
+  LayerEntry e;
+  e.tar.type = TarType::kFifo;
+  for (int64_t sec : {int64_t{0}, kMaxExt4Time, kMaxExt4Time + 1, INT64_MAX / 2}) {
+    e.tar.path = "x" + std::to_string(sec);
+    e.tar.mtime_sec = sec;
+    EXPECT_EQ(said.size(), sec > kMaxExt4Time + 1 ? 1u : 0u) << sec;
+    ASSERT_TRUE((*builder)->Add(e).ok());
+  }
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_NE(said[0].find("2446"), std::string::npos);
+  TestTar t;
+  t.Pax({{"mtime", "15032385536.5"}});
+  t.File("late", "");
+  TestImage image = Build({t.Finish()});
+  EXPECT_EQ(image.Find("late")->mtime_sec, kMaxExt4Time);
+  EXPECT_EQ(image.Find("late")->mtime_nsec, 0u);
+}
+
+// What is set as setxattr(2) would.
+TEST(Ext4Builder, KeepsAclsThatAreSome) {
+  const auto entry = [](unsigned tag, unsigned permissions, uint32_t id) {
+    std::string s(8, '\0');
+    s[0] = static_cast<char>(tag);
+    s[2] = static_cast<char>(permissions);
+    for (int i = 0; i < 4; i++) s[static_cast<size_t>(4 + i)] = static_cast<char>(id >> 8 * i);
+    return s;
+  };
+  const std::string version("\2\0\0\0", 4);
+  const std::string acl = version + entry(1, 6, UINT32_MAX) + entry(2, 4, 1000) + entry(4, 4, UINT32_MAX) +
+                          entry(16, 4, UINT32_MAX) + entry(32, 0, UINT32_MAX);
+  TestTar t;
+  t.Pax({{"SCHILY.xattr.system.posix_acl_access", ""}, {"SCHILY.xattr.system.posix_acl_default", version}});
+  t.Dir("none");
+  t.Pax({{"SCHILY.xattr.system.posix_acl_access", std::string("\3\0\0\0x", 5)}, {"SCHILY.xattr.user.a", "1"}});
+  t.File("of another version", "");
+  t.Pax({{"SCHILY.xattr.system.posix_acl_access", acl}, {"SCHILY.xattr.system.posix_acl_default", acl}});
+  t.Dir("some");
+  t.Pax({{"SCHILY.xattr.system.posix_acl_access", acl}});
+  t.Symlink("symlink", "some");
+  TestImage image = Build({t.Finish()});
+  EXPECT_TRUE(image.Find("none")->xattrs.empty());
+  EXPECT_EQ(image.Find("of another version")->xattrs.size(), 1u);
+  EXPECT_EQ(image.Find("some")->xattrs.size(), 2u);
+  EXPECT_TRUE(image.Find("symlink")->xattrs.empty());
+  const std::vector<std::string> damaged = {
+      "x", version + "1234567", version + entry(1, 6, 0), version + entry(1, 8, 0) + entry(4, 4, 0) + entry(32, 0, 0),
+      version + entry(1, 6, 0) + entry(2, 4, 1) + entry(4, 4, 0) + entry(32, 0, 0),  // needs a mask
+      version + entry(4, 6, 0) + entry(1, 4, 0) + entry(32, 0, 0),
+      version + entry(1, 6, 0) + entry(4, 4, 0) + entry(32, 0, 0) + entry(32, 0, 0),
+      version + entry(1, 6, 0) + entry(2, 4, UINT32_MAX) + entry(4, 4, 0) + entry(16, 4, 0) + entry(32, 0, 0)};
+  for (const std::string& value : damaged) {
+    TestTar bad;
+    bad.Pax({{"SCHILY.xattr.system.posix_acl_access", value}});
+    bad.File("bad", "");
+    EXPECT_NE(BuildError(bad.Finish()).message.find("is no ACL"), std::string::npos) << value;
+  }
+  TestTar file;
+  file.Pax({{"SCHILY.xattr.system.posix_acl_default", acl}});
+  file.File("bad", "");
+  EXPECT_NE(BuildError(file.Finish()).message.find("only a directory"), std::string::npos);
 }
 
 TEST(Ext4Builder, WhiteoutsHideLowerLayersOnly) {
@@ -195,11 +264,83 @@ TEST(Ext4Builder, HardLinksReachLowerLayers) {
   EXPECT_EQ(image.Find("c")->ino, image.Find("b")->ino);
   TestTar bad;
   bad.HardLink("x", "nowhere");
-  EXPECT_NE(BuildError(bad.Finish()).message.find("not there"), std::string::npos);
+  EXPECT_NE(BuildError(bad.Finish()).message.find("does not exist"), std::string::npos);
   TestTar dir;
   dir.Dir("d");
   dir.HardLink("x", "d");
   EXPECT_NE(BuildError(dir.Finish()).message.find("directory"), std::string::npos);
+}
+
+TEST(Ext4Builder, TheHeaderOfAHardLinkDecides) {
+  TestTar lower;
+  lower.Pax({{"SCHILY.xattr.user.a", "1"}, {"SCHILY.xattr.user.b", "2"}});
+  lower.File("a", "data", 0644);
+  lower.Symlink("s", "a");
+  TestTar upper;
+  TestTar::Header h;
+  h.name = "b";
+  h.type = '1';
+  h.link = "a";
+  h.mode = 04711;
+  h.uid = 5;
+  h.gid = 6;
+  h.mtime = 1234567890;
+  upper.Pax({{"SCHILY.xattr.user.b", "3"}, {"SCHILY.xattr.user.c", "4"}});
+  upper.Add(h);
+  h.name = "s2";
+  h.link = "s";
+  upper.Add(h);
+  TestImage image = Build({lower.Finish(), upper.Finish()});
+  for (const char* name : {"a", "b"}) {
+    auto f = image.Find(name);
+    EXPECT_EQ(f->mode, 0104711u) << name;
+    EXPECT_EQ(f->uid, 5u);
+    EXPECT_EQ(f->gid, 6u);
+    EXPECT_EQ(f->mtime_sec, 1234567890);
+    EXPECT_EQ(f->links, 2u);
+    EXPECT_EQ(f->data, "data");
+    EXPECT_EQ(f->xattrs, (std::map<std::string, std::string>{{"user.a", "1"}, {"user.b", "3"}, {"user.c", "4"}}));
+  }
+  EXPECT_EQ(image.Find("s2")->mode, 0120777u);
+  EXPECT_EQ(image.Find("s2")->uid, 5u);
+}
+
+TEST(Ext4Builder, ResolvesHardLinksIntoAufssDirectory) {
+  TestTar t;
+  t.Dir(".wh..wh.plnk");
+  t.File(".wh..wh.plnk/12.34", Random(5000), 0600);
+  t.File(".wh..wh.aufs", "");
+  t.HardLink("a", ".wh..wh.plnk/12.34");
+  t.HardLink("dir/b", "./.wh..wh.plnk/12.34");
+  TestImage image = Build({t.Finish()});
+  EXPECT_EQ(image.List("/"), (std::vector<std::string>{"a", "dir"}));
+  for (const char* name : {"a", "dir/b"}) {
+    EXPECT_EQ(image.Find(name)->data, Random(5000)) << name;
+    EXPECT_EQ(image.Find(name)->mode, 0100600u);
+    EXPECT_EQ(image.Find(name)->links, 1u);  // as containerd unpacks it
+  }
+  TestTar bad;
+  bad.HardLink("a", ".wh..wh.plnk/none");
+  EXPECT_NE(BuildError(bad.Finish()).message.find("does not exist"), std::string::npos);
+}
+
+TEST(Ext4Builder, MoreHardLinksThanItHoldsNameErofs) {
+  auto builder = FsBuilder::Create(FsType::kExt4, {});
+  ASSERT_TRUE(builder.ok());
+  (*builder)->BeginLayer();
+  LayerEntry e;
+  e.tar.type = TarType::kFifo;
+  e.tar.path = "first";
+  ASSERT_TRUE((*builder)->Add(e).ok());
+  e.tar.type = TarType::kHardLink;
+  e.tar.link = "first";
+  Status status = OkStatus();
+  for (uint32_t i = 1; i <= kMaxLinks && status.ok(); i++) {
+    e.tar.path = "link" + std::to_string(i);
+    status = (*builder)->Add(e);
+    ASSERT_EQ(status.ok(), i < kMaxLinks) << i;
+  }
+  EXPECT_NE(status.error().message.find("--fstype erofs"), std::string::npos) << status.error().message;
 }
 
 TEST(Ext4Builder, StoresWhatCannotBeMapped) {

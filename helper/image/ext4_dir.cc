@@ -12,7 +12,7 @@ constexpr size_t kDotBytes = 12;
 // Where the hash tree's root has its entries, and an index node.
 constexpr size_t kRootInfoAt = 24, kRootAt = 32, kNodeAt = 8;
 constexpr size_t kRootLimit = (kFsBlockBytes - kRootAt) / 8, kNodeLimit = (kFsBlockBytes - kNodeAt) / 8;
-// Fresh leaves are left with room for what later layers add.
+// New leaves keep room for the entries that later layers add.
 constexpr size_t kLeafFillBytes = kFsBlockBytes * 3 / 4;
 
 size_t EntryBytes(std::string_view name) { return (kEntryHeaderBytes + name.size() + 3) / 4 * 4; }

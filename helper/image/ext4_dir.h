@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Content of ext4 directories. One block is a plain list; what needs more is a
-// hash tree: block 0 is its root, then leaves, each for a range of hashes, and
-// above some 500 leaves a level of index nodes. Blocks of a directory are only
-// ever added, and a leaf keeps its range until it is split: a layer that adds an
-// entry rewrites one leaf. What a leaf holds follows from its range and the
-// directory's entries, not from the order in which they came.
+// Content of ext4 directories. A directory of one block is a plain list. A larger one is
+// a hash tree: block 0 is its root, each leaf has a range of hashes, and with more than
+// some 500 leaves there is a level of index nodes. Blocks are only added to a directory,
+// and a leaf keeps its range until it is split. So a layer that adds an entry rewrites one
+// leaf. What a leaf holds depends on its range and on the directory's entries, not on the
+// order in which they came.
 #ifndef FASTOCI_IMAGE_EXT4_DIR_H_
 #define FASTOCI_IMAGE_EXT4_DIR_H_
 

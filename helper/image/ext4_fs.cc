@@ -12,7 +12,7 @@ namespace {
 constexpr uint32_t kInodeBytes = 256, kExtraInodeBytes = 32;
 constexpr uint32_t kFirstFreeInode = 11;
 constexpr uint64_t kBlocksPerGroup = 32768;
-// 64 GiB have 4 Mi inodes, and more have no more.
+// 64 GiB have 4 Mi inodes. Larger file systems have as many.
 constexpr uint64_t kInodesPerGib = 65536, kMaxInodes = 4 << 20;
 // libext2fs takes 0 for "ask the clock".
 constexpr time_t kEpoch = 1;
@@ -23,7 +23,7 @@ constexpr size_t kRootExtents = 4;
 constexpr size_t kExtentsPerBlock = (kFsBlockBytes - kExtentHeaderBytes) / kExtentBytes;
 constexpr int kMaxExtentDepth = 5;
 constexpr size_t kFastSymlinkBytes = 60;
-// What a base layer's file system may have: as mke2fs makes them, without a journal.
+// Features that a base layer's file system may have: those that mke2fs sets, without a journal.
 constexpr const char* kFeatureFields[] = {"s_feature_compat", "s_feature_incompat",
                                           "s_feature_ro_compat"};
 constexpr uint32_t kBaseCompat = EXT2_FEATURE_COMPAT_EXT_ATTR | EXT2_FEATURE_COMPAT_RESIZE_INODE |
@@ -36,7 +36,7 @@ constexpr uint32_t kBaseRoCompat =
     EXT4_FEATURE_RO_COMPAT_HUGE_FILE | EXT4_FEATURE_RO_COMPAT_GDT_CSUM |
     EXT4_FEATURE_RO_COMPAT_DIR_NLINK | EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE |
     EXT4_FEATURE_RO_COMPAT_METADATA_CSUM;
-constexpr char kNoSpace[] = "the image needs more than its file system holds (--vsize)";
+constexpr char kNoSpace[] = "the image does not fit into its file system; make a larger one with --vsize";
 
 Error ExtError(const char* what, errcode_t code) {
   return {ErrorKind::kInternal, EIO, std::string("ext4: ") + what + ": " + error_message(code)};
@@ -54,7 +54,7 @@ Bytes ExtentHeader(size_t nr, size_t max, int depth) {
 
 void SetTime(int64_t sec, uint32_t nsec, uint32_t* low, uint32_t* extra) {
   // 34 bits: the low 32 are signed, the two above count epochs.
-  sec = std::clamp<int64_t>(sec, INT32_MIN, INT32_MAX + (3LL << 32));
+  sec = std::clamp<int64_t>(sec, INT32_MIN, kMaxExt4Time);
   *low = static_cast<uint32_t>(sec);
   uint64_t epoch = static_cast<uint64_t>(sec - static_cast<int32_t>(*low)) >> 32;
   *extra = static_cast<uint32_t>(epoch & 3) | nsec << 2;
@@ -63,12 +63,6 @@ void SetTime(int64_t sec, uint32_t nsec, uint32_t* low, uint32_t* extra) {
 uint32_t OldDevice(uint32_t major, uint32_t minor) { return major << 8 | minor; }
 uint32_t NewDevice(uint32_t major, uint32_t minor) {
   return (minor & 0xff) | major << 8 | (minor & ~0xffU) << 12;
-}
-
-bool KnownXattr(const std::string& name) {
-  return name.starts_with("user.") || name.starts_with("trusted.") ||
-         name.starts_with("security.") || name == "system.posix_acl_access" ||
-         name == "system.posix_acl_default";
 }
 
 struct XattrHandle {
@@ -423,19 +417,18 @@ Status Ext4Fs::WriteExtents(const std::vector<FileExtent>& extents,
   return OkStatus();
 }
 
-Status Ext4Fs::WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs) {
+Status Ext4Fs::WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs, bool add) {
   XattrHandle handle;
   errcode_t rc = ext2fs_xattrs_open(fs_, ino, &handle.h);
   if (rc == 0) rc = ext2fs_xattrs_read(handle.h);
   if (rc != 0) return ExtError("read extended attributes", rc);
   std::vector<std::string> names;
-  ext2fs_xattrs_iterate(handle.h, CollectName, &names);
+  if (!add) ext2fs_xattrs_iterate(handle.h, CollectName, &names);
   for (const std::string& name : names) {
     rc = ext2fs_xattr_remove(handle.h, name.c_str());
     if (rc != 0) return ExtError("remove extended attribute", rc);
   }
   for (const auto& [name, value] : xattrs) {
-    if (!KnownXattr(name)) continue;
     rc = ext2fs_xattr_set(handle.h, name.c_str(), value.data(), value.size());
     if (rc == EXT2_ET_EA_NO_SPACE)
       return InvalidError("extended attributes larger than ext4 can hold");

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ext4Fs: an ext4 file system on a MemoryDevice, made and changed by libext2fs:
-// superblock, groups, bitmaps, inodes and extended attributes. Extent trees are
-// written here, since files are laid out as a whole; directories by ext4_dir.
+// Ext4Fs: an ext4 file system on a MemoryDevice. libext2fs makes and changes the
+// superblock, groups, bitmaps, inodes and extended attributes. This class writes the
+// extent trees, because files are laid out as a whole. ext4_dir writes the directories.
 //
 // Layout: by default 64 GiB, of 4 KiB blocks. All group metadata lies at the front (one flex
 // group, no backups); behind it a zone for other metadata (directories, extent
-// trees, long symlinks), then file contents from kDataZoneBlock on. Blocks are
-// given out in ascending order and not again before the device is used up, so a
-// file is one extent and a layer disturbs little of the layers below.
-// gdt_csum leaves the bitmaps and inode tables of unused groups unwritten.
+// trees, long symlinks), then file contents from kDataZoneBlock on. Blocks are given out
+// in ascending order, and none is given out again before the device is used up. So a file
+// is one extent, and a layer changes little of the layers below. With gdt_csum, the
+// bitmaps and inode tables of unused groups are not written.
 //
 // Nothing depends on the clock, on random numbers or on addresses.
 #ifndef FASTOCI_IMAGE_EXT4_FS_H_
@@ -28,6 +28,8 @@ namespace fastoci {
 
 inline constexpr uint32_t kDataZoneBlock = 16 * 32768;
 inline constexpr uint32_t kMaxLinks = 65000;
+// In the year 2446: 34 bits, of which the low 32 are signed.
+inline constexpr int64_t kMaxExt4Time = INT32_MAX + (3LL << 32);
 
 struct BlockRun {
   uint32_t block = 0, nr_blocks = 0;
@@ -61,9 +63,9 @@ class Ext4Fs {
   // outlive the file system.
   static Result<std::unique_ptr<Ext4Fs>> Create(MemoryDevice* device, const Sha256Digest& identity,
                                                 uint64_t fs_bytes);
-  // The one that is on the device, as mke2fs makes them: an empty one without a
-  // file type or feature that we do not write. Checksums of metadata are switched
-  // off, for those of group descriptors alone. fs_bytes: of the device.
+  // Opens the file system that is on the device, an empty one as mke2fs makes it. It
+  // may have no feature that we do not write. Checksums of metadata are switched off,
+  // and those of group descriptors on. fs_bytes: of the device.
   static Result<std::unique_ptr<Ext4Fs>> Open(MemoryDevice* device, const Sha256Digest& identity,
                                               uint64_t fs_bytes);
   ~Ext4Fs();
@@ -89,11 +91,12 @@ class Ext4Fs {
   Status WriteContent(uint32_t ino, const InodeContent& content,
                       std::vector<uint32_t>* tree_blocks);
   Status WriteLinks(uint32_t ino, uint32_t links);
-  // Replaces all of them. Names of unknown namespaces are left out.
-  Status WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs);
+  // Replaces all extended attributes of the inode, or with add only those of the same names.
+  // xattrs: their names are of namespaces that ext4 knows.
+  Status WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs, bool add);
 
-  // Inode and blocks become free at the next Flush(), not before: what a layer
-  // maps does not overlap.
+  // Frees the inode, or the blocks, at the next Flush(). Until then they are not given out
+  // again, because what one layer maps must not overlap.
   void FreeLater(uint32_t ino, bool directory);
   void FreeLater(BlockRun run) { free_runs_.push_back(run); }
 

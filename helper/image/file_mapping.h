@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// FileMapping: how one file's content lies in the tar stream. Whole sectors that
-// are sectors of the stream, too, are mapped; what is not (the end of a sparse
-// run with another run behind it, runs that are not aligned to 512 bytes, a last
-// sector whose padding is not zero) is copied while the data streams by.
+// FileMapping: how one file's content lies in the tar stream. A sector of the file that
+// is a whole sector of the stream is mapped. Everything else is copied while the data
+// streams by: the end of a sparse run that another run follows, runs that are not
+// aligned to 512 bytes, and a last sector whose padding is not zero.
 #ifndef FASTOCI_IMAGE_FILE_MAPPING_H_
 #define FASTOCI_IMAGE_FILE_MAPPING_H_
 
@@ -19,7 +19,7 @@
 
 namespace fastoci {
 
-// Copied sectors of one file; what is above is refused.
+// The most sectors of one file that are copied. A file that needs more is refused.
 inline constexpr uint64_t kMaxCopiedSectors = 512 << 10;
 
 class FileMapping {
@@ -30,6 +30,11 @@ class FileMapping {
   Status OnData(uint64_t offset, ByteSpan data);
   // Adds segments for each sector of the extents, which cover blocks().
   void Emit(bool zero_padding, const std::vector<FileExtent>& extents, LsmtBuilder* out) const;
+  // How much memory it takes besides the object itself, about.
+  uint64_t memory_bytes() const {
+    return blocks_.capacity() * sizeof(blocks_[0]) + mapped_.capacity() * sizeof(Mapped) +
+           copies_.capacity() * sizeof(Copy) + copied_.size() * (sizeof(Sector) + 64);
+  }
 
  private:
   using Sector = std::array<uint8_t, kSectorBytes>;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// FileTree: names and inode numbers of the image as it stands, and which layer
-// put each of them there. Applies the rules of OCI layers: whiteouts and opaque
-// directories hide what lower layers brought, never what this layer brought.
-// Knows nothing of ext4; owns no blocks.
+// FileTree: the names and inode numbers of the image after the layers so far, and which
+// layer brought each of them. It applies the rules of OCI layers: whiteouts and opaque
+// directories hide what lower layers brought, never what the same layer brought. It does
+// not depend on the file system, and owns no blocks.
 #ifndef FASTOCI_IMAGE_FILE_TREE_H_
 #define FASTOCI_IMAGE_FILE_TREE_H_
 
@@ -39,14 +39,14 @@ struct FileNode {
 struct NameEntry {
   FileNode* node = nullptr;
   uint32_t hash = 0;
-  uint32_t layer = 0;  // that brought it; of a directory see DirectoryNode
+  uint32_t layer = 0;  // the one that brought it; for a directory see DirectoryNode
 };
 
 struct DirectoryNode {
   FileNode* parent = nullptr;  // the root's is itself
   std::map<std::string, NameEntry, std::less<>> names;
   DirLayout layout;
-  uint32_t layer = 0;  // that brought it or something in it last
+  uint32_t layer = 0;  // the last one that brought the directory or something in it
   bool dirty = true;
 };
 
@@ -61,19 +61,19 @@ class FileTree {
   // Null if there is none. The node's directory must be one.
   NameEntry* Find(FileNode* dir, std::string_view name);
   void Add(FileNode* dir, const std::string& name, FileNode* node, uint32_t hash);
-  // Takes the name away, and everything below it. Nodes whose last name went are
-  // given to gone, then destroyed; others to fewer_links.
+  // Removes the name and everything below it. A node that loses its last name is given to
+  // gone and then destroyed. A node that keeps another name is given to fewer_links.
   void Remove(FileNode* dir, std::string_view name);
-  // The same for what lower layers brought: the name and what is below it, or
-  // (opaque) only what is below the directory.
+  // Remove only what lower layers brought: RemoveLower() the name and what is below it,
+  // RemoveLowerChildren() (an opaque directory) only what is below the directory.
   void RemoveLower(FileNode* dir, std::string_view name);
   void RemoveLowerChildren(FileNode* dir);
-  // The current layer brings something in dir: neither dir nor what is above it
-  // is a lower layer's any more, though what else is in them may be.
+  // The current layer brings something in dir. From now on dir and the directories above
+  // it belong to this layer. Other names in them may still belong to lower layers.
   void Touch(FileNode* dir);
 
-  // Follows symbolic links within the image. Missing directories are made with
-  // make_dir, if it is given; else null for a path that is not there.
+  // Finds the directory of a path. Follows symbolic links within the image. If a directory
+  // is missing, makes it with make_dir, or returns null if there is no make_dir.
   using MakeDirFn = std::function<Result<FileNode*>(FileNode* parent, const std::string& name)>;
   Result<FileNode*> ResolveDirectory(std::string_view path, const MakeDirFn& make_dir);
 

@@ -264,12 +264,12 @@ TEST_F(FixturesTest, TheSandboxAsksForTheRangesOfNativeLayers) {
     AddNative(name + std::string(".overlaybd.commit"));
   ExpectFilesOf({"layer1", "layer2", "layer3"});
   UniqueFd out = Memfd({});
-  input_.json = "{}";
+  input_.json_head = "{}";
   Status s = AssembleViaDecoder(kDecoder, input_, out.get());
   ASSERT_TRUE(s.ok()) << s.error().message;
   Bytes got(static_cast<size_t>(lseek(out.get(), 0, SEEK_END)));
   ASSERT_TRUE(PreadFull(out.get(), got, 0, "assembled").ok());
-  input_.json = "{}";
+  input_.json_head = "{}";
   UniqueFd here = Memfd({});
   ASSERT_TRUE(Assemble(input_, {}, here.get()).ok());
   Bytes want(static_cast<size_t>(lseek(here.get(), 0, SEEK_END)));

@@ -3,6 +3,8 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "image/base_layer.h"
 #include "image/erofs_builder.h"
 #include "image/ext4_builder.h"
@@ -11,6 +13,7 @@ namespace fastoci {
 namespace {
 
 constexpr char kWhiteout[] = ".wh.", kOpaque[] = ".wh..wh..opq", kAufs[] = ".wh..wh.";
+constexpr char kAufsLinks[] = ".wh..wh.plnk/";
 
 uint8_t FileType(TarType type) {
   switch (type) {
@@ -34,10 +37,15 @@ uint32_t TypeBits(TarType type) {
   }
 }
 
-InodeAttributes AttributesOf(const TarEntry& e) {
-  // Links have no mode of their own.
-  uint32_t mode = e.type == TarType::kSymlink ? 0777 : e.mode;
-  return {TypeBits(e.type) | mode, e.uid, e.gid, e.mtime_sec, e.mtime_nsec};
+TarType TypeOf(const FileNode& node) {
+  switch (node.file_type) {
+    case EXT2_FT_DIR: return TarType::kDirectory;
+    case EXT2_FT_SYMLINK: return TarType::kSymlink;
+    case EXT2_FT_CHRDEV: return TarType::kCharDevice;
+    case EXT2_FT_BLKDEV: return TarType::kBlockDevice;
+    case EXT2_FT_FIFO: return TarType::kFifo;
+    default: return TarType::kFile;
+  }
 }
 
 // Path of the directory and name in it.
@@ -53,7 +61,7 @@ namespace {
 
 Status CheckFsBytes(uint64_t fs_bytes) {
   if (fs_bytes < kMinFsBytes || fs_bytes > kMaxFsBytes || fs_bytes % (1ULL << 30) != 0)
-    return InvalidError("a file system has 4 to 2047 GiB");
+    return InvalidError("the size of a file system must be 4 to 2047 GiB (--vsize)");
   return OkStatus();
 }
 
@@ -79,6 +87,28 @@ Result<std::unique_ptr<FsBuilder>> FsBuilder::CreateOn(const BaseLayer& base,
   return Prepare(std::move(b));
 }
 
+// As docker and containerd: nothing is older than 1970.
+int64_t FsBuilder::BoundTime(int64_t sec) {
+  if (sec <= max_mtime_sec()) return std::max<int64_t>(sec, 0);
+  if (!warned_of_time_ && warn_)
+    warn_("times after the year 2446 become the last time that ext4 can hold (erofs can hold them: --fstype erofs)");
+  warned_of_time_ = true;
+  return max_mtime_sec();
+}
+
+// type: the file's type, because a hard link's entry does not tell it.
+InodeAttributes FsBuilder::AttributesOf(const TarEntry& e, TarType type) {
+  // Symbolic links have no mode of their own.
+  const uint32_t mode = type == TarType::kSymlink ? 0777 : e.mode;
+  const int64_t sec = BoundTime(e.mtime_sec);
+  return {TypeBits(type) | mode, e.uid, e.gid, sec, sec == e.mtime_sec ? e.mtime_nsec : 0};
+}
+
+Status FsBuilder::SetXattrs(uint32_t ino, const TarEntry& e, TarType type, bool add) {
+  FASTOCI_TRY(Xattrs xattrs, SettableXattrs(e.xattrs, type));
+  return WriteXattrs(ino, xattrs, add);
+}
+
 Result<std::unique_ptr<FsBuilder>> FsBuilder::Prepare(std::unique_ptr<FsBuilder> b) {
   FASTOCI_CHECK_OK(b->WriteAttributes(b->tree_.root()->ino, {S_IFDIR | 0755, 0, 0, 0, 0}));
   FsBuilder* raw = b.get();
@@ -93,6 +123,7 @@ Result<std::unique_ptr<FsBuilder>> FsBuilder::Prepare(std::unique_ptr<FsBuilder>
 void FsBuilder::BeginLayer() {
   tree_.BeginLayer(++nr_layers_);
   lsmt_.emplace();
+  aufs_links_.clear();
   last_parent_ = nullptr;
 }
 
@@ -106,10 +137,11 @@ Status FsBuilder::Add(const LayerEntry& entry) {
 Status FsBuilder::AddEntry(const LayerEntry& entry) {
   const TarEntry& e = entry.tar;
   if (e.path.empty()) {
-    FASTOCI_CHECK_OK(WriteAttributes(tree_.root()->ino, AttributesOf(e)));
-    return WriteXattrs(tree_.root()->ino, e.xattrs);
+    FASTOCI_CHECK_OK(WriteAttributes(tree_.root()->ino, AttributesOf(e, e.type)));
+    return SetXattrs(tree_.root()->ino, e, e.type, false);
   }
   auto [parent_path, name] = Split(e.path);
+  if (e.type == TarType::kFile && e.path.starts_with(kAufsLinks)) aufs_links_.insert_or_assign(name, entry);
   // What aufs keeps for itself.
   if (parent_path.starts_with(kAufs) || parent_path.find(std::string("/") + kAufs) != std::string::npos)
     return OkStatus();
@@ -136,7 +168,7 @@ Result<FileNode*> FsBuilder::ResolveParent(std::string_view path, const TarEntry
   FileTree::MakeDirFn make;
   if (for_entry != nullptr)
     make = [&](FileNode* parent, const std::string& name) {
-      return MakeDirectory(parent, name, {S_IFDIR | 0755, 0, 0, for_entry->mtime_sec, 0});
+      return MakeDirectory(parent, name, {S_IFDIR | 0755, 0, 0, BoundTime(for_entry->mtime_sec), 0});
     };
   FASTOCI_TRY(FileNode * node, tree_.ResolveDirectory(path, make));
   if (for_entry != nullptr) {
@@ -156,7 +188,7 @@ Status FsBuilder::OnWhiteout(const std::string& parent_path, const std::string& 
     return OkStatus();
   }
   std::string hidden = name.substr(sizeof(kWhiteout) - 1);
-  if (hidden.empty() || hidden == "." || hidden == "..") return InvalidError("whiteout of nothing");
+  if (hidden.empty() || hidden == "." || hidden == "..") return InvalidError("a whiteout that names no file");
   tree_.RemoveLower(parent, hidden);
   return OkStatus();
 }
@@ -167,36 +199,50 @@ Status FsBuilder::PutDirectory(FileNode* parent, const std::string& name, const 
   if (old != nullptr && old->node->dir) {
     node = old->node;
     tree_.Touch(node);
-    FASTOCI_CHECK_OK(WriteAttributes(node->ino, AttributesOf(e)));
+    FASTOCI_CHECK_OK(WriteAttributes(node->ino, AttributesOf(e, e.type)));
   } else {
     if (old != nullptr) tree_.Remove(parent, name);
-    FASTOCI_TRY(node, MakeDirectory(parent, name, AttributesOf(e)));
+    FASTOCI_TRY(node, MakeDirectory(parent, name, AttributesOf(e, e.type)));
   }
-  return WriteXattrs(node->ino, e.xattrs);
+  return SetXattrs(node->ino, e, e.type, false);
 }
 
+// As docker and containerd: each name gets a file of its own, with the header of the
+// one in aufs's directory.
+Status FsBuilder::PutAufsLink(FileNode* parent, const std::string& name, const TarEntry& e) {
+  auto it = aufs_links_.find(e.link.substr(sizeof(kAufsLinks) - 1));
+  if (it == aufs_links_.end())
+    return InvalidError("hard link to '" + e.link.substr(0, 200) + "', which does not exist");
+  return PutFile(parent, name, it->second);
+}
+
+// The link's header replaces the attributes of the file, as in containerd. Extended
+// attributes are added to those of the file.
 Status FsBuilder::PutHardLink(FileNode* parent, const std::string& name, const TarEntry& e) {
+  if (e.link.starts_with(kAufsLinks)) return PutAufsLink(parent, name, e);
   auto [target_path, target_name] = Split(e.link);
   FASTOCI_TRY(FileNode * target_dir, tree_.ResolveDirectory(target_path, nullptr));
   NameEntry* target = target_dir == nullptr ? nullptr : tree_.Find(target_dir, target_name);
   if (target == nullptr)
-    return InvalidError("hard link to '" + e.link.substr(0, 200) + "', which is not there");
+    return InvalidError("hard link to '" + e.link.substr(0, 200) + "', which does not exist");
   FileNode* node = target->node;
   if (node->dir) return InvalidError("hard link to a directory");
-  if (node->links >= max_links())
-    return InvalidError("more than " + std::to_string(max_links()) + " hard links to one file");
   NameEntry* old = tree_.Find(parent, name);
+  uint32_t ino = node->ino;
   if (old != nullptr && old->node == node) {
     old->layer = tree_.layer();
-    return OkStatus();
+  } else {
+    if (node->links >= max_links())
+      return InvalidError("more than " + std::to_string(max_links()) +
+                          " hard links to one file, which ext4 cannot hold; erofs can: --fstype erofs");
+    if (old != nullptr) tree_.Remove(parent, name);
+    if (!tree_.nodes().contains(ino)) return InvalidError("hard link to the entry that it replaces");
+    node->links++;
+    tree_.Add(parent, name, node, NameHash(name));
+    changed_links_.push_back(ino);
   }
-  uint32_t ino = node->ino;
-  if (old != nullptr) tree_.Remove(parent, name);
-  if (!tree_.nodes().contains(ino)) return InvalidError("hard link to what it replaces");
-  node->links++;
-  tree_.Add(parent, name, node, NameHash(name));
-  changed_links_.push_back(ino);
-  return OkStatus();
+  FASTOCI_CHECK_OK(WriteAttributes(ino, AttributesOf(e, TypeOf(*node))));
+  return e.xattrs.empty() ? OkStatus() : SetXattrs(ino, e, TypeOf(*node), true);
 }
 
 Status FsBuilder::PutFile(FileNode* parent, const std::string& name, const LayerEntry& entry) {
@@ -205,7 +251,7 @@ Status FsBuilder::PutFile(FileNode* parent, const std::string& name, const Layer
   FASTOCI_TRY(uint32_t ino, NewInode(false));
   FileNode* node = tree_.NewNode(ino, FileType(e.type));
   tree_.Add(parent, name, node, NameHash(name));
-  FASTOCI_CHECK_OK(WriteAttributes(ino, AttributesOf(e)));
+  FASTOCI_CHECK_OK(WriteAttributes(ino, AttributesOf(e, e.type)));
   if (e.type == TarType::kSymlink) {
     node->symlink = e.link;
     FASTOCI_CHECK_OK(WriteSymlink(node, e.link));
@@ -215,7 +261,7 @@ Status FsBuilder::PutFile(FileNode* parent, const std::string& name, const Layer
   } else {
     FASTOCI_CHECK_OK(WriteDevice(node, e.dev_major, e.dev_minor));
   }
-  return e.xattrs.empty() ? OkStatus() : WriteXattrs(ino, e.xattrs);
+  return e.xattrs.empty() ? OkStatus() : SetXattrs(ino, e, e.type, false);
 }
 
 Result<LsmtContent> FsBuilder::FinishLayer() {

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// FsBuilder: turns the layers of an image, bottom first, each as its tar entries
-// in order, into file-system metadata: per layer an LSMT file (codec/lsmt.h)
-// with the blocks of metadata that the layer changes and mappings of file
-// contents to sectors of the layer's tar stream. Stacked, they are one file
-// system. Memory is bounded by the image's metadata.
+// FsBuilder turns the layers of an image into file-system metadata. It gets the layers
+// bottom first, and the tar entries of each in order. For each layer it makes the content
+// of an LSMT file (codec/lsmt.h): the blocks of metadata that the layer changes, and
+// mappings of file contents to sectors of the layer's tar stream. Stacked, these files are
+// one file system. Memory grows with the image's metadata, not with its data.
 //
-// Here is what OCI layers mean (whiteouts, opaque directories, hard links,
-// missing parents), on a FileTree; how it is written down is the file system's:
-// Ext4Builder and ErofsBuilder.
+// This class knows what OCI layers mean (whiteouts, opaque directories, hard links,
+// missing parents) and applies it to a FileTree. Ext4Builder and ErofsBuilder know how
+// a file system is written down.
 //
-// Every block of a file is mapped by the layer that brings the file, zeros
-// included, so nothing of a lower layer shows through.
+// The layer that brings a file maps every block of it, blocks of zeros included. So
+// nothing of a lower layer shows through.
 #ifndef FASTOCI_IMAGE_FS_BUILDER_H_
 #define FASTOCI_IMAGE_FS_BUILDER_H_
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -27,14 +28,15 @@
 #include "image/file_mapping.h"
 #include "image/file_tree.h"
 #include "image/fs_type.h"
+#include "image/xattrs.h"
 
 namespace fastoci {
 
 inline constexpr uint64_t kDefaultFsBytes = 64ULL << 30;
-// The least, and the most that a device with 32-bit sector numbers holds.
+// The smallest size, and the largest one that 32-bit sector numbers allow.
 inline constexpr uint64_t kMinFsBytes = 4ULL << 30, kMaxFsBytes = 2047ULL << 30;
 
-// One entry of a layer with all that there is to say about its data.
+// One entry of a layer, after all of its data was seen.
 struct LayerEntry {
   TarEntry tar;
   std::optional<FileMapping> mapping;  // of regular files
@@ -49,8 +51,7 @@ class FsBuilder {
   // of the device, whole GiB.
   static Result<std::unique_ptr<FsBuilder>> Create(FsType type, const Sha256Digest& identity,
                                                    uint64_t fs_bytes = kDefaultFsBytes);
-  // On the (ext4) file system of a base layer, of which the layers are as those of
-  // a file system of our own.
+  // Builds on the (ext4) file system of a base layer.
   static Result<std::unique_ptr<FsBuilder>> CreateOn(const BaseLayer& base,
                                                      const Sha256Digest& identity);
   uint64_t fs_bytes() const { return fs_bytes_; }
@@ -59,11 +60,14 @@ class FsBuilder {
   FsBuilder& operator=(const FsBuilder&) = delete;
 
   void BeginLayer();
-  // An error names the entry's offset in the tar and its path; it uses up the
-  // builder.
+  // An error names the entry's path and its offset in the tar. After an error the builder
+  // must not be used any more.
   Status Add(const LayerEntry& entry);
-  // What the layer changes, with segments of zeros, of content.data and of the
-  // tar stream.
+  // warn: called from Add() when something is not made as the layer says. It is called once
+  // for each kind of change.
+  void set_warn(std::function<void(const std::string&)> warn) { warn_ = std::move(warn); }
+  // Ends the layer and returns what it changes. The segments map zeros, sectors of
+  // content.data or sectors of the tar stream.
   Result<LsmtContent> FinishLayer();
 
  protected:
@@ -73,7 +77,9 @@ class FsBuilder {
   virtual Result<uint32_t> NewInode(bool directory) = 0;
   // A new inode, or one that is written anew; its extended attributes stay.
   virtual Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes) = 0;
-  virtual Status WriteXattrs(uint32_t ino, const std::map<std::string, std::string>& xattrs) = 0;
+  // Replaces all that the inode has, or (add) those of the same names. xattrs: of
+  // SettableXattrs().
+  virtual Status WriteXattrs(uint32_t ino, const Xattrs& xattrs, bool add) = 0;
   virtual Status WriteSymlink(FileNode* node, const std::string& target) = 0;
   virtual Status WriteDevice(FileNode* node, uint32_t major, uint32_t minor) = 0;
   // blocks: (logical block, count) of those that hold data. Returns where they
@@ -84,6 +90,7 @@ class FsBuilder {
   virtual void OnGone(FileNode* node) = 0;
   virtual uint32_t NameHash(std::string_view name) = 0;
   virtual uint32_t max_links() const = 0;
+  virtual int64_t max_mtime_sec() const = 0;
   // Brings the device up to date: changed_links: files that have got or lost
   // names (and may be gone). Directories know themselves whether they are dirty.
   virtual Status Flush(const std::vector<uint32_t>& changed_links) = 0;
@@ -98,13 +105,22 @@ class FsBuilder {
   Status OnWhiteout(const std::string& parent, const std::string& name);
   Status PutDirectory(FileNode* parent, const std::string& name, const TarEntry& entry);
   Status PutHardLink(FileNode* parent, const std::string& name, const TarEntry& entry);
+  Status PutAufsLink(FileNode* parent, const std::string& name, const TarEntry& entry);
   Status PutFile(FileNode* parent, const std::string& name, const LayerEntry& entry);
+  Status SetXattrs(uint32_t ino, const TarEntry& entry, TarType type, bool add);
+  InodeAttributes AttributesOf(const TarEntry& entry, TarType type);
+  int64_t BoundTime(int64_t sec);
   Result<FileNode*> MakeDirectory(FileNode* parent, const std::string& name,
                                   const InodeAttributes& attributes);
   Result<FileNode*> ResolveParent(std::string_view path, const TarEntry* for_entry);
 
   uint32_t nr_layers_ = 0;
   std::optional<LsmtBuilder> lsmt_;
+  std::function<void(const std::string&)> warn_;
+  bool warned_of_time_ = false;
+  // The layer's files in .wh..wh.plnk, by name. aufs kept the content of hard links there.
+  // The files are not in the tree, but hard links to them are.
+  std::map<std::string, LayerEntry> aufs_links_;
   // The last parent that was resolved; entries come directory by directory.
   std::string last_parent_path_;
   FileNode* last_parent_ = nullptr;

@@ -10,6 +10,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
+#include "image/data_stage.h"
 
 namespace fastoci {
 namespace {
@@ -104,7 +105,12 @@ class LayoutStore : public ImageStore {
     FASTOCI_TRY(std::string path, BlobPath(digest));
     UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd.valid()) return ErrnoError("open " + path);
+    // The digest is computed on another thread, because the sink is slow enough.
     Sha256 hash;
+    DataStage hasher([&hash](ByteSpan data) {
+      hash.Update(data);
+      return OkStatus();
+    });
     Bytes buffer(kReadBytes);
     for (;;) {
       ssize_t n = ::read(fd.get(), buffer.data(), buffer.size());
@@ -112,9 +118,10 @@ class LayoutStore : public ImageStore {
       if (n < 0) return ErrnoError("read " + path);
       if (n == 0) break;
       ByteSpan part(buffer.data(), static_cast<size_t>(n));
-      hash.Update(part);
+      FASTOCI_CHECK_OK(hasher.Push(part));
       FASTOCI_CHECK_OK(sink(part));
     }
+    FASTOCI_CHECK_OK(hasher.Finish());
     if (DigestString(hash.Finish()) != digest) return MismatchError("blob " + digest + " is damaged");
     return OkStatus();
   }
@@ -210,11 +217,18 @@ Status ImageStore::PutBlob(const std::string& digest, ByteSpan data) {
 
 Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& repository,
                                                       RegistryOptions options,
-                                                      Credentials credentials) {
+                                                      CredentialSourcePtr credentials) {
   FASTOCI_TRY(Reference repo, ParseReference(repository));
   repo.tag.clear();  // what is not named goes under its digest
   FASTOCI_TRY(auto client, RegistryClient::Open(std::move(options), std::move(credentials)));
   return std::unique_ptr<ImageStore>(new RegistryStore(std::move(client), std::move(repo)));
+}
+
+Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& repository,
+                                                      RegistryOptions options,
+                                                      Credentials credentials) {
+  return OpenRegistryStore(repository, std::move(options),
+                           FixedSource(std::move(credentials), ""));
 }
 
 Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory, bool create) {
@@ -241,10 +255,10 @@ std::optional<LayoutName> ParseLayoutName(const std::string& text) {
 }
 
 Result<NamedImage> OpenNamedImage(const std::string& text, RegistryOptions options,
-                                  Credentials credentials, bool create) {
+                                  CredentialSourcePtr credentials, bool create) {
   NamedImage image;
   if (auto layout = ParseLayoutName(text)) {
-    if (layout->tag.empty()) return InvalidError(text + ": oci:DIR:TAG wants a tag");
+    if (layout->tag.empty()) return InvalidError(text + ": the tag is missing; write oci:DIR:TAG");
     image.name = layout->tag;
     FASTOCI_TRY(image.store, OpenLayoutStore(layout->directory, create));
     return image;

@@ -20,13 +20,13 @@ class ImageStore {
   // name: a tag, or a digest.
   virtual Result<Manifest> GetManifest(const std::string& name) = 0;
   virtual Result<std::string> ReadBlob(const std::string& digest, uint64_t max_bytes) = 0;
-  // What sink got counts only if this succeeds.
+  // The bytes that sink got are good only if this succeeds.
   virtual Status GetBlob(const std::string& digest, uint64_t bytes, const BlobSink& sink) = 0;
   // Does nothing if the blob is there already.
   virtual Status PutBlob(const std::string& digest, uint64_t bytes, const BlobSource& source) = 0;
   Status PutBlob(const std::string& digest, ByteSpan data);
-  // Takes a blob from another store without its bytes passing through here;
-  // false: that cannot be done, or it is not there.
+  // Takes a blob from another store; its bytes do not pass through this process. False: the
+  // stores cannot do that, or the blob is not there.
   virtual Result<bool> MountBlob(ImageStore*, const std::string&) { return false; }
   // name: a tag, or "" to store it under its digest alone. Returns the digest.
   virtual Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
@@ -40,6 +40,9 @@ class ImageStore {
 // repository: "host[:port]/repository"; no tag.
 Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& repository,
                                                       RegistryOptions options,
+                                                      CredentialSourcePtr credentials);
+Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& repository,
+                                                      RegistryOptions options,
                                                       Credentials credentials);
 // create: makes it if there is none; else it must be there.
 Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory,
@@ -51,14 +54,14 @@ struct LayoutName {
 };
 std::optional<LayoutName> ParseLayoutName(const std::string& text);
 
-// The store and the name in it of "oci:DIR:TAG" or "HOST/REPOSITORY:TAG" (or
-// @DIGEST).
+// The store of "oci:DIR:TAG" or "HOST/REPOSITORY:TAG" (or @DIGEST), and the name of the
+// image in that store.
 struct NamedImage {
   std::unique_ptr<ImageStore> store;
   std::string name;
 };
 Result<NamedImage> OpenNamedImage(const std::string& text, RegistryOptions options,
-                                  Credentials credentials, bool create);
+                                  CredentialSourcePtr credentials, bool create);
 
 }  // namespace fastoci
 

@@ -61,8 +61,8 @@ Status InspectTurbo(const AssembleLayer& layer, const ReadAtFile& file, uint64_t
   auto part = [&parts](const char* name, size_t bytes) {
     if (bytes != 0) parts[name] = bytes;
   };
-  part("ext4.fs.meta", files.ext4_fs_meta.size());
-  part("erofs.fs.meta", files.erofs_fs_meta.size());
+  part(FsMetaName(FsType::kExt4, files.own_names), files.ext4_fs_meta.size());
+  part(FsMetaName(FsType::kErofs, files.own_names), files.erofs_fs_meta.size());
   part(many ? "fastoci.gzip" : "gzip.meta", files.gzip_meta.size());
   part("fastoci.zstd", files.zstd_index.size());
   part("fastoci.json", files.description.size());
@@ -80,24 +80,30 @@ Status InspectTurbo(const AssembleLayer& layer, const ReadAtFile& file, uint64_t
     data_bytes = index.data_bytes();
     (*out)["spans"] = index.entries().size();
   }
-  (*out)["data_bytes"] = data_bytes;
+  bool empty = false;
   if (!files.description.empty()) {
     FASTOCI_TRY(MetaLayerDescription d, ParseDescription(files.description));
     (*out)["described_target"] = d.target_digest;
+    empty = d.data_bytes == 0;
+    if (empty) data_bytes = 0;
   }
+  (*out)["data_bytes"] = data_bytes;
   (*out)["chunk_digests"] = files.chunk_digests.size() / FASTOCI_DIGEST_BYTES;
-  (*out)["verification"] = files.chunk_digests.empty() ? "unverified: no chunk digests" : "by chunk";
+  (*out)["verification"] = empty                         ? "nothing to verify: the layer is empty"
+                           : files.chunk_digests.empty() ? "unverified: no chunk digests"
+                                                         : "by chunk";
   const Bytes& fs = files.ext4_fs_meta.empty() ? files.erofs_fs_meta : files.ext4_fs_meta;
   FASTOCI_CHECK_OK(InspectFsMeta(fs, out));
   if (!content) return OkStatus();
-  if (layer.codec == FASTOCI_CODEC_GZIP && files.gzip_meta.empty())
+  if (!empty && layer.codec == FASTOCI_CODEC_GZIP && files.gzip_meta.empty())
     return InvalidError("no gzip.meta for a gzip layer");
-  if (layer.codec == FASTOCI_CODEC_ZSTD && files.zstd_index.empty())
+  if (!empty && layer.codec == FASTOCI_CODEC_ZSTD && files.zstd_index.empty())
     return InvalidError("no fastoci.zstd for a zstd layer");
   off_t end = lseek(layer.blob_fd, 0, SEEK_END);
   if (end < 0) return ErrnoError("blob");
   FdFile blob(layer.blob_fd, static_cast<uint64_t>(end));
-  FASTOCI_CHECK_OK(CheckTarBlob(blob, layer.target_digest, files));
+  FASTOCI_CHECK_OK(empty ? CheckEmptyBlob(blob, layer.target_digest)
+                         : CheckTarBlob(blob, layer.target_digest, files));
   (*out)["content"] = kSame;
   return OkStatus();
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image/layer_converter.h"
 
-#include "image/assemble.h"
+#include <algorithm>
+
+#include "image/blob_codec.h"
 
 namespace fastoci {
 
@@ -17,16 +19,7 @@ LayerConverter::LayerConverter(const LayerSource& source, const LayerOutput& out
 Result<std::unique_ptr<LayerConverter>> LayerConverter::Create(const LayerSource& source,
                                                                const LayerOutput& output,
                                                                size_t number, LayerOrder* order) {
-  FASTOCI_TRY(fastoci_codec codec, CodecOfMediaType(source.media_type));
   std::unique_ptr<LayerConverter> c(new LayerConverter(source, output, number, order));
-  auto push = [raw = c.get()](ByteSpan data) { return raw->stage_.Push(data); };
-  if (codec == FASTOCI_CODEC_GZIP) {
-    FASTOCI_TRY(GzipIndexBuilder gzip, GzipIndexBuilder::Create({}, push));
-    c->gzip_ = std::make_unique<GzipIndexBuilder>(std::move(gzip));
-  } else if (codec == FASTOCI_CODEC_ZSTD) {
-    FASTOCI_TRY(ZstdIndexBuilder zstd, ZstdIndexBuilder::Create({}, push));
-    c->zstd_ = std::make_unique<ZstdIndexBuilder>(std::move(zstd));
-  }
   if (!output.overlaybd_dir.empty()) {
     LsmtFileOptions options = output.overlaybd;
     options.virtual_bytes = output.fs_bytes;
@@ -40,9 +33,33 @@ Result<std::unique_ptr<LayerConverter>> LayerConverter::Create(const LayerSource
 }
 
 Status LayerConverter::Update(ByteSpan blob) {
-  blob_hash_.Update(blob);
   blob_bytes_ += blob.size();
   if (blob_bytes_ > source_.bytes) return MismatchError("the blob is longer than promised");
+  if (begun_) return Decode(blob);
+  const size_t part = std::min(kBlobMagicBytes - head_.size(), blob.size());
+  head_.insert(head_.end(), blob.begin(), blob.begin() + static_cast<ptrdiff_t>(part));
+  if (head_.size() < kBlobMagicBytes) return OkStatus();
+  FASTOCI_CHECK_OK(Begin());
+  return Decode(blob.subspan(part));
+}
+
+// The bytes in head_ tell the codec.
+Status LayerConverter::Begin() {
+  begun_ = true;
+  FASTOCI_TRY(fastoci_codec codec, CodecOfBytes(head_));
+  source_.media_type = TargetMediaType(codec, source_.media_type);
+  auto push = [this](ByteSpan data) { return stage_.Push(data); };
+  if (codec == FASTOCI_CODEC_GZIP) {
+    FASTOCI_TRY(GzipIndexBuilder gzip, GzipIndexBuilder::Create({.threaded = true}, push));
+    gzip_ = std::make_unique<GzipIndexBuilder>(std::move(gzip));
+  } else if (codec == FASTOCI_CODEC_ZSTD) {
+    FASTOCI_TRY(ZstdIndexBuilder zstd, ZstdIndexBuilder::Create({}, push));
+    zstd_ = std::make_unique<ZstdIndexBuilder>(std::move(zstd));
+  }
+  return Decode(head_);
+}
+
+Status LayerConverter::Decode(ByteSpan blob) {
   if (gzip_) return gzip_->Update(blob);
   return zstd_ ? zstd_->Update(blob) : stage_.Push(blob);
 }
@@ -59,7 +76,7 @@ Status LayerConverter::OnScannedTar(ByteSpan data) {
 Status LayerConverter::OnTar(ByteSpan data) {
   data_bytes_ += data.size();
   FASTOCI_CHECK_OK(tar_.Update(data));
-  return entries_.empty() ? OkStatus() : order_->Feed(number_, &entries_);
+  return queue_.empty() ? OkStatus() : order_->Feed(number_, &queue_);
 }
 
 Status LayerConverter::OnEntry(const TarEntry& entry) {
@@ -77,7 +94,7 @@ Status LayerConverter::OnData(uint64_t offset, ByteSpan data) {
 
 Status LayerConverter::OnEntryEnd(bool zero_padding) {
   current_.zero_padding = zero_padding;
-  entries_.push_back(std::move(current_));
+  queue_.Push(std::move(current_));
   return OkStatus();
 }
 
@@ -90,10 +107,10 @@ Result<PackedMetaLayer> LayerConverter::PackMeta(const LsmtContent& content, Met
 }
 
 Result<LayerResult> LayerConverter::Finish() {
-  std::string digest = DigestString(blob_hash_.Finish());
-  if (digest != source_.digest || blob_bytes_ != source_.bytes)
-    return MismatchError("the blob has digest " + digest + " and " + std::to_string(blob_bytes_) +
-                         " bytes, not what the manifest says");
+  if (blob_bytes_ != source_.bytes)
+    return MismatchError("the blob has " + std::to_string(blob_bytes_) + " bytes, not " +
+                         std::to_string(source_.bytes) + " as the manifest says");
+  if (!begun_) FASTOCI_CHECK_OK(Begin());
   MetaLayerFiles files;
   std::string beyond_turbo;
   if (gzip_) {
@@ -126,6 +143,7 @@ Result<LayerScan> LayerConverter::FinishScan(const MetaLayerFiles& files,
   FASTOCI_TRY(Bytes skeleton, skeleton_->Finish());
   return LayerScan{.tar_bytes = data_bytes_,
                    .diff_id = source_.diff_id,
+                   .target_media_type = source_.media_type,
                    .beyond_turbo = beyond_turbo,
                    .gzip_meta = files.gzip_meta,
                    .zstd_index = files.zstd_index,
@@ -133,17 +151,19 @@ Result<LayerScan> LayerConverter::FinishScan(const MetaLayerFiles& files,
                    .skeleton = std::move(skeleton)};
 }
 
-// The tar has been seen: the file system gets the layer, in its turn.
+// The whole tar was read. The file system gets the layer when its turn comes.
 Result<LayerResult> LayerConverter::Build(MetaLayerFiles files, std::string beyond_turbo) {
   FASTOCI_CHECK_OK(tar_.Finish());
-  FASTOCI_TRY(LsmtContent content, order_->Finish(number_, &entries_));
+  FASTOCI_TRY(LsmtContent content, order_->Finish(number_, &queue_));
   LayerResult result;
   result.nr_entries = tar_.nr_entries();
+  result.target_media_type = source_.media_type;
   result.beyond_turbo = std::move(beyond_turbo);
   if (overlaybd_) {
     FASTOCI_TRY(result.overlaybd, overlaybd_->Finish(content));
   }
   if (output_.turbo) {
+    files.own_names = !result.beyond_turbo.empty();
     FASTOCI_TRY(result.meta, PackMeta(content, std::move(files)));
   }
   return result;
@@ -152,6 +172,7 @@ Result<LayerResult> LayerConverter::Build(MetaLayerFiles files, std::string beyo
 Result<LayerResult> LayerConverter::Replay(const LayerSource& source, const LayerOutput& output,
                                            size_t number, LayerOrder* order, LayerScan scan) {
   LayerConverter c(source, output, number, order);
+  c.source_.media_type = scan.target_media_type;
   FASTOCI_CHECK_OK(ReadSkeleton(scan.skeleton, scan.tar_bytes,
                                 [&c](ByteSpan data) { return c.OnTar(data); }));
   MetaLayerFiles files;

@@ -2,46 +2,92 @@
 #include "image/layer_order.h"
 
 namespace fastoci {
+namespace {
 
-Status LayerOrder::AddAll(size_t layer, std::vector<LayerEntry>* entries) {
+// What a node of a std::map or an allocation costs in addition, about.
+constexpr uint64_t kPerAllocation = 48;
+
+uint64_t MemoryOf(const LayerEntry& entry) {
+  const TarEntry& e = entry.tar;
+  uint64_t bytes = sizeof(entry) + e.path.capacity() + e.link.capacity();
+  for (const auto& [name, value] : e.xattrs)
+    bytes += kPerAllocation + 2 * sizeof(std::string) + name.capacity() + value.capacity();
+  bytes += e.runs.capacity() * sizeof(TarRun);
+  return entry.mapping ? bytes + entry.mapping->memory_bytes() : bytes;
+}
+
+}  // namespace
+
+void LayerQueue::Push(LayerEntry entry) {
+  bytes_ += MemoryOf(entry);
+  entries_.push_back(std::move(entry));
+}
+
+uint64_t LayerOrder::Count(LayerQueue* queue) {
+  MutexLock lock(count_mutex_);
+  queued_bytes_ += queue->bytes_ - queue->counted_;
+  queue->counted_ = queue->bytes_;
+  return queued_bytes_;
+}
+
+Status LayerOrder::AddAll(size_t layer, LayerQueue* queue) {
   if (aborted_) return Error{ErrorKind::kUnavailable, ECANCELED, "another layer failed"};
   if (turn_ != layer) return OkStatus();
   if (!begun_) builder_->BeginLayer();
   begun_ = true;
-  for (const LayerEntry& entry : *entries) {
+  for (const LayerEntry& entry : queue->entries_) {
     Status s = builder_->Add(entry);
     if (s.ok()) continue;
     aborted_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
     return s;
   }
-  entries->clear();
+  queue->entries_.clear();
+  queue->bytes_ = 0;
+  Count(queue);
+  if (nr_waiting_ != 0) changed_.NotifyAll();
   return OkStatus();
 }
 
-Status LayerOrder::Feed(size_t layer, std::vector<LayerEntry>* entries) {
-  std::unique_lock lock(mutex_, std::try_to_lock);
-  return lock.owns_lock() ? AddAll(layer, entries) : OkStatus();
+Status LayerOrder::Feed(size_t layer, LayerQueue* queue) {
+  if (Count(queue) <= max_queued_bytes_) {
+    if (!mutex_.TryLock()) return OkStatus();
+    Status added = AddAll(layer, queue);
+    mutex_.Unlock();
+    return added;
+  }
+  MutexLock lock(mutex_);
+  nr_waiting_++;
+  changed_.Wait(mutex_, [&]() REQUIRES(mutex_) {
+    return aborted_ || turn_ == layer || Count(queue) <= max_queued_bytes_;
+  });
+  nr_waiting_--;
+  return AddAll(layer, queue);
 }
 
-Result<LsmtContent> LayerOrder::Finish(size_t layer, std::vector<LayerEntry>* entries) {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return aborted_ || turn_ == layer; });
-  FASTOCI_CHECK_OK(AddAll(layer, entries));
+Result<LsmtContent> LayerOrder::Finish(size_t layer, LayerQueue* queue) {
+  MutexLock lock(mutex_);
+  changed_.Wait(mutex_, [&]() REQUIRES(mutex_) { return aborted_ || turn_ == layer; });
+  FASTOCI_CHECK_OK(AddAll(layer, queue));
   auto content = builder_->FinishLayer();
   aborted_ = aborted_ || !content.ok();
   turn_++;
   begun_ = false;
-  changed_.notify_all();
+  changed_.NotifyAll();
   return content;
 }
 
 void LayerOrder::Abort() {
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     aborted_ = true;
   }
-  changed_.notify_all();
+  changed_.NotifyAll();
+}
+
+size_t LayerOrder::nr_waiting() {
+  MutexLock lock(mutex_);
+  return nr_waiting_;
 }
 
 }  // namespace fastoci

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// MemoryDevice: the file-system metadata of an image as it stands after the
-// layers so far: a sparse array of 4 KiB blocks, zeros where nothing was
-// written. libext2fs reads and writes it through an I/O manager of ours. Per
-// layer, Commit() tells the blocks whose content changed.
+// MemoryDevice: the file-system metadata of an image after the layers so far. It is a
+// sparse array of 4 KiB blocks, which are zeros where nothing was written. libext2fs reads
+// and writes it through an I/O manager of ours. After each layer, Commit() reports the
+// blocks whose content has changed.
 #ifndef FASTOCI_IMAGE_MEMORY_DEVICE_H_
 #define FASTOCI_IMAGE_MEMORY_DEVICE_H_
 

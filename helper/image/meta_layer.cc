@@ -14,9 +14,11 @@ namespace fastoci {
 namespace {
 
 constexpr char kExt4Name[] = "ext4.fs.meta", kErofsName[] = "erofs.fs.meta",
-               kMarkerName[] = ".turbo.ociv1", kGzipName[] = "gzip.meta",
-               kMembersName[] = "fastoci.gzip", kDescriptionName[] = "fastoci.json", kChunksName[] = "fastoci.chunks";
-constexpr char kZstdName[] = "fastoci.zstd";
+               kMarkerName[] = ".turbo.ociv1", kGzipName[] = "gzip.meta";
+// What turboOCI does not know.
+constexpr char kOwnExt4Name[] = "fastoci.ext4", kOwnErofsName[] = "fastoci.erofs",
+               kMembersName[] = "fastoci.gzip", kZstdName[] = "fastoci.zstd",
+               kDescriptionName[] = "fastoci.json", kChunksName[] = "fastoci.chunks";
 constexpr size_t kMaxDescriptionBytes = 64 << 10;
 constexpr int kDeflateLevel = 6;  // part of the convertor's format version
 constexpr int kGzipWindowBits = 15 + 16;
@@ -79,8 +81,10 @@ class Collector : public TarSink {
   Status OnEntry(const TarEntry& entry) override {
     to_ = nullptr;
     if (entry.type != TarType::kFile || entry.sparse) return OkStatus();
-    if (entry.path == kExt4Name) to_ = &files.ext4_fs_meta;
-    if (entry.path == kErofsName) to_ = &files.erofs_fs_meta;
+    const bool own = entry.path == kOwnExt4Name || entry.path == kOwnErofsName;
+    files.own_names = files.own_names || own;
+    if (entry.path == kExt4Name || entry.path == kOwnExt4Name) to_ = &files.ext4_fs_meta;
+    if (entry.path == kErofsName || entry.path == kOwnErofsName) to_ = &files.erofs_fs_meta;
     if (entry.path == kGzipName || entry.path == kMembersName) to_ = &files.gzip_meta;
     if (entry.path == kZstdName) to_ = &files.zstd_index;
     if (entry.path == kChunksName) to_ = &files.chunk_digests;
@@ -142,11 +146,17 @@ Result<MetaLayerDescription> ParseDescription(const std::string& json) {
                               j["dataBytes"].get<uint64_t>(), version};
 }
 
+const char* FsMetaName(FsType type, bool own_name) {
+  if (type == FsType::kErofs) return own_name ? kOwnErofsName : kErofsName;
+  return own_name ? kOwnExt4Name : kExt4Name;
+}
+
 Result<PackedMetaLayer> PackMetaLayer(const MetaLayerFiles& files) {
   TarGzipWriter tar;
-  if (!files.ext4_fs_meta.empty()) tar.AddMember(kExt4Name, files.ext4_fs_meta);
-  if (!files.erofs_fs_meta.empty()) tar.AddMember(kErofsName, files.erofs_fs_meta);
-  tar.AddMember(kMarkerName, {});
+  const bool own = files.own_names;
+  if (!files.ext4_fs_meta.empty()) tar.AddMember(FsMetaName(FsType::kExt4, own), files.ext4_fs_meta);
+  if (!files.erofs_fs_meta.empty()) tar.AddMember(FsMetaName(FsType::kErofs, own), files.erofs_fs_meta);
+  if (!own) tar.AddMember(kMarkerName, {});
   if (!files.gzip_meta.empty())
     tar.AddMember(IsMembersIndex(files.gzip_meta) ? kMembersName : kGzipName, files.gzip_meta);
   if (!files.zstd_index.empty()) tar.AddMember(kZstdName, files.zstd_index);

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Meta layers: the tar.gz that the registry holds for one layer of the original
 // image. Members: ext4.fs.meta or erofs.fs.meta, .turbo.ociv1 (empty), gzip.meta
-// (gzip layers only), then ours: fastoci.json and fastoci.chunks. Instead of
-// gzip.meta, a blob of several gzip members has our fastoci.gzip, one of zstd our
-// fastoci.zstd. Readers of the format take the names they know.
+// (gzip layers only), then ours: fastoci.json and fastoci.chunks. Readers of the
+// format take the names they know.
+//
+// turboOCI cannot describe a blob of several gzip members or of zstd. The meta layer
+// of such a blob has fastoci.gzip or fastoci.zstd instead of gzip.meta, and
+// fastoci.ext4 or fastoci.erofs instead of the fs.meta, so that a reader of turboOCI
+// finds no file system rather than one with wrong contents.
 #ifndef FASTOCI_IMAGE_META_LAYER_H_
 #define FASTOCI_IMAGE_META_LAYER_H_
 
@@ -14,12 +18,13 @@
 #include "base/digest.h"
 #include "base/result.h"
 #include "codec/read_at.h"
+#include "image/fs_type.h"
 
 namespace fastoci {
 
 // Of what the convertor writes: the same version and the same input give the same
 // bytes. A rebuild needs it.
-inline constexpr uint64_t kConvertorFormatVersion = 2;
+inline constexpr uint64_t kConvertorFormatVersion = 3;
 
 // What fastoci.json says; written with sorted keys, so that it has one form.
 struct MetaLayerDescription {
@@ -35,11 +40,15 @@ Result<MetaLayerDescription> ParseDescription(const std::string& json);
 
 struct MetaLayerFiles {
   Bytes ext4_fs_meta, erofs_fs_meta;  // as stored: bare LSMT or in a ZFile; empty: absent
+  bool own_names = false;             // they are fastoci.ext4 and fastoci.erofs
   Bytes gzip_meta;                    // gzip.meta or fastoci.gzip; empty: absent
   Bytes zstd_index;                   // fastoci.zstd; empty: absent
   std::string description;            // fastoci.json; empty: absent
   Bytes chunk_digests;                // fastoci.chunks; empty: absent
 };
+
+// What the file system's metadata is called in the tar.
+const char* FsMetaName(FsType type, bool own_name);
 
 struct PackedMetaLayer {
   Bytes data;              // the tar.gz

@@ -3,9 +3,13 @@
 
 #include <sys/utsname.h>
 
+#include <algorithm>
+
 #include "base/digest.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "image/assemble.h"
+#include "image/blob_codec.h"
 
 namespace fastoci {
 namespace {
@@ -31,9 +35,11 @@ constexpr size_t kMaxIndexEntries = 1000;
 constexpr uint64_t kDefaultVsizeGib = 64;
 constexpr char kAnnotationPrefix[] = "containerd.io/snapshot/overlaybd/";
 constexpr char kTurboVersion[] = "0.1.0-turbo.ociv1", kNativeVersion[] = "0.1.0";
+constexpr char kOwnVersion[] = "0.2.0-fastoci";  // of meta layers that turboOCI does not know
 
+// Bytes that are not UTF-8 become U+FFFD, as docker and containerd read them.
 Result<Json> ParseObject(const std::string& body, const char* what) {
-  Json j = Json::parse(body, nullptr, false);
+  Json j = Json::parse(ReplaceBadUtf8(body), nullptr, false);
   if (!j.is_object()) return InvalidError(std::string(what) + " is not a JSON object");
   return j;
 }
@@ -66,6 +72,11 @@ std::string HostArch() {
   if (machine == "x86_64") return "amd64";
   if (machine == "aarch64") return "arm64";
   return machine;
+}
+
+bool IsManifestType(const std::string& type) {
+  return type.empty() || type == kOciManifestType || type == kDockerManifestType || type == kOciIndexType ||
+         type == kDockerIndexType;
 }
 
 Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& body) {
@@ -117,16 +128,27 @@ Result<std::string> KeeperManifest(const std::string& body, const std::string& d
   return Dump(j);
 }
 
+bool IsImageManifest(const std::string& body) {
+  auto j = ParseObject(body, "the manifest");
+  if (!j.ok()) return false;
+  const std::string config = JsonText(JsonChild(*j, "config"), "mediaType");
+  if (config != kOciConfigType && config != kDockerConfigType) return false;
+  const Json& layers = JsonChild(*j, "layers");
+  if (!layers.is_array() || layers.empty()) return true;
+  return std::any_of(layers.begin(), layers.end(),
+                     [](const Json& layer) { return IsLayerMediaType(JsonText(layer, "mediaType")); });
+}
+
 Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
   auto version = j.find("schemaVersion");
   if (version == j.end() || *version != 2)
-    return Error{ErrorKind::kUnsupported, EINVAL, "a manifest of schema version 2 is needed"};
+    return Error{ErrorKind::kUnsupported, EINVAL, "the manifest is not of schema version 2; push the image again with a current tool"};
   OriginalImage image;
   FASTOCI_TRY(image.config, ParseDescriptor(j, "config"));
   auto layers = j.find("layers");
-  if (layers == j.end() || !layers->is_array() || layers->empty())
-    return InvalidError("the manifest has no layers");
+  if (layers == j.end() || layers->is_null()) return image;
+  if (!layers->is_array()) return InvalidError("the manifest's layers are not a list");
   if (layers->size() > kMaxAssembleLayers)
     return InvalidError("the image has " + std::to_string(layers->size()) + " layers; at most " +
                         std::to_string(kMaxAssembleLayers) + " can be stacked");
@@ -135,10 +157,11 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
     FASTOCI_TRY(Descriptor d, ParseDescriptor(wrapped, "layers"));
     if (layer.contains("annotations") &&
         !JsonText(layer["annotations"], "containerd.io/snapshot/overlaybd/version").empty())
-      return Error{ErrorKind::kUnsupported, EINVAL, "the image is a converted one already"};
-    Result<fastoci_codec> codec = CodecOfMediaType(d.media_type);
-    if (!codec.ok())
-      return codec.error().Wrap("layer " + std::to_string(image.layers.size() + 1) + " (" + d.digest + ")");
+      return Error{ErrorKind::kUnsupported, EINVAL, "the image was converted before; name the original image"};
+    if (!IsLayerMediaType(d.media_type))
+      return CodecOfMediaType(d.media_type)
+          .error()
+          .Wrap("layer " + std::to_string(image.layers.size() + 1) + " (" + d.digest + ")");
     image.layers.push_back(std::move(d));
   }
   return image;
@@ -147,9 +170,9 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
 Result<std::vector<std::string>> DiffIds(const std::string& config) {
   FASTOCI_TRY(Json j, ParseObject(config, "the image's config"));
   std::vector<std::string> ids;
-  if (!j.contains("rootfs") || !j["rootfs"].is_object() || !j["rootfs"].contains("diff_ids") ||
-      !j["rootfs"]["diff_ids"].is_array())
-    return InvalidError("the image's config has no diff ids");
+  if (!j.contains("rootfs") || !j["rootfs"].is_object()) return InvalidError("the image's config has no rootfs");
+  if (!j["rootfs"].contains("diff_ids") || j["rootfs"]["diff_ids"].is_null()) return ids;  // no layers
+  if (!j["rootfs"]["diff_ids"].is_array()) return InvalidError("the image's config has no diff ids");
   for (const Json& id : j["rootfs"]["diff_ids"]) {
     if (!id.is_string()) return InvalidError("the image's config has a bad diff id");
     ids.push_back(id.get<std::string>());
@@ -186,17 +209,21 @@ std::string ConvertedManifest(const ManifestOptions& options, const Descriptor& 
   for (const ConvertedLayer& layer : layers) {
     const bool meta = turbo && !layer.base;
     Json d = ToJson(layer.made, meta ? layer_type : tar_type);
-    Json notes = {{prefix + "blob-digest", layer.made.digest},
-                  {prefix + "blob-size", std::to_string(layer.made.bytes)}};
+    Json notes = Json::object();
+    // overlaybd's snapshotter fails the pull of a layer with a target and without these two; with them it would take the
+    // target for a plain tar or for one gzip member, and show wrong bytes.
+    if (!(meta && layer.beyond_turbo)) {
+      notes[prefix + "blob-digest"] = layer.made.digest;
+      notes[prefix + "blob-size"] = std::to_string(layer.made.bytes);
+    }
     if (meta) {
       notes[prefix + "turbo-oci/target-digest"] = layer.target.digest;
       notes[prefix + "turbo-oci/target-media-type"] = layer.target.media_type;
-    } else if (!layer.base) {
-      if (options.erofs) notes[prefix + "blob-fs-type"] = "erofs";
-      if (options.vsize_gib != kDefaultVsizeGib)
-        notes[prefix + "vsize"] = std::to_string(options.vsize_gib);
+    } else if (!layer.base && options.vsize_gib != kDefaultVsizeGib) {
+      notes[prefix + "vsize"] = std::to_string(options.vsize_gib);
     }
-    notes[prefix + "version"] = meta ? kTurboVersion : kNativeVersion;
+    if (!meta && options.erofs) notes[prefix + "blob-fs-type"] = "erofs";
+    notes[prefix + "version"] = !meta ? kNativeVersion : layer.beyond_turbo ? kOwnVersion : kTurboVersion;
     d["annotations"] = std::move(notes);
     j["layers"].push_back(std::move(d));
   }

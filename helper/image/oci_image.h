@@ -23,7 +23,11 @@ struct OriginalImage {
   std::vector<Descriptor> layers;  // bottom first
 };
 
-// kUnsupported for what is not an image's manifest.
+// Whether body is the manifest of an image. Its config's type must say so. If it has
+// layers, at least one must have a type of images' layers, which those of attestations do
+// not have.
+bool IsImageManifest(const std::string& body);
+// kUnsupported for what is not an image's manifest. An image may have no layers.
 Result<OriginalImage> ParseOriginalManifest(const std::string& body);
 
 // What an index names.
@@ -32,11 +36,13 @@ struct IndexEntry {
   std::string os, arch;      // "" if it has no platform
   bool attestation = false;  // about an image, not one
 };
+// Whether a descriptor of that type may name an image or an index; "" may.
+bool IsManifestType(const std::string& media_type);
 // Null if body is not an index.
 Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& body);
-// body with other manifests (and descriptors' media types) in place of some of
-// its own: replaced[i] of entry i, unless its digest is empty. Platforms and all
-// else stay.
+// Returns body with other manifests in place of some of its own: entry i gets the digest,
+// size and media type of replaced[i], unless that digest is empty. Platforms and
+// everything else stay.
 Result<std::string> ConvertedIndex(const std::string& body, const std::vector<Descriptor>& replaced,
                                    bool oci, const Descriptor& subject,
                                    const std::string& artifact_type);
@@ -44,7 +50,6 @@ std::string IndexMediaType(bool oci);
 // body with an annotation that says why it is there twice: the same image under
 // another digest.
 Result<std::string> KeeperManifest(const std::string& body, const std::string& digest);
-// GOARCH of this machine.
 // GOARCH of this machine.
 std::string HostArch();
 Result<std::vector<std::string>> DiffIds(const std::string& config);
@@ -56,6 +61,7 @@ struct ConvertedLayer {
   std::string diff_id;
   Descriptor target;  // the original layer
   bool base = false;  // a base layer, below what is made: native in each format, of no original
+  bool beyond_turbo = false;  // a meta layer that overlaybd must not take: turboOCI cannot describe its target
 };
 
 // The original config with the new layers' diff ids; all else stays.

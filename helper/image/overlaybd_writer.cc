@@ -60,8 +60,8 @@ Status OverlaybdWriter::Begin(uint64_t tar_sector) {
 
 Status OverlaybdWriter::Append(ByteSpan data) { return Write(data); }
 
-// From sectors of the tar and of content.data to sectors of the LSMT file, in
-// which content.data is what comes next.
+// Maps sectors of the tar and of content.data to sectors of the LSMT file, where
+// content.data is written next.
 Result<LsmtSegments> OverlaybdWriter::Translate(const LsmtContent& content) const {
   LsmtSegments out;
   out.reserve(content.segments.size());

@@ -32,8 +32,8 @@ class OverlaybdWriter {
   // directory: where the file gets its space.
   static Result<std::unique_ptr<OverlaybdWriter>> Create(const std::string& directory,
                                                          const LsmtFileOptions& options);
-  // Content that begins at a sector of the tar, in ascending order; `data` goes
-  // on where the last call's ended until Begin() is called again.
+  // Begins content that starts at this sector of the tar; the sectors ascend. What
+  // Append() gets continues it until Begin() is called again.
   Status Begin(uint64_t tar_sector);
   Status Append(ByteSpan data);
   // The writer is used up.

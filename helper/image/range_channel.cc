@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image/range_channel.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <algorithm>
 #include <string>
 #include <vector>
+
+#include "base/packet.h"
 
 namespace fastoci {
 namespace {
@@ -113,12 +116,15 @@ Status RangeFile::ReadAt(uint64_t offset, std::span<uint8_t> out) const {
   return OkStatus();
 }
 
-Status ServeRanges(int socket, std::span<const ReadAtFile* const> files, uint64_t max_bytes) {
+Status ServeRanges(int socket, std::span<const ReadAtFile* const> files, uint64_t max_bytes,
+                   int stall_ms) {
   std::vector<uint64_t> given(files.size());
   Bytes data;
   for (;;) {
     uint8_t request[kRequestBytes];
     bool ended = false;
+    FASTOCI_TRY(const bool asks, WaitFor(socket, POLLIN, stall_ms));
+    if (!asks) return Error{ErrorKind::kUnavailable, ETIMEDOUT, "range channel: the sandbox stalls"};
     FASTOCI_CHECK_OK(Receive(socket, request, &ended));
     if (ended) return OkStatus();
     ByteReader r(request);

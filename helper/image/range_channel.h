@@ -38,9 +38,11 @@ class RangeFile : public ReadAtFile {
   mutable std::list<std::pair<uint64_t, Bytes>> kept_;  // by offset; used last first
 };
 
-// The other end: answers until the sandbox closes its end. files: by layer, null
-// where nothing may be asked for. max_bytes: of one layer, in all.
-Status ServeRanges(int socket, std::span<const ReadAtFile* const> files, uint64_t max_bytes);
+// The other end: answers until the sandbox closes its end. files: by layer; null if the
+// sandbox may not ask for that layer. max_bytes: how much it may ask for of one layer in
+// all. ETIMEDOUT: the sandbox asked for nothing for stall_ms (-1: no limit).
+Status ServeRanges(int socket, std::span<const ReadAtFile* const> files, uint64_t max_bytes,
+                   int stall_ms = -1);
 
 }  // namespace fastoci
 

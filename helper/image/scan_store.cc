@@ -17,7 +17,7 @@ constexpr char kMagic[] = "FOCISCAN";
 constexpr size_t kMagicBytes = sizeof(kMagic) - 1;
 constexpr uint64_t kMaxRecordBytes = 1ULL << 30;
 
-// What a record must have been made of to be used.
+// A record is used only if these values are those of its layer.
 Json KeyOf(const LayerSource& layer) {
   return {{"convertor", kConvertorFormatVersion},
           {"digest", layer.digest},
@@ -44,6 +44,7 @@ std::optional<LayerScan> Parse(const std::string& record, const LayerSource& lay
   LayerScan scan;
   scan.tar_bytes = JsonNumber(j, "tarBytes");
   scan.diff_id = JsonText(j, "diffId");
+  scan.target_media_type = JsonText(j, "targetMediaType");
   scan.beyond_turbo = JsonText(j, "beyondTurbo");
   scan.gzip_meta = part("gzipMeta");
   scan.zstd_index = part("zstdIndex");
@@ -82,6 +83,7 @@ Status ScanStore::Put(const LayerSource& layer, const LayerScan& scan) const {
   const std::string text = Json{{"of", KeyOf(layer)},
                                 {"tarBytes", scan.tar_bytes},
                                 {"diffId", scan.diff_id},
+                                {"targetMediaType", scan.target_media_type},
                                 {"beyondTurbo", scan.beyond_turbo},
                                 {"gzipMeta", scan.gzip_meta.size()},
                                 {"zstdIndex", scan.zstd_index.size()},

@@ -62,7 +62,7 @@ void SkeletonWriter::Begin(ByteSpan tar) {
 void SkeletonWriter::OnData(const TarEntry& entry, uint64_t offset, uint64_t bytes) {
   Context& c = *context_;
   if (entry.sparse || c.given_up) return;
-  // The last sector stays if it is a part of one: it may have to be copied.
+  // A last sector that is not complete is kept, because it may have to be copied.
   const uint64_t whole = entry.data_bytes / kTarBlockBytes * kTarBlockBytes;
   const uint64_t begin = std::max(entry.data_offset + offset, c.offset);
   const uint64_t end = std::min(entry.data_offset + std::min(offset + bytes, whole),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Skeleton: a layer's tar stream with zeros for the data of its files, but for
-// what a FileMapping may copy (see there): all that the conversion needs of the
-// tar once its digests are known, and about as large as its headers. Compressed
-// with zstd.
+// A skeleton is a layer's tar stream with zeros in the place of the files' data. Only
+// the data that a FileMapping may copy is kept. Once the digests are known, the
+// conversion needs nothing else of the tar. A skeleton is compressed with zstd, and
+// then about as large as the tar's headers.
 #ifndef FASTOCI_IMAGE_SKELETON_H_
 #define FASTOCI_IMAGE_SKELETON_H_
 
@@ -18,7 +18,7 @@
 
 namespace fastoci {
 
-// What is larger is given up; such a layer is scanned each time.
+// A larger one is given up, and its layer is scanned each time.
 inline constexpr size_t kMaxSkeletonBytes = 256 << 20;
 
 class SkeletonWriter {
@@ -28,13 +28,13 @@ class SkeletonWriter {
   SkeletonWriter& operator=(SkeletonWriter&&) noexcept;
   ~SkeletonWriter();
 
-  // The next bytes of the tar begin; they must stay until End().
+  // The next bytes of the tar. They must not change until End().
   void Begin(ByteSpan tar);
-  // So many bytes of these, from that offset of the stored data on, are the
-  // entry's. What lies outside of them is ignored.
+  // Says that `bytes` bytes from `offset` of the entry's stored data on are data. Those
+  // outside of what Begin() was given are ignored.
   void OnData(const TarEntry& entry, uint64_t offset, uint64_t bytes);
   Status End();
-  // Empty: it became too large.
+  // Returns nothing if the skeleton became too large.
   Result<Bytes> Finish();
 
  private:
@@ -43,8 +43,8 @@ class SkeletonWriter {
   std::unique_ptr<Context> context_;
 };
 
-// Calls sink with the stream, piece by piece. Fails unless there are tar_bytes of
-// it.
+// Calls sink with the stream, piece by piece. Fails if the stream has not tar_bytes
+// bytes.
 Status ReadSkeleton(ByteSpan skeleton, uint64_t tar_bytes,
                     const std::function<Status(ByteSpan)>& sink);
 

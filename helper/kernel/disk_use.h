@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the block layer counts of FastOCI's devices, out of sysfs: no I/O of a
-// device, and no lock of device-mapper, is waited for.
+// The block layer's counters of FastOCI's devices, read from sysfs. Reading them waits
+// neither for the I/O of a device nor for a lock of device-mapper.
 #ifndef FASTOCI_KERNEL_DISK_USE_H_
 #define FASTOCI_KERNEL_DISK_USE_H_
 
@@ -17,7 +17,7 @@ struct DiskUse {
   uint64_t read_bytes = 0;      // since it was made, hits and misses
 };
 
-// Devices whose UUID is FastOCI's. Those that go meanwhile are left out.
+// The devices whose UUID is FastOCI's. Devices that are removed meanwhile are left out.
 std::vector<DiskUse> FastociDisks(const std::string& sysfs = "/sys");
 
 }  // namespace fastoci

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <libdevmapper.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cctype>
@@ -13,9 +12,11 @@
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
+#include <mutex>
 #include <sstream>
 #include <thread>
 
+#include "base/process.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
@@ -28,7 +29,12 @@ constexpr size_t kMaxListBytes = 1 << 20;
 using Clock = std::chrono::steady_clock;
 using TaskPtr = std::unique_ptr<struct dm_task, decltype(&dm_task_destroy)>;
 
-// libdevmapper's last complaint; it logs from the calling thread.
+// libdevmapper has a state of its own: one call at a time. Recursive, as calls here use
+// each other; never held over a pause between two tries.
+std::recursive_mutex library_mutex;
+using LibraryLock = std::lock_guard<std::recursive_mutex>;
+
+// libdevmapper's last complaint; it logs from the calling thread, which holds the mutex.
 std::string last_log;
 
 void KeepLog(int level, const char*, int, int, const char* format, ...) {
@@ -55,9 +61,22 @@ TaskPtr NewTask(int type) {
   return TaskPtr(dm_task_create(type), &dm_task_destroy);
 }
 
+// libdevmapper opens its control device first, and the kernel loads dm-mod for
+// that if it can: what is not there after a call is not to be had.
+bool HasDeviceMapper() {
+  auto misc = ReadFile("/proc/misc", kMaxListBytes);
+  return !misc.ok() || misc->find("device-mapper") != std::string::npos;
+}
+
 Error TaskError(struct dm_task* task, const std::string& what) {
   int err = task ? dm_task_get_errno(task) : ENOMEM;
   std::string message = what;
+  if (::geteuid() == 0 && !HasDeviceMapper()) {
+    // What libdevmapper says then is of versions that nobody can compare.
+    return {ErrorKind::kUnsupported, ENODEV,
+            what + ": the running kernel has no device-mapper; load it with `modprobe dm-mod`, or "
+                   "boot a kernel that has it"};
+  }
   if (!last_log.empty()) message += ": " + last_log;
   if (err == ENXIO || err == ENOENT) return {ErrorKind::kNotFound, err, message};
   if (err == EPERM || err == EACCES || ::geteuid() != 0) {
@@ -130,25 +149,18 @@ class KernelLogTail {
 };
 
 Status Modprobe(const std::string& module) {
-  pid_t pid = ::fork();
-  if (pid < 0) return ErrnoError("fork");
-  if (pid == 0) {
-    int null = ::open("/dev/null", O_RDWR);
-    ::dup2(null, 0);
-    ::dup2(null, 1);
-    ::dup2(null, 2);
-    ::execlp("modprobe", "modprobe", "-q", module.c_str(), nullptr);
-    ::execl("/sbin/modprobe", "modprobe", "-q", module.c_str(), nullptr);
-    ::_exit(127);
+  Error failed{ErrorKind::kUnsupported, ENOENT, "modprobe " + module + " failed"};
+  for (const char* program : {"/usr/sbin/modprobe", "/sbin/modprobe"}) {
+    auto pid = StartProgram(program, {.args = {"-q", module}, .quiet = true});
+    if (!pid.ok()) continue;
+    auto status = WaitForChild(*pid, -1);
+    return status.ok() && *status == 0 ? OkStatus() : Status(failed);
   }
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return OkStatus();
-  return Error{ErrorKind::kUnsupported, ENOENT, "modprobe " + module + " failed"};
+  return failed;
 }
 
 bool HasTarget(const std::string& target) {
+  LibraryLock lock(library_mutex);
   TaskPtr task = NewTask(DM_DEVICE_LIST_VERSIONS);
   if (!task || !dm_task_run(task.get())) return false;
   const struct dm_versions* v = dm_task_get_versions(task.get());
@@ -161,6 +173,7 @@ bool HasTarget(const std::string& target) {
 }
 
 Result<std::string> TargetLine(int type, const std::string& name) {
+  LibraryLock lock(library_mutex);
   FASTOCI_TRY(TaskPtr task, NamedTask(type, name));
   dm_task_no_flush(task.get());
   dm_task_no_open_count(task.get());
@@ -177,6 +190,7 @@ Result<std::string> TargetLine(int type, const std::string& name) {
 }
 
 Status SimpleTask(int type, const std::string& name, const std::string& what) {
+  LibraryLock lock(library_mutex);
   FASTOCI_TRY(TaskPtr task, NamedTask(type, name));
   if (type == DM_DEVICE_SUSPEND) {
     dm_task_no_flush(task.get());
@@ -204,6 +218,7 @@ Status DmRequireTarget(const std::string& target) {
 }
 
 Status DmCreate(const std::string& name, const std::string& uuid, const DmTable& table) {
+  LibraryLock lock(library_mutex);
   FASTOCI_TRY(TaskPtr task, NamedTask(DM_DEVICE_CREATE, name));
   if (!dm_task_set_uuid(task.get(), uuid.c_str()) ||
       (table.read_only && !dm_task_set_ro(task.get())) ||
@@ -216,7 +231,7 @@ Status DmCreate(const std::string& name, const std::string& uuid, const DmTable&
   KernelLogTail log;
   if (RunWithUdev(task.get())) return OkStatus();
   Error error = TaskError(task.get(), "create " + name);
-  // A reason that is in the kernel's own words is worth more than an errno.
+  // The kernel's own words say more than an errno.
   std::string reason = log.Since(table.target);
   if (reason.empty()) reason = log.Since("device-mapper");
   if (!reason.empty()) error.message += " (kernel: " + reason + ")";
@@ -224,6 +239,7 @@ Status DmCreate(const std::string& name, const std::string& uuid, const DmTable&
 }
 
 Result<DmDevice> DmInfo(const std::string& name) {
+  LibraryLock lock(library_mutex);
   FASTOCI_TRY(TaskPtr task, NamedTask(DM_DEVICE_INFO, name));
   if (!dm_task_run(task.get())) return TaskError(task.get(), "look for " + name);
   struct dm_info info = {};
@@ -243,6 +259,7 @@ Result<DmDevice> DmInfo(const std::string& name) {
 }
 
 Result<std::vector<DmDevice>> DmList(const std::string& uuid_prefix) {
+  LibraryLock lock(library_mutex);
   TaskPtr task = NewTask(DM_DEVICE_LIST);
   if (!task || !dm_task_run(task.get())) return TaskError(task.get(), "list the devices");
   std::vector<DmDevice> found;
@@ -272,6 +289,7 @@ Result<std::string> DmTargetTable(const std::string& name) {
 }
 
 Status DmMessage(const std::string& name, const std::string& text) {
+  LibraryLock lock(library_mutex);
   FASTOCI_TRY(TaskPtr task, NamedTask(DM_DEVICE_TARGET_MSG, name));
   if (!dm_task_set_sector(task.get(), 0) || !dm_task_set_message(task.get(), text.c_str()) ||
       !dm_task_run(task.get())) {

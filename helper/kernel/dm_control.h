@@ -2,10 +2,11 @@
 // DeviceMapper calls through libdevmapper: our devices have one target, a
 // read-only table, a name "fastoci-<image>" and a UUID "FASTOCI-<image>".
 //
-// Udev, where it runs, is told to leave the devices alone (disk and other rules
-// off); where it does not, libdevmapper makes the nodes. No wait for udev is
-// unbounded. Every suspend is one without flushing: a flushing one would wait
-// for reads that only a helper can end. Not thread-safe: libdevmapper is not.
+// If udev runs, it is told to leave the devices alone (disk and other rules off). If it
+// does not run, libdevmapper makes the nodes. Each wait for udev has a limit. Every
+// suspend is without flushing, because a flushing one would wait for reads that only a
+// helper can end. The functions are thread-safe. libdevmapper is not, so one thread at a
+// time calls it.
 #ifndef FASTOCI_KERNEL_DM_CONTROL_H_
 #define FASTOCI_KERNEL_DM_CONTROL_H_
 
@@ -40,8 +41,9 @@ struct DmTable {
 
 // kUnsupported if the kernel has no such target; tries to load dm-<target>.
 Status DmRequireTarget(const std::string& target);
-// Creates, loads and resumes; nothing is left if that fails. EEXIST in err if
-// the name or the UUID is taken. The message quotes the kernel log's reason.
+// Creates a device, loads its table and resumes it. If that fails, no device is left.
+// EEXIST in err if the name or the UUID is taken. The message quotes the kernel log's
+// reason.
 Status DmCreate(const std::string& name, const std::string& uuid, const DmTable& table);
 Result<DmDevice> DmInfo(const std::string& name);  // kNotFound
 // All devices whose UUID begins with uuid_prefix.
@@ -52,8 +54,8 @@ Result<std::string> DmTargetTable(const std::string& name);
 Status DmMessage(const std::string& name, const std::string& text);
 Status DmSuspend(const std::string& name);  // no flush, no freeze of the file system
 Status DmResume(const std::string& name);
-// Tries again while the device is open, until timeout_ms are over: then EBUSY
-// in err. kNotFound if there is none.
+// Removes the device. While it is open, tries again for timeout_ms, then returns EBUSY in
+// err. kNotFound if there is no such device.
 Status DmRemove(const std::string& name, int64_t timeout_ms);
 
 std::string DmNodePath(const std::string& name);  // /dev/mapper/<name>

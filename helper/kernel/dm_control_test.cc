@@ -2,6 +2,9 @@
 #include "kernel/dm_control.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "base/unique_fd.h"
 
 namespace fastoci {
 namespace {
@@ -40,6 +43,18 @@ TEST(PolicyMessage, TurnsAStatusWordIntoTheMessageThatSetsIt) {
   EXPECT_EQ(*PolicyMessage("hold"), "hold");
   EXPECT_EQ(*PolicyMessage("fail_after_ms:0"), "fail_after_ms 0");
   EXPECT_FALSE(PolicyMessage("later").ok());
+}
+
+TEST(DmList, SaysWhatIsMissingWhereThereIsNoDeviceMapper) {
+  auto misc = ReadFile("/proc/misc", 1 << 20);
+  if (!misc.ok() || misc->find("device-mapper") != std::string::npos || ::geteuid() != 0)
+    GTEST_SKIP() << "needs root, and a kernel without device-mapper";
+  auto devices = DmList("FASTOCI-");
+  if (devices.ok()) GTEST_SKIP() << "it was loaded for this";
+  EXPECT_EQ(devices.error().kind, ErrorKind::kUnsupported);
+  EXPECT_EQ(devices.error().message.find("list the devices: the running kernel has no device-mapper"), 0U)
+      << devices.error().message;
+  EXPECT_EQ(devices.error().message.find("libdevmapper"), std::string::npos);
 }
 
 TEST(IsImageName, TakesWhatIsSafeInAPathAndADeviceName) {

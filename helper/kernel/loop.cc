@@ -106,11 +106,14 @@ LoopDevice Told(const std::string& path, bool direct_io) {
 
 }  // namespace
 
-Result<AutoclearLoop> AutoclearLoop::Open(const std::string& file) {
-  UniqueFd backing(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+Result<AutoclearLoop> AutoclearLoop::Open(const std::string& file) { return Open(file, O_RDONLY, LO_FLAGS_READ_ONLY); }
+
+Result<AutoclearLoop> AutoclearLoop::OpenWritable(const std::string& file) { return Open(file, O_RDWR, 0); }
+
+Result<AutoclearLoop> AutoclearLoop::Open(const std::string& file, int mode, uint32_t flags) {
+  UniqueFd backing(::open(file.c_str(), mode | O_CLOEXEC));
   if (!backing.valid()) return ErrnoError("open " + file);
-  FASTOCI_TRY(Bound bound,
-              Bind(backing, file, O_RDONLY, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR));
+  FASTOCI_TRY(Bound bound, Bind(backing, file, mode, flags | LO_FLAGS_AUTOCLEAR));
   AutoclearLoop loop;
   loop.device_ = std::move(bound.device);
   loop.fd_ = std::move(bound.fd);

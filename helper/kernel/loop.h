@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loop devices with 512-byte blocks and direct I/O where it works, over an
-// assembled meta image or the cache file. The driver falls back to buffered I/O
-// silently, so the flag is read back; and where it does not fall back although
-// the file system has no direct I/O (overlayfs takes O_DIRECT for what lies
-// under it; tmpfs has none before 6.6), every read would fail: so one is tried.
+// Loop devices over an assembled meta image or the cache file. They have 512-byte blocks,
+// and direct I/O if that works. Two things are checked for that. The driver may fall back
+// to buffered I/O and not say so; so the flag is read back. On some file systems it does
+// not fall back although they have no direct I/O (overlayfs takes O_DIRECT whatever lies
+// under it; tmpfs has none before 6.6). Then every read would fail; so one read is tried.
 #ifndef FASTOCI_KERNEL_LOOP_H_
 #define FASTOCI_KERNEL_LOOP_H_
 
@@ -15,32 +15,33 @@
 
 namespace fastoci {
 
-// Read-only. The kernel frees it at its last close: the device-mapper table that
-// holds it is all that keeps it, so that nothing leaks whenever and however we
-// die.
+// A loop device that the kernel frees at its last close. In the end only the
+// device-mapper table holds it, so nothing leaks, whenever and however this process dies.
 class AutoclearLoop {
  public:
-  static Result<AutoclearLoop> Open(const std::string& file);
+  static Result<AutoclearLoop> Open(const std::string& file);  // read-only
+  static Result<AutoclearLoop> OpenWritable(const std::string& file);
   const std::string& device() const { return device_; }  // "/dev/loop3"
   bool direct_io() const { return direct_io_; }
 
  private:
   AutoclearLoop() = default;
+  static Result<AutoclearLoop> Open(const std::string& file, int mode, uint32_t flags);
   std::string device_;
   UniqueFd fd_;
   bool direct_io_ = false;
 };
 
-// The cache's, which outlives this process.
+// The loop device of the cache file. It outlives this process.
 struct LoopDevice {
   std::string path;
   bool direct_io = false;  // if not, a warning was logged
 };
-// Makes the file (sparse, size_bytes) if it does not exist; an existing one
-// keeps its size. Finds the loop device that the file is bound to already,
-// which live images may hold, or binds a free one.
+// Makes the file (sparse, size_bytes) if it does not exist. An existing file keeps its
+// size. Returns the loop device to which the file is bound already, because live images
+// may hold that one; otherwise binds a free one.
 Result<LoopDevice> AttachLoop(const std::string& file, uint64_t size_bytes);
-// Unbinds when its last user is gone.
+// Unbinds the device when its last user is gone.
 Status DetachLoop(const std::string& device);
 
 // The file behind /dev/loop<minor>, "" if that is not bound.

@@ -86,7 +86,7 @@ Result<std::unique_ptr<NetlinkLink>> NetlinkLink::Open(KernelEvents* events) {
   if (err < 0) return Error{ErrorKind::kIo, EIO, std::string("netlink: ") + nl_geterror(err)};
   link->family_ = genl_ctrl_resolve(link->sock_, FASTOCI_GENL_NAME);
   if (link->family_ < 0)
-    return NotFoundError("netlink: no family \"fastoci\": is the dm-fastoci module loaded?");
+    return NotFoundError("netlink: no family \"fastoci\": the module dm-fastoci is not loaded; try: modprobe dm-fastoci");
   int fd = nl_socket_get_fd(link->sock_);
   int bytes = kReceiveBufferBytes, one = 1;
   if (::setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes)) != 0)
@@ -120,7 +120,7 @@ Result<std::vector<Bytes>> NetlinkLink::Send(Message message, const char* what, 
   if (!message)
     return Error{ErrorKind::kInternal, ENOMEM, std::string("kernel: ") + what + ": no memory"};
   nlmsghdr* nlh = nlmsg_hdr(message.get());
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (next_seq_ == 0 || calls_.count(next_seq_)) next_seq_++;  // 0 marks events
   const uint32_t seq = nlh->nlmsg_seq = next_seq_++;
   if (wait) {
@@ -139,14 +139,14 @@ Result<std::vector<Bytes>> NetlinkLink::Send(Message message, const char* what, 
   if (!wait) return std::vector<Bytes>();
   for (uint64_t parts = ~0ULL; !calls_[seq].done && calls_[seq].nr_parts != parts;) {
     parts = calls_[seq].nr_parts;
-    changed_.wait_for(lock, std::chrono::milliseconds(kReplyTimeoutMs),
-                      [&] { return calls_[seq].done; });
+    changed_.WaitFor(mutex_, std::chrono::milliseconds(kReplyTimeoutMs),
+                     [&]() REQUIRES(mutex_) { return calls_[seq].done; });
   }
   Call call = std::move(calls_[seq]);
   calls_.erase(seq);
   if (!call.done)
     return Error{ErrorKind::kUnavailable, ETIMEDOUT, std::string("kernel: ") + what + ": no reply"};
-  lock.unlock();
+  lock.Unlock();
   if (call.err == -ESTALE) events_->OnReplaced();
   if (call.err) return KernelError(what, call.err, call.ext_ack);
   return std::move(call.messages);
@@ -185,10 +185,10 @@ void NetlinkLink::Receive() {
   }
 }
 
-// The socket reports what once went wrong on it, and works on: ENOBUFS when an event found no room,
-// ENOMEM and others when a dump could not go on. EINVAL is no loss: recvmsg() finds a dump under
-// way, whose last part the thread that asked for it takes first (net/netlink/af_netlink.c,
-// netlink_dump()). False: it does not work on.
+// Returns false if the socket does not work any more. It still works after these errors:
+// ENOBUFS: an event found no room. ENOMEM and others: a dump could not go on. EINVAL: nothing was
+// lost; recvmsg() met a dump under way, and the thread that asked for the dump took its last part
+// first (net/netlink/af_netlink.c, netlink_dump()).
 bool NetlinkLink::OnReceiveError(int err, int in_a_row) {
   if (err == EBADF || err == ENOTSOCK || in_a_row >= kMaxReceiveErrors) {
     Log(LogLevel::kError, "netlink: receive: %s", std::strerror(err));
@@ -216,7 +216,7 @@ void NetlinkLink::HandleDatagram(const uint8_t* data, size_t size) {
 
 void NetlinkLink::HandleReply(const nlmsghdr* nlh) {
   const auto* raw = reinterpret_cast<const uint8_t*>(nlh);
-  std::lock_guard lock(mutex_);
+  MutexLock lock(mutex_);
   auto it = calls_.find(nlh->nlmsg_seq);
   if (it == calls_.end()) {
     if (nlh->nlmsg_type == NLMSG_ERROR)
@@ -229,7 +229,7 @@ void NetlinkLink::HandleReply(const nlmsghdr* nlh) {
       std::memcpy(&call.err, raw + NLMSG_HDRLEN, sizeof(int));
     if (nlh->nlmsg_type == NLMSG_DONE && call.err > 0) call.err = 0;
     if (nlh->nlmsg_type == NLMSG_ERROR && (nlh->nlmsg_flags & NLM_F_ACK_TLVS)) {
-      // The echoed request stands first, capped to its header or in full.
+      // The reply begins with the request: its header, or all of it.
       size_t at = NLMSG_HDRLEN + sizeof(nlmsgerr);
       if (!(nlh->nlmsg_flags & NLM_F_CAPPED)) {
         nlmsgerr e;
@@ -249,13 +249,13 @@ void NetlinkLink::HandleReply(const nlmsghdr* nlh) {
       }
     }
     call.done = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
     return;
   }
   call.nr_parts++;
   if (call.part) return (*call.part)(nlh);
   call.messages.emplace_back(raw, raw + nlh->nlmsg_len);
-  // Known before the next event is handled, which may acknowledge.
+  // Set before the next event is handled, because that may send an ACK.
   Attrs attrs;
   const auto* gnlh = static_cast<const genlmsghdr*>(nlmsg_data(nlh));
   if (nlmsg_datalen(nlh) >= static_cast<int>(sizeof(*gnlh)) && gnlh->cmd == FASTOCI_CMD_REGISTER &&
@@ -323,18 +323,37 @@ Result<std::vector<uint32_t>> NetlinkLink::Alloc(uint32_t cache, uint32_t count)
   return slots;
 }
 
-Status NetlinkLink::Return(uint32_t cache, std::span<const uint32_t> slots) {
+Status NetlinkLink::SendSlots(uint8_t cmd, const char* what, uint32_t cache,
+                              std::span<const uint32_t> slots) {
   while (!slots.empty()) {
     auto part = slots.first(std::min<size_t>(slots.size(), FASTOCI_MAX_BATCH));
-    Message m = NewMessage(FASTOCI_CMD_RETURN, 0);
+    Message m = NewMessage(cmd, 0);
     if (m) {
       nla_put_u64(m.get(), FASTOCI_A_GENERATION, generation_);
       nla_put_u32(m.get(), FASTOCI_A_CACHE, cache);
       nla_put(m.get(), FASTOCI_A_SLOTS, static_cast<int>(part.size_bytes()), part.data());
     }
-    FASTOCI_CHECK_OK(Send(std::move(m), "RETURN", true));
+    FASTOCI_CHECK_OK(Send(std::move(m), what, true));
     slots = slots.subspan(part.size());
   }
+  return OkStatus();
+}
+
+Status NetlinkLink::Return(uint32_t cache, std::span<const uint32_t> slots) {
+  return SendSlots(FASTOCI_CMD_RETURN, "RETURN", cache, slots);
+}
+
+Status NetlinkLink::Reuse(uint32_t cache, std::span<const uint32_t> slots) {
+  return SendSlots(FASTOCI_CMD_REUSE, "REUSE", cache, slots);
+}
+
+Status NetlinkLink::ReturnAll(uint32_t cache) {
+  Message m = NewMessage(FASTOCI_CMD_RETURN, 0);
+  if (m) {
+    nla_put_u64(m.get(), FASTOCI_A_GENERATION, generation_);
+    nla_put_u32(m.get(), FASTOCI_A_CACHE, cache);
+  }
+  FASTOCI_CHECK_OK(Send(std::move(m), "RETURN", true));
   return OkStatus();
 }
 
@@ -399,7 +418,7 @@ Status NetlinkLink::Restore(uint32_t cache, const Sha256Digest& space_id, uint64
 // ---- dumps ----
 
 Result<std::vector<Bytes>> NetlinkLink::Dump(uint8_t cmd, const char* what) {
-  std::lock_guard lock(dump_mutex_);
+  MutexLock lock(dump_mutex_);
   return Send(NewMessage(cmd, NLM_F_DUMP), what, true);
 }
 
@@ -417,6 +436,7 @@ Result<std::vector<CacheInfo>> NetlinkLink::GetCaches() {
     c.nr_slots = GetU32(a[FASTOCI_A_NR_SLOTS]);
     c.nr_free = GetU32(a[FASTOCI_A_NR_FREE]);
     c.nr_pending = GetU32(a[FASTOCI_A_NR_PENDING]);
+    c.nr_bad = GetU32(a[FASTOCI_A_NR_BAD]);
     out.push_back(c);
   }
   return out;
@@ -483,7 +503,7 @@ Status NetlinkLink::GetSlots(uint32_t cache, bool clear_accessed,
             .accessed = c[FASTOCI_C_ACCESSED] != nullptr});
     }
   };
-  std::lock_guard lock(dump_mutex_);
+  MutexLock lock(dump_mutex_);
   Message m = NewMessage(FASTOCI_CMD_GET_SLOTS, NLM_F_DUMP);
   if (m) {
     nla_put_u32(m.get(), FASTOCI_A_CACHE, cache);
@@ -494,7 +514,7 @@ Status NetlinkLink::GetSlots(uint32_t cache, bool clear_accessed,
 }
 
 Status NetlinkLink::GetPending() {
-  std::lock_guard lock(dump_mutex_);
+  MutexLock lock(dump_mutex_);
   Message m = NewMessage(FASTOCI_CMD_GET_PENDING, NLM_F_DUMP);
   if (m) nla_put_u64(m.get(), FASTOCI_A_GENERATION, generation_);
   FASTOCI_CHECK_OK(Send(std::move(m), "GET_PENDING", true));

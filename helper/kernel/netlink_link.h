@@ -2,22 +2,22 @@
 // NetlinkLink: KernelLink over the generic netlink family "fastoci".
 //
 // Events and replies share one socket, since the kernel takes commands only
-// from the socket that registered. A receiving thread reads it: what carries
-// no sequence number is an event, the rest wakes the call that waits for that
-// number. Calls wait at most kReplyTimeoutMs, a dump as long for each part. A reply that nobody
-// waits for (Ack's errors, late ones) is dropped with a debug line.
+// from the socket that registered. A receiving thread reads the socket. A message without
+// a sequence number is an event. Any other message wakes the call that waits for its
+// number. A call waits at most kReplyTimeoutMs, and a dump waits so long for each part. If
+// nobody waits for a reply (an error of Ack(), a late reply), it is dropped with a debug
+// line in the log.
 #ifndef FASTOCI_KERNEL_NETLINK_LINK_H_
 #define FASTOCI_KERNEL_NETLINK_LINK_H_
 
 #include <atomic>
-#include <condition_variable>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 
 #include "base/byte_reader.h"
+#include "base/mutex.h"
 #include "base/unique_fd.h"
 #include "kernel/kernel_link.h"
 
@@ -39,6 +39,8 @@ class NetlinkLink : public KernelLink {
   Status Register(bool takeover) override;
   Result<std::vector<uint32_t>> Alloc(uint32_t cache, uint32_t count) override;
   Status Return(uint32_t cache, std::span<const uint32_t> slots) override;
+  Status ReturnAll(uint32_t cache) override;
+  Status Reuse(uint32_t cache, std::span<const uint32_t> slots) override;
   void Ack(uint32_t cache, uint32_t count) override;
   Status Fill(uint32_t cache, std::span<const ChunkEntry> chunks) override;
   Status Fail(uint32_t cache, std::span<const ChunkEntry> chunks) override;
@@ -73,6 +75,7 @@ class NetlinkLink : public KernelLink {
   using PartHandler = std::function<void(const nlmsghdr*)>;
   Result<std::vector<Bytes>> Send(Message message, const char* what, bool wait,
                                   const PartHandler* part = nullptr);
+  Status SendSlots(uint8_t cmd, const char* what, uint32_t cache, std::span<const uint32_t> slots);
   // extra: more attributes of each message, or null.
   Status SendChunks(uint8_t cmd, const char* what, uint32_t cache,
                     std::span<const ChunkEntry> chunks,
@@ -89,11 +92,11 @@ class NetlinkLink : public KernelLink {
   int family_ = -1;
   UniqueFd wake_;  // eventfd: ends the receiving thread
   std::thread receiver_;
-  std::mutex dump_mutex_;  // a socket carries one dump at a time
-  std::mutex mutex_;       // guards calls_ and next_seq_; held while sending
-  std::condition_variable changed_;
-  std::map<uint32_t, Call> calls_;
-  uint32_t next_seq_ = 1;
+  Mutex dump_mutex_ ACQUIRED_BEFORE(mutex_);  // a socket carries one dump at a time
+  Mutex mutex_;                               // held while sending
+  CondVar changed_;
+  std::map<uint32_t, Call> calls_ GUARDED_BY(mutex_);
+  uint32_t next_seq_ GUARDED_BY(mutex_) = 1;
   std::atomic<uint64_t> generation_{0};
 };
 

@@ -19,8 +19,8 @@
 #include <utility>
 
 #include "base/log.h"
+#include "cache/cache_device.h"
 #include "fastoci_netlink.h"
-#include "store/cache_device.h"
 #include "kernel/loop.h"
 
 namespace fastoci {
@@ -235,7 +235,8 @@ TEST(NetlinkLink, SpeaksWithTheModule) {
     }
     all.insert(all.end(), part->begin(), part->end());
   }
-  EXPECT_TRUE(link.Return(cache.cache, all).ok());
+  EXPECT_TRUE(link.ReturnAll(cache.cache).ok());
+  EXPECT_FALSE(link.Return(cache.cache, {&all[0], 1}).ok()) << "it is free";
 
   // Evicted chunks come back by new misses.
   auto evict_all = [&] {

@@ -1,30 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "registry/client.h"
 
-#include <algorithm>
-#include <optional>
-#include <utility>
-
-#include "base/digest.h"
-#include "base/json.h"
-#include "registry/token.h"
+#include "registry/client_impl.h"
 
 namespace fastoci {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr uint64_t kMaxReferrers = 1024;
-constexpr char kEmptyIndex[] =
-    R"({"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]})";
-
-std::string DigestOf(const std::string& body) { return DigestString(Sha256::Of(AsBytes(body))); }
-
-Status CheckDigest(const std::string& digest) {
-  auto parsed = ParseDigest(digest);
-  if (!parsed.ok()) return parsed.error();
-  return OkStatus();
-}
+constexpr size_t kMaxProbeBytes = 1 << 20;
 
 // Appends to body, at most max_bytes in all.
 BlobSink Collect(std::string* body, uint64_t max_bytes) {
@@ -36,12 +20,6 @@ BlobSink Collect(std::string* body, uint64_t max_bytes) {
   };
 }
 
-std::string FallbackTag(const std::string& digest) {
-  std::string tag = digest;
-  std::replace(tag.begin(), tag.end(), ':', '-');
-  return tag;
-}
-
 std::string MediaTypeOf(const HttpResponse& response) {
   std::string type = response.Header("content-type");
   type = type.substr(0, type.find(';'));
@@ -49,84 +27,34 @@ std::string MediaTypeOf(const HttpResponse& response) {
   return type;
 }
 
-// The entry that a manifest gets in its subject's referrers index.
-Json ReferrerDescriptor(const Json& manifest, const std::string& media_type,
-                        const std::string& body) {
-  Json d = {{"mediaType", media_type}, {"digest", DigestOf(body)}, {"size", body.size()}};
-  std::string type = JsonText(manifest, "artifactType");
-  if (auto config = manifest.find("config"); type.empty() && config != manifest.end() && config->is_object())
-    type = JsonText(*config, "mediaType");
-  if (!type.empty()) d["artifactType"] = type;
-  if (auto a = manifest.find("annotations"); a != manifest.end() && a->is_object())
-    d["annotations"] = *a;
-  return d;
+HttpHeaders AcceptManifests() {
+  HttpHeaders accept;
+  for (const char* type : {kOciManifest, kOciIndex, kDockerManifest, kDockerManifestList})
+    accept.emplace_back("Accept", type);
+  return accept;
+}
+
+bool IsManifestType(const std::string& type) {
+  return type == kOciManifest || type == kOciIndex || type == kDockerManifest ||
+         type == kDockerManifestList;
 }
 
 }  // namespace
 
-struct RegistryClient::Impl {
-  std::string Scheme(const Reference& repo, const CallOptions& call) const {
-    if (!call.scheme.empty()) return call.scheme;
-    return options.plain_http || IsLoopbackHost(repo.host) ? "http" : "https";
-  }
-  std::string Origin(const Reference& repo, const CallOptions& call) const {
-    return Scheme(repo, call) + "://" + ApiHost(repo.host);
-  }
-  std::string BaseUrl(const Reference& repo, const CallOptions& call) const {
-    return Origin(repo, call) + "/v2/" + repo.repository;
-  }
-  std::string BlobUrl(const Reference& repo, const std::string& digest,
-                      const CallOptions& call) const {
-    return BaseUrl(repo, call) + "/blobs/" + digest;
-  }
+std::string TypeOfContent(const std::string& body) {
+  Json j = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  if (std::string own = JsonText(j, "mediaType"); IsManifestType(own)) return own;
+  if (JsonChild(j, "manifests").is_array()) return kOciIndex;
+  return JsonChild(j, "layers").is_array() ? kOciManifest : "";
+}
 
-  // A request with the call's settings; deadline in timeout_ms unless given.
-  HttpRequest Request(const char* method, std::string url, int64_t timeout_ms,
-                      const CallOptions& call) const {
-    HttpRequest r;
-    r.method = method;
-    r.url = std::move(url);
-    r.deadline = std::min(call.deadline, DeadlineIn(timeout_ms));
-    r.watch = call.watch;
-    r.tally = call.tally;
-    r.fresh_connection = call.fresh_connection;
-    return r;
-  }
-
-  std::optional<Credential> FindCredential(const Reference& repo) {
-    std::lock_guard<std::mutex> lock(mutex);
-    return credentials.Find(repo.host, repo.repository);
-  }
-
-  Result<HttpResponse> SendOnce(const Reference& repo, const std::string& scope,
-                                HttpRequest* request);
-  bool Renew();  // asks the refresher
-  // Authenticates as the registry asks, at most twice (renewed credentials).
-  HttpSend Sender(const Reference& repo, const std::string& actions, std::string also = "") {
-    std::string scope = "repository:" + repo.repository + ":" + actions;
-    if (!also.empty()) scope += " repository:" + also + ":pull";
-    return [this, repo, scope](HttpRequest* request) { return SendOnce(repo, scope, request); };
-  }
-  Result<HttpResponse> Send(const Reference& repo, const char* actions,
-                            const HttpRequest& request) {
-    return SendWithRetry(Sender(repo, actions), request, options.retry);
-  }
-
-  Result<Manifest> GetJson(const Reference& repo, const std::string& url,
-                           const HttpHeaders& headers, const CallOptions& call);
-  Status UploadOnce(const Reference& repo, const std::string& digest, uint64_t bytes,
-                    const BlobSource& source, const CallOptions& call, AttemptInfo* info);
-  Status AddToFallbackTag(RegistryClient* client, const Reference& repo,
-                          const std::string& subject, const Json& descriptor,
-                          const CallOptions& call);
-
-  RegistryOptions options;
-  std::shared_ptr<HttpClient> http;
-  TokenCache tokens;
-  std::mutex mutex;
-  Credentials credentials;          // guarded by mutex
-  std::function<bool()> refresh;    // guarded by mutex
-};
+std::optional<uint64_t> ContentLength(const HttpResponse& response) {
+  std::string length = response.Header("content-length");
+  if (length.empty() || length.size() > 18 ||
+      length.find_first_not_of("0123456789") != std::string::npos)
+    return std::nullopt;
+  return static_cast<uint64_t>(std::stoull(length));
+}
 
 Result<HttpResponse> RegistryClient::Impl::SendOnce(const Reference& repo,
                                                     const std::string& scope,
@@ -134,20 +62,52 @@ Result<HttpResponse> RegistryClient::Impl::SendOnce(const Reference& repo,
   FASTOCI_TRY(std::string origin, UrlOrigin(request->url));
   std::string key = origin + " " + scope;
   request->authorization = tokens.Find(key);
+  const bool known = !request->authorization.empty();
   FASTOCI_TRY(HttpResponse response, http->Send(*request));
-  // Round 0 answers the challenge with what we have; round 1 with renewed
-  // credentials, if there are any.
+  // A redirect's target may refuse us, but it gets no credentials.
+  FASTOCI_TRY(std::string answered, UrlOrigin(response.url));
+  if (answered != origin) return response;
+  // ECR says 403 for a password that has expired, ECR Public 400: what it wants
+  // is seen without any.
+  bool refused = false;
+  if (known && (response.status == 403 || response.status == 400)) {
+    HttpRequest bare = *request;
+    bare.authorization = Secret();
+    FASTOCI_TRY(HttpResponse challenge, http->Send(bare));
+    if (challenge.status != 401) return response;
+    response = std::move(challenge);
+    refused = true;
+  }
+  if (response.status != 401) return response;
+  FASTOCI_TRY(response, Authorize(repo, scope, key, request, std::move(response), refused));
+  if (refused && response.status == 400)
+    return Error{ErrorKind::kDenied, EACCES, "HTTP 400: the credentials have expired, or are wrong"};
+  return response;
+}
+
+Result<HttpResponse> RegistryClient::Impl::Authorize(const Reference& repo,
+                                                     const std::string& scope,
+                                                     const std::string& key, HttpRequest* request,
+                                                     HttpResponse response, bool known_refused) {
+  FASTOCI_TRY(std::string origin, UrlOrigin(request->url));
   std::optional<Error> denied;
-  for (int round = 0; round < 2 && response.status == 401; round++) {
-    // A redirect's target may refuse us, but it gets no credentials.
+  std::optional<Credential> used;
+  for (int round = known_refused ? 1 : 0; round < 2 && response.status == 401; round++) {
     FASTOCI_TRY(std::string answered, UrlOrigin(response.url));
     if (answered != origin) return response;
     tokens.Remove(key);
-    if (round == 1 && !Renew()) break;
-    auto auth = Authenticate(http.get(), response, scope, FindCredential(repo), *request);
+    const bool renewed = round == 1 && Renew();
+    auto found = Source()->Find(repo, round == 1);
+    std::optional<Credential> credential;
+    if (found.ok() && *found) credential = (*found)->credential;
+    // The same once more would be refused once more.
+    if (round == 1 && !known_refused && !renewed && credential == used) break;
+    used = credential;
+    auto auth = Authenticate(http.get(), response, scope, credential, *request);
     if (!auth.ok()) {
       if (auth.error().kind != ErrorKind::kDenied) return auth.error();
       denied = auth.error();
+      if (!found.ok()) denied->message += "; credentials: " + found.error().message;
       continue;
     }
     denied.reset();
@@ -172,18 +132,23 @@ RegistryClient::RegistryClient(std::unique_ptr<Impl> impl) : impl_(std::move(imp
 RegistryClient::~RegistryClient() = default;
 
 Result<std::unique_ptr<RegistryClient>> RegistryClient::Open(RegistryOptions options,
-                                                             Credentials credentials) {
+                                                             CredentialSourcePtr source) {
   auto impl = std::make_unique<Impl>();
   FASTOCI_TRY(impl->http, HttpClient::Open(options.http));
   impl->options = std::move(options);
-  impl->credentials = std::move(credentials);
+  impl->source = std::move(source);
   return std::unique_ptr<RegistryClient>(new RegistryClient(std::move(impl)));
+}
+
+Result<std::unique_ptr<RegistryClient>> RegistryClient::Open(RegistryOptions options,
+                                                             Credentials credentials) {
+  return Open(std::move(options), FixedSource(std::move(credentials), ""));
 }
 
 void RegistryClient::SetCredentials(Credentials credentials) {
   {
     std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->credentials = std::move(credentials);
+    impl_->source = FixedSource(std::move(credentials), "");
   }
   impl_->tokens.Clear();
 }
@@ -193,58 +158,122 @@ void RegistryClient::SetCredentialsRefresher(std::function<bool()> refresh) {
   impl_->refresh = std::move(refresh);
 }
 
-// A small JSON document, whole, as one attempt each: a cut body begins anew.
-Result<Manifest> RegistryClient::Impl::GetJson(const Reference& repo, const std::string& url,
-                                               const HttpHeaders& headers,
-                                               const CallOptions& call) {
-  HttpRequest request = Request("GET", url, options.request_timeout_ms, call);
+// A small body, whole, as one attempt each: one that is cut begins anew.
+Result<RegistryClient::Impl::Document> RegistryClient::Impl::GetWhole(
+    const HttpSend& sender, const std::string& url, const HttpHeaders& headers, uint64_t max_bytes,
+    int64_t timeout_ms, const CallOptions& call) {
+  HttpRequest request = Request("GET", url, timeout_ms, call);
   request.headers = headers;
-  Manifest m;
-  HttpSend sender = Sender(repo, "pull");
+  Document d;
   HttpSend send = [&](HttpRequest* r) {
-    m.body.clear();
-    r->on_body = Collect(&m.body, kMaxManifestBytes);
+    d.body.clear();
+    r->on_body = Collect(&d.body, max_bytes);
     return sender(r);
   };
-  FASTOCI_TRY(HttpResponse response, SendWithRetry(send, request, options.retry));
-  if (response.status != 200) return StatusError(response);
-  m.media_type = MediaTypeOf(response);
-  m.digest = DigestOf(m.body);
-  return m;
+  FASTOCI_TRY(d.response, SendWithRetry(send, request, options.retry));
+  if (d.response.status != 200) return StatusError(d.response);
+  return d;
 }
 
 Result<Manifest> RegistryClient::GetManifest(const Reference& ref, const CallOptions& call) {
-  HttpHeaders accept;
-  for (const char* type : {kOciManifest, kOciIndex, kDockerManifest, kDockerManifestList})
-    accept.emplace_back("Accept", type);
+  HttpHeaders accept = AcceptManifests();
   std::string url = impl_->BaseUrl(ref, call) + "/manifests/" + ref.Identifier();
-  auto m = impl_->GetJson(ref, url, accept, call);
-  if (!m.ok()) return m.error().Wrap("manifest " + ref.ToString());
-  if (!ref.digest.empty() && m->digest != ref.digest)
-    return MismatchError("manifest " + ref.ToString() + ": the registry sent " + m->digest);
+  auto read = impl_->GetWhole(impl_->Sender(ref, "pull"), url, accept, kMaxManifestBytes,
+                              impl_->options.request_timeout_ms, call);
+  if (!read.ok()) return read.error().Wrap("manifest " + ref.ToString());
+  Manifest m{MediaTypeOf(read->response), DigestOfBody(read->body), std::move(read->body)};
+  if (!IsManifestType(m.media_type)) {
+    if (std::string type = TypeOfContent(m.body); !type.empty()) m.media_type = type;
+  }
+  if (!ref.digest.empty() && m.digest != ref.digest)
+    return MismatchError("manifest " + ref.ToString() + ": the registry sent " + m.digest);
   return m;
 }
 
-Result<uint64_t> RegistryClient::HeadBlob(const Reference& repo, const std::string& digest,
+Result<HttpResponse> RegistryClient::Impl::Head(const Reference& repo, const std::string& digest,
+                                                const CallOptions& call) {
+  HttpRequest request =
+      Request("HEAD", BlobUrl(repo, digest, call), options.request_timeout_ms, call);
+  return Send(repo, "pull", request);
+}
+
+// From the answer to a request for the first byte.
+Result<uint64_t> RegistryClient::Impl::SizeByGet(const Reference& repo, const std::string& digest,
+                                                 const CallOptions& call) {
+  HttpRequest request =
+      Request("GET", BlobUrl(repo, digest, call), options.request_timeout_ms, call);
+  request.headers = {{"Range", "bytes=0-0"}, {"Accept-Encoding", "identity"}};
+  std::optional<uint64_t> size;
+  bool stop = false;
+  request.on_head = [&](const HttpResponse& head) -> Status {
+    size = head.status == 200 ? ContentLength(head) : std::nullopt;
+    if (head.status != 206) return OkStatus();
+    FASTOCI_TRY(ContentRange got, ParseContentRange(head.Header("content-range")));
+    if (got.total_known) size = got.total;
+    return OkStatus();
+  };
+  request.on_body = [&](ByteSpan) {
+    stop = true;
+    return OkStatus();
+  };
+  request.stop = &stop;
+  FASTOCI_TRY(HttpResponse response, Send(repo, "pull", request));
+  // An empty blob has no first byte.
+  const std::string range = response.Header("content-range");
+  if (response.status == 416 && (range.empty() || range == "bytes */0")) return uint64_t{0};
+  if (response.status / 100 != 2) return StatusError(response);
+  if (!size) return InvalidError("the registry does not tell its size");
+  return *size;
+}
+
+Result<uint64_t> RegistryClient::BlobSize(const Reference& repo, const std::string& digest,
                                           const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
-  HttpRequest request = impl_->Request("HEAD", impl_->BlobUrl(repo, digest, call),
+  auto head = impl_->Head(repo, digest, call);
+  if (!head.ok()) return head.error().Wrap("blob " + digest);
+  if (auto size = ContentLength(*head); head->status == 200 && size) return *size;
+  auto size = impl_->SizeByGet(repo, digest, call);
+  if (!size.ok()) return size.error().Wrap("blob " + digest);
+  return size;
+}
+
+Result<HttpResponse> RegistryClient::ProbeManifest(const Reference& ref,
+                                                   const CallOptions& call) {
+  HttpRequest request =
+      impl_->Request("HEAD", impl_->BaseUrl(ref, call) + "/manifests/" + ref.Identifier(),
+                     impl_->options.request_timeout_ms, call);
+  request.headers = AcceptManifests();
+  return impl_->Sender(ref, "pull")(&request);
+}
+
+Result<HttpResponse> RegistryClient::ProbeRange(const Reference& repo, const std::string& digest,
+                                                ByteRange range, std::string* bytes,
+                                                const CallOptions& call) {
+  FASTOCI_CHECK_OK(CheckDigest(digest));
+  HttpRequest request = impl_->Request("GET", impl_->BlobUrl(repo, digest, call),
                                        impl_->options.request_timeout_ms, call);
-  auto response = impl_->Send(repo, "pull", request);
-  if (!response.ok()) return response.error().Wrap("blob " + digest);
-  if (response->status != 200) return StatusError(*response).Wrap("blob " + digest);
-  std::string length = response->Header("content-length");
-  if (length.empty() || length.size() > 18 ||
-      length.find_first_not_of("0123456789") != std::string::npos)
-    return InvalidError("blob " + digest + ": no Content-Length");
-  return static_cast<uint64_t>(std::stoull(length));
+  request.headers = {{"Range", "bytes=" + std::to_string(range.offset) + "-" +
+                                   std::to_string(range.offset + range.length - 1)},
+                     {"Accept-Encoding", "identity"}};
+  bool stop = false;
+  request.stop = &stop;
+  request.on_head = [&](const HttpResponse&) {
+    bytes->clear();
+    return OkStatus();
+  };
+  request.on_body = [&](ByteSpan data) {
+    bytes->append(reinterpret_cast<const char*>(data.data()), data.size());
+    stop = bytes->size() > kMaxProbeBytes;
+    return OkStatus();
+  };
+  return impl_->Sender(repo, "pull")(&request);
 }
 
 Status RegistryClient::GetBlob(const Reference& repo, const std::string& digest,
                                uint64_t expected_bytes, const BlobSink& sink,
                                const CallOptions& call) {
   if (expected_bytes == 0) {
-    FASTOCI_TRY(expected_bytes, HeadBlob(repo, digest, call));
+    FASTOCI_TRY(expected_bytes, BlobSize(repo, digest, call));
   }
   Sha256 sha;
   if (expected_bytes != 0) {
@@ -264,14 +293,13 @@ Status RegistryClient::GetBlob(const Reference& repo, const std::string& digest,
 
 Result<std::string> RegistryClient::ReadBlob(const Reference& repo, const std::string& digest,
                                              uint64_t max_bytes, const CallOptions& call) {
-  FASTOCI_TRY(uint64_t bytes, HeadBlob(repo, digest, call));
-  if (bytes > max_bytes)
-    return InvalidError("blob " + digest + ": " + std::to_string(bytes) + " bytes, more than " +
-                        std::to_string(max_bytes));
-  std::string body;
-  if (bytes != 0) FASTOCI_CHECK_OK(GetBlob(repo, digest, bytes, Collect(&body, bytes), call));
-  if (DigestOf(body) != digest) return MismatchError("blob " + digest + ": wrong digest");
-  return body;
+  FASTOCI_CHECK_OK(CheckDigest(digest));
+  auto read = impl_->GetWhole(impl_->Sender(repo, "pull"), impl_->BlobUrl(repo, digest, call), {}, max_bytes,
+                              impl_->options.transfer_timeout_ms, call);
+  if (!read.ok()) return read.error().Wrap("blob " + digest);
+  if (DigestOfBody(read->body) != digest)
+    return MismatchError("blob " + digest + ": the registry sent " + DigestOfBody(read->body));
+  return std::move(read->body);
 }
 
 Status RegistryClient::GetBlobRange(const Reference& repo, const std::string& digest,
@@ -284,151 +312,6 @@ Status RegistryClient::GetBlobRange(const Reference& repo, const std::string& di
   if (s.ok() || IsCanceled(s.error())) return s;
   return s.error().Wrap("blob " + digest + " bytes " + std::to_string(range.offset) + "-" +
                         std::to_string(range.offset + range.length - 1));
-}
-
-// POST for an upload location, then the whole blob in one PUT. The location's
-// state is lost with a failed PUT, so each attempt begins with the POST.
-Status RegistryClient::Impl::UploadOnce(const Reference& repo, const std::string& digest,
-                                        uint64_t bytes, const BlobSource& source,
-                                        const CallOptions& call, AttemptInfo* info) {
-  HttpSend send = Sender(repo, "pull,push");
-  auto failed = [info](const HttpResponse& response) {
-    info->retry_after_ms = ParseRetryAfterMs(response.Header("retry-after"));
-    return StatusError(response);
-  };
-  HttpRequest post = Request("POST", BaseUrl(repo, call) + "/blobs/uploads/",
-                             options.transfer_timeout_ms, call);
-  FASTOCI_TRY(HttpResponse begun, send(&post));
-  if (begun.status != 202) return failed(begun);
-  FASTOCI_TRY(std::string location, ResolveUrl(post.url, begun.Header("location")));
-  location += location.find('?') == std::string::npos ? "?" : "&";
-  HttpRequest put = Request("PUT", location + "digest=" + UrlEscape(digest),
-                            options.transfer_timeout_ms, call);
-  put.headers = {{"Content-Type", "application/octet-stream"}};
-  put.body_bytes = bytes;
-  put.read_body = source;
-  // Another origin may take the upload (a store behind the registry), but
-  // without our token.
-  FASTOCI_TRY(std::string origin, UrlOrigin(post.url));
-  FASTOCI_TRY(std::string put_origin, UrlOrigin(put.url));
-  if (post.url.starts_with("https:") && !put_origin.starts_with("https:"))
-    return Error{ErrorKind::kDenied, EACCES, "upload location of an https registry is not https"};
-  auto done = put_origin == origin ? send(&put) : http->Send(put);
-  if (!done.ok()) return done.error();
-  if (done->status != 201) return failed(*done);
-  return OkStatus();
-}
-
-Status RegistryClient::UploadBlob(const Reference& repo, const std::string& digest,
-                                  uint64_t bytes, const BlobSource& source,
-                                  const CallOptions& call) {
-  auto there = HeadBlob(repo, digest, call);
-  if (there.ok() && *there == bytes) return OkStatus();
-  // Not there, or no right to look: the upload itself will tell.
-  if (!there.ok() && there.error().kind != ErrorKind::kNotFound &&
-      there.error().kind != ErrorKind::kDenied)
-    return there.error();
-  CallOptions bounded = call;
-  bounded.deadline = std::min(call.deadline, DeadlineIn(impl_->options.transfer_timeout_ms));
-  Status s = Retry(impl_->options.retry, bounded.deadline, call.watch, [&](AttemptInfo* info) {
-    return impl_->UploadOnce(repo, digest, bytes, source, bounded, info);
-  });
-  if (!s.ok() && !IsCanceled(s.error())) return s.error().Wrap("upload of blob " + digest);
-  return s;
-}
-
-Result<std::string> RegistryClient::UploadBlob(const Reference& repo, const std::string& data,
-                                               const CallOptions& call) {
-  std::string digest = DigestOf(data);
-  HttpRequest holder;
-  SetBody(&holder, data);
-  FASTOCI_CHECK_OK(UploadBlob(repo, digest, data.size(), holder.read_body, call));
-  return digest;
-}
-
-Result<bool> RegistryClient::MountBlob(const Reference& to, const std::string& digest,
-                                       const std::string& from_repository,
-                                       const CallOptions& call) {
-  FASTOCI_CHECK_OK(CheckDigest(digest));
-  if (!IsRepositoryName(from_repository)) return InvalidError("bad repository name");
-  HttpRequest post =
-      impl_->Request("POST",
-                     impl_->BaseUrl(to, call) + "/blobs/uploads/?mount=" + UrlEscape(digest) +
-                         "&from=" + UrlEscape(from_repository),
-                     impl_->options.request_timeout_ms, call);
-  auto response = SendWithRetry(impl_->Sender(to, "pull,push", from_repository), post,
-                                impl_->options.retry);
-  if (!response.ok()) return response.error().Wrap("mount of blob " + digest);
-  if (response->status == 201) return true;
-  if (response->status == 202) return false;  // an upload was begun instead; it expires
-  return StatusError(*response).Wrap("mount of blob " + digest);
-}
-
-Status RegistryClient::Impl::AddToFallbackTag(RegistryClient* client, const Reference& repo,
-                                              const std::string& subject,
-                                              const Json& descriptor, const CallOptions& call) {
-  Reference tag = repo.WithTag(FallbackTag(subject));
-  auto old = client->GetManifest(tag, call);
-  if (!old.ok() && old.error().kind != ErrorKind::kNotFound) return old.error();
-  Json index = Json::parse(old.ok() ? old->body : std::string(kEmptyIndex), nullptr, false);
-  if (!index.is_object() || !index.contains("manifests") || !index["manifests"].is_array())
-    return InvalidError("tag " + tag.tag + " is not an image index");
-  Json& list = index["manifests"];
-  if (list.size() >= kMaxReferrers) return InvalidError("tag " + tag.tag + " has too many entries");
-  for (const Json& entry : list)
-    if (JsonText(entry, "digest") == descriptor["digest"])
-      return OkStatus();
-  list.push_back(descriptor);
-  auto put = client->PutManifest(
-      tag, kOciIndex, index.dump(-1, ' ', false, Json::error_handler_t::replace), call);
-  if (!put.ok()) return put.error();
-  return OkStatus();
-}
-
-Result<std::string> RegistryClient::PutManifest(const Reference& ref,
-                                                const std::string& media_type,
-                                                const std::string& body,
-                                                const CallOptions& call) {
-  if (body.size() > kMaxManifestBytes) return InvalidError("the manifest is too large");
-  Json manifest = Json::parse(body, nullptr, /*allow_exceptions=*/false);
-  if (!manifest.is_object()) return InvalidError("the manifest is not a JSON object");
-  std::string digest = DigestOf(body);
-  std::string name = ref.tag.empty() ? digest : ref.tag;
-  HttpRequest put = impl_->Request("PUT", impl_->BaseUrl(ref, call) + "/manifests/" + name,
-                                   impl_->options.request_timeout_ms, call);
-  put.headers = {{"Content-Type", media_type}};
-  SetBody(&put, body);
-  auto response = impl_->Send(ref, "pull,push", put);
-  if (!response.ok()) return response.error().Wrap("manifest " + ref.ToString());
-  if (response->status != 201)
-    return StatusError(*response).Wrap("manifest " + ref.ToString());
-  std::string stored = response->Header("docker-content-digest");
-  if (!stored.empty() && stored != digest)
-    return MismatchError("manifest " + ref.ToString() + ": stored under another digest");
-
-  auto subject = manifest.find("subject");
-  if (subject != manifest.end() && subject->is_object() &&
-      response->Header("oci-subject").empty()) {
-    std::string of = JsonText(*subject, "digest");
-    FASTOCI_CHECK_OK(CheckDigest(of));
-    FASTOCI_CHECK_OK(impl_->AddToFallbackTag(
-        this, ref, of, ReferrerDescriptor(manifest, media_type, body), call));
-  }
-  return digest;
-}
-
-Result<std::string> RegistryClient::Referrers(const Reference& repo, const std::string& digest,
-                                              const CallOptions& call) {
-  FASTOCI_CHECK_OK(CheckDigest(digest));
-  auto api = impl_->GetJson(repo, impl_->BaseUrl(repo, call) + "/referrers/" + digest,
-                            {{"Accept", kOciIndex}}, call);
-  // A registry without the API may answer 404 or with a page of its own.
-  if (api.ok() && api->media_type == kOciIndex) return api->body;
-  if (!api.ok() && api.error().kind == ErrorKind::kUnavailable) return api.error();
-  auto tagged = GetManifest(repo.WithTag(FallbackTag(digest)), call);
-  if (tagged.ok()) return tagged->body;
-  if (tagged.error().kind == ErrorKind::kNotFound) return std::string(kEmptyIndex);
-  return tagged.error();
 }
 
 }  // namespace fastoci

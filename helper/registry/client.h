@@ -15,11 +15,13 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/byte_reader.h"
 #include "base/result.h"
 #include "http/http_client.h"
 #include "http/retry.h"
+#include "registry/credential_source.h"
 #include "registry/credentials.h"
 #include "registry/reference.h"
 
@@ -39,6 +41,12 @@ struct RegistryOptions {
   RetryPolicy retry;
   int64_t request_timeout_ms = 60000;     // manifests and other small things
   int64_t transfer_timeout_ms = 1800000;  // whole blobs, up and down
+  // Larger blobs are sent in chunks of that size, each of which can fail and be
+  // sent again without the ones before it.
+  uint64_t upload_chunk_bytes = 64 << 20;
+  // After an update of a fallback tag, the client waits so long and then looks at the tag
+  // again: another writer may have overwritten our entry.
+  int64_t referrers_settle_ms = 300;
 };
 
 // Per call; the defaults come from RegistryOptions.
@@ -51,10 +59,13 @@ struct CallOptions {
 };
 
 struct Manifest {
-  std::string media_type;
-  std::string digest;  // of body, computed here
-  std::string body;    // JSON, as served
+  std::string media_type;  // as served; from body if what was served says nothing
+  std::string digest;      // of body, computed here
+  std::string body;        // JSON, as served
 };
+
+// The URL with rel="next" of a Link header; "" if it has none.
+std::string NextLink(const std::string& header);
 
 using BlobSink = std::function<Status(ByteSpan)>;
 // Fills the whole of out with the bytes at offset; may be asked again.
@@ -62,6 +73,10 @@ using BlobSource = std::function<Status(uint64_t offset, std::span<uint8_t> out)
 
 class RegistryClient {
  public:
+  // source: asked when the registry wants credentials, and again when it refused
+  // what the source had.
+  static Result<std::unique_ptr<RegistryClient>> Open(RegistryOptions options,
+                                                      CredentialSourcePtr source);
   static Result<std::unique_ptr<RegistryClient>> Open(RegistryOptions options,
                                                       Credentials credentials);
   ~RegistryClient();
@@ -75,11 +90,13 @@ class RegistryClient {
   // By digest if the reference has one (then verified), else by tag.
   Result<Manifest> GetManifest(const Reference& ref, const CallOptions& call = {});
 
-  // Size of a blob; kNotFound if it is not there.
-  Result<uint64_t> HeadBlob(const Reference& repo, const std::string& digest,
+  // Size of a blob; kNotFound if it is not there. Asks by HEAD, and where that
+  // tells no size, by a GET of the first byte: some registries refuse HEAD, or
+  // know a blob only after its first GET.
+  Result<uint64_t> BlobSize(const Reference& repo, const std::string& digest,
                             const CallOptions& call = {});
-  // A whole blob of expected_bytes (0: unknown) to sink, sha256 checked at the
-  // end: what sink got counts only if this succeeds.
+  // Gives a whole blob of expected_bytes (0: unknown) to sink and checks its sha256 at the
+  // end. The bytes that sink got are good only if this succeeds.
   Status GetBlob(const Reference& repo, const std::string& digest, uint64_t expected_bytes,
                  const BlobSink& sink, const CallOptions& call = {});
   // A whole blob into memory, verified; larger than max_bytes is kInvalid.
@@ -89,7 +106,20 @@ class RegistryClient {
   Status GetBlobRange(const Reference& repo, const std::string& digest, ByteRange range,
                       const BlobSink& sink, const CallOptions& call = {});
 
-  // Uploads a blob unless the registry has it already.
+  // All tags of a repository, all repositories of a registry (where it tells them).
+  Result<std::vector<std::string>> ListTags(const Reference& repo, const CallOptions& call = {});
+  Result<std::vector<std::string>> ListRepositories(const std::string& host,
+                                                    const CallOptions& call = {});
+
+  // For a diagnosis: one attempt, whatever the answer is. The URL in it is after
+  // redirects. A range's bytes go to *bytes, as far as they came (at most 1 MiB).
+  Result<HttpResponse> ProbeManifest(const Reference& ref, const CallOptions& call = {});
+  Result<HttpResponse> ProbeRange(const Reference& repo, const std::string& digest,
+                                  ByteRange range, std::string* bytes,
+                                  const CallOptions& call = {});
+
+  // Uploads a blob unless the registry has it already. If the upload of a chunk fails, goes
+  // on from the last byte that the registry has.
   Status UploadBlob(const Reference& repo, const std::string& digest, uint64_t bytes,
                     const BlobSource& source, const CallOptions& call = {});
   // The same from memory; returns the digest.
@@ -102,17 +132,25 @@ class RegistryClient {
   // Stores body under ref's tag (or its digest, if it has no tag); returns the
   // digest. If the manifest has a subject and the registry does not know the
   // referrers API, the fallback tag (sha256-<hex>) is updated as the
-  // distribution spec asks.
+  // distribution spec asks, and without losing entries that other writers add at
+  // the same time.
   Result<std::string> PutManifest(const Reference& ref, const std::string& media_type,
                                   const std::string& body, const CallOptions& call = {});
-  // The image index (JSON) of a manifest's referrers, from the API or from the
-  // fallback tag; an empty index if there are none. Not filtered.
+  // The image index (JSON) of a manifest's referrers, from all pages of the API,
+  // or from the fallback tag where the API answers anything but an index; an empty
+  // index if there are none. Not filtered. An API that fails (5xx) without a
+  // fallback tag is an error: whether there are any is not known then.
   Result<std::string> Referrers(const Reference& repo, const std::string& digest,
                                 const CallOptions& call = {});
 
  private:
+  friend class BlobUpload;
   struct Impl;
   explicit RegistryClient(std::unique_ptr<Impl> impl);
+  Result<std::vector<std::string>> ListNames(const Reference& at, const std::string& scope,
+                                             const std::string& url, const char* array,
+                                             bool (*is_name)(const std::string&),
+                                             const CallOptions& call);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "registry/credentials.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 
+#include "base/base64.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
+#include "registry/reference.h"
 
 namespace fastoci {
 namespace {
@@ -13,17 +16,39 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr uint64_t kMaxCredentialsBytes = 1 << 20;
-constexpr char kAlphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-// "https://index.docker.io/v1/" and the like: docker's old keys.
+constexpr char kDockerServer[] = "https://index.docker.io/v1/";
+
+// "https://index.docker.io/v1/" and the like: docker's old keys. The host as
+// references have it, so that no spelling of it matters.
 std::string NormalizeKey(std::string key) {
   for (const char* scheme : {"https://", "http://"})
     if (key.starts_with(scheme)) key.erase(0, std::string(scheme).size());
   while (key.ends_with("/")) key.pop_back();
   for (const char* suffix : {"/v1", "/v2"})
     if (key.ends_with(suffix)) key.resize(key.size() - 3);
-  if (key == "index.docker.io" || key == "registry-1.docker.io") return "docker.io";
-  return key;
+  const size_t slash = std::min(key.find('/'), key.size());
+  if (!IsRegistryHost(key.substr(0, slash))) return "";
+  return CanonicalHost(key.substr(0, slash)) + key.substr(slash);
+}
+
+// NAME of docker-credential-NAME: it becomes part of a program's name.
+bool IsHelperName(const std::string& name) {
+  return !name.empty() && name.size() < 100 && name[0] != '.' &&
+         name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "._-") == std::string::npos;
+}
+
+// The entry of the longest key that is a prefix of host/repository.
+template <typename Map>
+auto FindLongest(const Map& map, const std::string& host, const std::string& repository) {
+  std::string key = CanonicalHost(host) + "/" + repository;
+  while (true) {
+    if (auto it = map.find(key); it != map.end()) return it;
+    if (key.empty()) return map.end();
+    const size_t slash = key.rfind('/');
+    key.resize(slash == std::string::npos ? 0 : slash);
+  }
 }
 
 Result<Credential> SplitUserPassword(const std::string& text) {
@@ -37,41 +62,22 @@ Result<Credential> SplitUserPassword(const std::string& text) {
 
 }  // namespace
 
-Result<std::string> Base64Decode(const std::string& text) {
-  std::string out;
-  uint32_t bits = 0;
-  int nr_bits = 0;
-  size_t end = text.find_last_not_of("=\r\n");
-  for (size_t i = 0; end != std::string::npos && i <= end; i++) {
-    const char* p = text[i] == '\0' ? nullptr : std::char_traits<char>::find(kAlphabet, 64, text[i]);
-    if (p == nullptr) return InvalidError("bad base64");
-    bits = (bits << 6 | static_cast<uint32_t>(p - kAlphabet)) & 0xffffff;
-    nr_bits += 6;
-    if (nr_bits >= 8) {
-      nr_bits -= 8;
-      out += static_cast<char>(bits >> nr_bits & 0xff);
-    }
-  }
-  return out;
-}
-
-std::string Base64Encode(const std::string& bytes) {
-  std::string out;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t v = 0;
-    size_t n = std::min<size_t>(3, bytes.size() - i);
-    for (size_t k = 0; k < 3; k++)
-      v = v << 8 | (k < n ? static_cast<uint8_t>(bytes[i + k]) : 0U);
-    for (size_t k = 0; k < 4; k++)
-      out += k <= n ? kAlphabet[v >> (18 - 6 * k) & 63] : '=';
-  }
-  return out;
-}
-
 Result<Credentials> Credentials::Parse(const std::string& json) {
   Json root = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (!root.is_object()) return InvalidError("credentials are not a JSON object");
   Credentials result;
+  result.store_ = JsonText(root, "credsStore");
+  if (!result.store_.empty() && !IsHelperName(result.store_))
+    return InvalidError("\"credsStore\" is no name of a helper: " + result.store_.substr(0, 100));
+  if (auto helpers = root.find("credHelpers"); helpers != root.end()) {
+    if (!helpers->is_object()) return InvalidError("\"credHelpers\" is not an object");
+    for (const auto& [key, name] : helpers->items()) {
+      const std::string helper = name.is_string() ? name.get<std::string>() : "";
+      if (!IsHelperName(helper))
+        return InvalidError("\"credHelpers\" has no name of a helper for " + key.substr(0, 100));
+      if (const std::string k = NormalizeKey(key); !k.empty()) result.helpers_[k] = {helper, key};
+    }
+  }
   auto auths = root.find("auths");
   if (auths == root.end()) return result;
   if (!auths->is_object()) return InvalidError("\"auths\" is not an object");
@@ -89,7 +95,7 @@ Result<Credentials> Credentials::Parse(const std::string& json) {
       c.password = Secret(JsonText(entry, "password"));
     }
     c.identity_token = Secret(JsonText(entry, "identitytoken"));
-    // An empty entry points to a credential helper, which nobody runs here.
+    // An empty entry says that a helper or the store has them.
     if (c.username.empty() && c.identity_token.empty()) continue;
     result.entries_[NormalizeKey(key)] = std::move(c);
   }
@@ -126,13 +132,22 @@ Result<Credentials> Credentials::FromUserPassword(const std::string& text) {
 
 std::optional<Credential> Credentials::Find(const std::string& host,
                                             const std::string& repository) const {
-  std::string key = host + "/" + repository;
-  while (true) {
-    if (auto it = entries_.find(key); it != entries_.end()) return it->second;
-    if (key.empty()) return std::nullopt;
-    size_t slash = key.rfind('/');
-    key.resize(slash == std::string::npos ? 0 : slash);
-  }
+  auto it = FindLongest(entries_, host, repository);
+  if (it == entries_.end()) return std::nullopt;
+  return it->second;
+}
+
+Credentials::Helper Credentials::FindHelper(const std::string& host,
+                                            const std::string& repository) const {
+  auto it = FindLongest(helpers_, host, repository);
+  if (it == helpers_.end()) return {};
+  return {it->second.helper, it->second.server};
+}
+
+Credentials::Helper Credentials::Store(const std::string& host) const {
+  if (store_.empty()) return {};
+  const std::string name = CanonicalHost(host);
+  return {store_, name == "docker.io" ? kDockerServer : host};
 }
 
 }  // namespace fastoci

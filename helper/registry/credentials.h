@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Credentials from docker's config.json, or overlaybd's cred.json (both have
-// {"auths": {"host[/path]": {"auth": base64 | "username", "password"}}}). The
-// longest key that is a prefix of host/repository by whole components wins.
+// Credentials that lie in a file: docker's config.json, podman's auth.json and
+// overlaybd's cred.json. All have
+//   {"auths": {"host[/path]": {"auth": base64 | "username", "password",
+//                              "identitytoken"}}}
+// The longest key that is a prefix of host/repository by whole components wins.
+// Docker's and podman's may also name programs that know credentials:
+//   {"credHelpers": {"host[/path]": "NAME"}, "credsStore": "NAME"}
+// Who runs those is credential_source.h.
 #ifndef FASTOCI_REGISTRY_CREDENTIALS_H_
 #define FASTOCI_REGISTRY_CREDENTIALS_H_
 
@@ -18,6 +23,7 @@ struct Credential {
   std::string username;
   Secret password;
   Secret identity_token;  // OAuth2 refresh token, instead of a password
+  bool operator==(const Credential&) const = default;
 };
 
 class Credentials {
@@ -27,18 +33,31 @@ class Credentials {
   // $DOCKER_CONFIG/config.json or ~/.docker/config.json, or
   // $REGISTRY_AUTH_FILE; none of them: empty.
   static Result<Credentials> LoadDefault();
-  // "user:password", used for every host ("convertor -u").
+  // "user:password", used for every host: for a client that speaks to one
+  // registry only.
   static Result<Credentials> FromUserPassword(const std::string& text);
 
   std::optional<Credential> Find(const std::string& host, const std::string& repository) const;
-  bool empty() const { return entries_.empty(); }
+  bool empty() const { return entries_.empty() && helpers_.empty() && store_.empty(); }
+
+  // The helper for a repository (NAME of docker-credential-NAME), and what it is
+  // asked for; "" if there is none.
+  struct Helper {
+    std::string name;
+    std::string server;  // as docker says it: the key, or docker's old URL for docker.io
+  };
+  Helper FindHelper(const std::string& host, const std::string& repository) const;
+  // The one for all registries.
+  Helper Store(const std::string& host) const;
 
  private:
   std::map<std::string, Credential> entries_;  // "" matches everything
+  struct Named {
+    std::string helper, server;
+  };
+  std::map<std::string, Named> helpers_;
+  std::string store_;
 };
-
-Result<std::string> Base64Decode(const std::string& text);
-std::string Base64Encode(const std::string& bytes);
 
 }  // namespace fastoci
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "registry/reference.h"
 
+#include <arpa/inet.h>
+
 #include <cctype>
 
 #include "base/digest.h"
@@ -36,10 +38,52 @@ bool IsPathComponent(const std::string& s) {
   }
 }
 
+constexpr char kLibrary[] = "library/";
+
 std::string HostWithoutPort(const std::string& host) {
   if (host.starts_with("[")) return host.substr(1, host.find(']') - 1);
   return host.substr(0, host.find(':'));
 }
+
+// Digits without leading zeros; "" if there is none.
+std::string PortOf(const std::string& host) {
+  const size_t colon = host.find(':', host.starts_with("[") ? host.find(']') : 0);
+  if (colon == std::string::npos) return "";
+  const size_t digit = host.find_first_not_of('0', colon + 1);
+  return digit == std::string::npos ? "0" : host.substr(digit);
+}
+
+// A name in lower case, or an address as inet_ntop() writes it: libcurl takes
+// each of 127.0.0.1, 127.1 and 0x7f000001 for the same one.
+std::string CanonicalName(std::string name) {
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  char text[INET6_ADDRSTRLEN];
+  in6_addr six;
+  if (::inet_pton(AF_INET6, name.c_str(), &six) == 1 &&
+      ::inet_ntop(AF_INET6, &six, text, sizeof(text)) != nullptr)
+    return IN6_IS_ADDR_V4MAPPED(&six) ? std::string(text).substr(7) : std::string("[") + text + "]";
+  in_addr four;
+  if (std::isdigit(static_cast<unsigned char>(name[0])) && ::inet_aton(name.c_str(), &four) == 1 &&
+      ::inet_ntop(AF_INET, &four, text, sizeof(text)) != nullptr)
+    return text;
+  return name;
+}
+
+bool LooksLikeHost(const std::string& head) {
+  return head == "localhost" || head.find_first_of(".:[") != std::string::npos;
+}
+
+// default_ports: those that are left out.
+std::string CanonicalHostPort(const std::string& host, const std::string& default_ports) {
+  const std::string port = PortOf(host);
+  std::string name = CanonicalName(HostWithoutPort(host));
+  if (!port.empty() && default_ports.find(" " + port + " ") == std::string::npos)
+    name += ":" + port;
+  if (name == "index.docker.io" || name == "registry-1.docker.io") return kDefaultHost;
+  return name;
+}
+
+std::string PolicyHost(const std::string& host) { return CanonicalHostPort(host, " 80 443 "); }
 
 }  // namespace
 
@@ -87,15 +131,49 @@ bool IsRegistryHost(const std::string& text) {
   return std::stoul(port) <= 65535;
 }
 
-bool IsLoopbackHost(const std::string& host) {
-  std::string name = HostWithoutPort(host);
-  if (name == "localhost" || name == "::1") return true;
-  // Only a dotted quad: "127.evil.example" is a name.
-  return name.starts_with("127.") && name.find_first_not_of("0123456789.") == std::string::npos;
+std::string ApiHost(const std::string& host) {
+  return CanonicalHost(host) == kDefaultHost ? "registry-1.docker.io" : host;
 }
 
-std::string ApiHost(const std::string& host) {
-  return host == kDefaultHost || host == "index.docker.io" ? "registry-1.docker.io" : host;
+std::string CanonicalHost(const std::string& host) { return CanonicalHostPort(host, " 443 "); }
+
+std::string CanonicalRepository(const Reference& ref) {
+  const std::string host = PolicyHost(ref.host);
+  const bool library = host == kDefaultHost && ref.repository.find('/') == std::string::npos;
+  return host + "/" + (library ? kLibrary : "") + ref.repository;
+}
+
+Result<std::string> CanonicalPrefix(const std::string& text) {
+  std::string rest = text;
+  if (rest.ends_with('/')) rest.pop_back();
+  if (rest.find("://") != std::string::npos)
+    return InvalidError("names a URL; write the host and the repository alone");
+  const size_t slash = rest.find('/');
+  const std::string host = rest.substr(0, slash);
+  if (!LooksLikeHost(host))
+    return InvalidError("names no registry; write docker.io/" +
+                        std::string(slash == std::string::npos ? kLibrary : "") + rest);
+  if (!IsRegistryHost(host)) return InvalidError("begins with no host of a registry");
+  if (slash == std::string::npos) return PolicyHost(host);
+  const std::string path = rest.substr(slash + 1);
+  if (path.find('*') != std::string::npos)
+    return InvalidError("has a \"*\"; a prefix of whole components matches all below it");
+  if (path.find_first_of("@:") != std::string::npos)
+    return InvalidError("has a tag or a digest; a rule is for whole repositories");
+  if (!IsRepositoryName(path))
+    return InvalidError("is no repository: its name has lower-case letters, digits, '.', '_', '-'");
+  return PolicyHost(host) + "/" + path;
+}
+
+size_t MatchPrefix(const std::string& prefix, const std::string& repository) {
+  auto matches = [&](const std::string& p) {
+    return repository == p || repository.starts_with(p + "/");
+  };
+  if (matches(prefix)) return prefix.size();
+  static const std::string kHub = std::string(kDefaultHost) + "/";
+  if (!prefix.starts_with(kHub)) return 0;
+  const std::string in_library = kHub + kLibrary + prefix.substr(kHub.size());
+  return matches(in_library) ? in_library.size() : 0;
 }
 
 std::string Reference::ToString() const {
@@ -134,16 +212,19 @@ Result<Reference> ParseReference(const std::string& text) {
   // The first component is a host if it looks like one, as in docker.
   size_t first = rest.find('/');
   std::string head = rest.substr(0, first);
-  if (first != std::string::npos &&
-      (head == "localhost" || head.find_first_of(".:[") != std::string::npos)) {
+  if (first != std::string::npos && LooksLikeHost(head)) {
     if (!IsRegistryHost(head)) return bad("the host is malformed");
     ref.host = head;
+    for (char& c : ref.host) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
     ref.repository = rest.substr(first + 1);
   } else {
     ref.host = kDefaultHost;
-    ref.repository = first == std::string::npos ? "library/" + rest : rest;
+    ref.repository = rest;
   }
-  if (ref.host == "index.docker.io") ref.host = kDefaultHost;
+  if (CanonicalHost(ref.host) == kDefaultHost) {
+    ref.host = kDefaultHost;
+    if (ref.repository.find('/') == std::string::npos) ref.repository.insert(0, kLibrary);
+  }
   if (!IsRepositoryName(ref.repository)) return bad("the repository name is malformed");
   if (ref.tag.empty() && ref.digest.empty()) ref.tag = "latest";
   return ref;

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <nlohmann/json.hpp>
+
+#include "base/base64.h"
+#include "base/json.h"
 
 namespace fastoci {
 namespace {
@@ -63,27 +65,36 @@ Secret BasicValue(const Credential& c) {
   return Secret("Basic " + Base64Encode(c.username + ":" + c.password.Reveal()));
 }
 
-Result<Authorization> ParseToken(const std::string& body) {
+Result<Authorization> ParseToken(const std::string& body, SteadyTime now) {
   Json root = Json::parse(body, nullptr, /*allow_exceptions=*/false);
   if (!root.is_object()) return InvalidError("token server's answer is not JSON");
   std::string token;
   for (const char* name : {"token", "access_token"})
-    if (auto it = root.find(name); token.empty() && it != root.end() && it->is_string())
-      token = it->get<std::string>();
+    if (token.empty()) token = JsonText(root, name);
   if (token.empty()) return InvalidError("token server's answer has no token");
   int64_t seconds = kDefaultTokenSeconds;
   if (auto it = root.find("expires_in"); it != root.end() && it->is_number_integer())
     seconds = std::clamp<int64_t>(it->get<int64_t>(), 0, kMaxTokenSeconds);
   Authorization a;
   a.value = Secret("Bearer " + token);
-  a.expires = DeadlineIn(std::max<int64_t>(0, seconds - kTokenMarginSeconds) * 1000);
+  a.expires = now + std::chrono::seconds(std::max<int64_t>(0, seconds - kTokenMarginSeconds));
   return a;
 }
 
-Result<Authorization> RequestToken(HttpClient* http, const Challenge& challenge,
-                                   const std::string& registry_url, const std::string& scope,
-                                   const std::optional<Credential>& credential,
-                                   const HttpRequest& like) {
+// One parameter for each scope. (In a form, where OAuth 2 rules, it is one for all.)
+std::string ScopeQuery(const std::string& scope) {
+  std::string query;
+  for (size_t at = 0; at < scope.size();) {
+    const size_t end = std::min(scope.find(' ', at), scope.size());
+    query += (at == 0 ? "scope=" : "&scope=") + UrlEscape(scope.substr(at, end - at));
+    at = end + 1;
+  }
+  return query;
+}
+
+Result<HttpRequest> TokenRequest(const Challenge& challenge, const std::string& registry_url,
+                                 const std::string& scope,
+                                 const std::optional<Credential>& credential) {
   auto param = [&](const char* name) {
     auto it = challenge.params.find(name);
     return it == challenge.params.end() ? std::string() : it->second;
@@ -93,13 +104,13 @@ Result<Authorization> RequestToken(HttpClient* http, const Challenge& challenge,
   if (registry_url.starts_with("https:") && !Lower(realm).starts_with("https:"))
     return Error{ErrorKind::kDenied, EACCES, "the token realm of an https registry is not https"};
 
-  std::string query = "service=" + UrlEscape(param("service")) + "&scope=" + UrlEscape(scope);
+  const bool by_post = credential && !credential->identity_token.empty();
+  std::string query = by_post ? "scope=" + UrlEscape(scope) : ScopeQuery(scope);
+  // A challenge need not name a service; an empty one is refused by some servers.
+  if (std::string service = param("service"); !service.empty())
+    query = "service=" + UrlEscape(service) + "&" + query;
   HttpRequest request;
-  request.deadline = like.deadline;
-  request.watch = like.watch;
-  request.fresh_connection = like.fresh_connection;
-  request.tally = like.tally;
-  if (credential && !credential->identity_token.empty()) {
+  if (by_post) {
     request.method = "POST";
     request.url = realm;
     request.headers = {{"Content-Type", "application/x-www-form-urlencoded"}};
@@ -109,19 +120,7 @@ Result<Authorization> RequestToken(HttpClient* http, const Challenge& challenge,
     request.url = realm + (realm.find('?') == std::string::npos ? "?" : "&") + query;
     if (credential) request.authorization = BasicValue(*credential);
   }
-  std::string body;
-  request.on_body = [&](ByteSpan bytes) -> Status {
-    if (bytes.size() > kMaxTokenBytes - body.size())
-      return InvalidError("token server's answer is too long");
-    body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    return OkStatus();
-  };
-  auto response = http->Send(request);
-  if (!response.ok()) return response.error().Wrap("token server");
-  if (response->status != 200) return StatusError(*response).Wrap("token server");
-  FASTOCI_TRY(Authorization token, ParseToken(body));
-  if (like.tally) like.tally->tokens++;
-  return token;
+  return request;
 }
 
 }  // namespace
@@ -170,26 +169,73 @@ void TokenCache::Clear() {
   entries_.clear();
 }
 
-Result<Authorization> Authenticate(HttpClient* http, const HttpResponse& response,
-                                   const std::string& scope,
-                                   const std::optional<Credential>& credential,
-                                   const HttpRequest& like) {
+std::vector<Challenge> ChallengesOf(const HttpResponse& response) {
   std::vector<Challenge> challenges;
   auto [begin, end] = response.headers.equal_range("www-authenticate");
   for (auto it = begin; it != end; ++it)
     for (Challenge& c : ParseChallenges(it->second)) challenges.push_back(std::move(c));
-  for (const Challenge& c : challenges)
-    if (c.scheme == "bearer")
-      return RequestToken(http, c, response.url, scope, credential, like);
+  return challenges;
+}
+
+Result<AuthorizationPlan> PlanAuthorization(const std::vector<Challenge>& challenges,
+                                            const std::string& registry_url,
+                                            const std::string& scope,
+                                            const std::optional<Credential>& credential) {
+  AuthorizationPlan plan;
+  for (const Challenge& c : challenges) {
+    if (c.scheme != "bearer") continue;
+    FASTOCI_TRY(plan.token_request, TokenRequest(c, registry_url, scope, credential));
+    return plan;
+  }
   for (const Challenge& c : challenges) {
     if (c.scheme != "basic") continue;
     if (!credential || credential->username.empty())
       return Error{ErrorKind::kDenied, EACCES, "HTTP 401: credentials are needed"};
-    Authorization a;
-    a.value = BasicValue(*credential);
-    return a;
+    plan.ready.value = BasicValue(*credential);
+    return plan;
   }
   return Error{ErrorKind::kDenied, EACCES, "HTTP 401 without a usable challenge"};
+}
+
+void CollectToken(HttpRequest* request, std::string* body) {
+  request->on_body = [body](ByteSpan bytes) -> Status {
+    if (bytes.size() > kMaxTokenBytes - body->size())
+      return InvalidError("token server's answer is too long");
+    body->append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return OkStatus();
+  };
+}
+
+Result<Authorization> TokenFrom(const Result<HttpResponse>& response, const std::string& body,
+                                SteadyTime now) {
+  if (!response.ok()) return response.error().Wrap("token server");
+  if (response->status != 200) {
+    Error e = StatusError(*response).Wrap("token server");
+    // That is what some say to a refresh token that has expired.
+    if (response->status == 400) e.kind = ErrorKind::kDenied;
+    return e;
+  }
+  return ParseToken(body, now);
+}
+
+Result<Authorization> Authenticate(HttpClient* http, const HttpResponse& response,
+                                   const std::string& scope,
+                                   const std::optional<Credential>& credential,
+                                   const HttpRequest& like) {
+  FASTOCI_TRY(AuthorizationPlan plan,
+              PlanAuthorization(ChallengesOf(response), response.url, scope, credential));
+  if (!plan.token_request) return plan.ready;
+  HttpRequest& request = *plan.token_request;
+  request.deadline = like.deadline;
+  request.watch = like.watch;
+  request.fresh_connection = like.fresh_connection;
+  request.tally = like.tally;
+  std::string body;
+  CollectToken(&request, &body);
+  FASTOCI_TRY(Authorization token,
+              TokenFrom(http->Send(request), body, std::chrono::steady_clock::now()));
+  if (like.tally) like.tally->tokens++;
+  return token;
 }
 
 }  // namespace fastoci

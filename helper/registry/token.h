@@ -49,9 +49,28 @@ struct Authorization {
   SteadyTime expires = SteadyTime::max();
 };
 
-// Answers the challenges of a 401: Bearer if offered, else Basic. scope is
-// "repository:<name>:pull[,push]". kDenied if there is nothing to answer with.
-// deadline, watch and tally of like apply to the token request.
+std::vector<Challenge> ChallengesOf(const HttpResponse& response);
+
+// How challenges are answered: with a value at once (Basic), or with one that a
+// token server gives (Bearer, which is preferred). scope is
+// "repository:<name>:pull[,push]", or several, with spaces between them. kDenied if
+// there is nothing to answer with.
+struct AuthorizationPlan {
+  Authorization ready;
+  std::optional<HttpRequest> token_request;  // deadline and callbacks are the caller's
+};
+Result<AuthorizationPlan> PlanAuthorization(const std::vector<Challenge>& challenges,
+                                            const std::string& registry_url,
+                                            const std::string& scope,
+                                            const std::optional<Credential>& credential);
+// Has the request's answer collected in body, which must live until it has ended.
+void CollectToken(HttpRequest* request, std::string* body);
+// What a token server answered.
+Result<Authorization> TokenFrom(const Result<HttpResponse>& response, const std::string& body,
+                                SteadyTime now);
+
+// Does all of this, and waits for the token. The token request has the deadline, watch and
+// tally of like.
 Result<Authorization> Authenticate(HttpClient* http, const HttpResponse& response,
                                    const std::string& scope,
                                    const std::optional<Credential>& credential,

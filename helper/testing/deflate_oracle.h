@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What zlib and what DeflateDecoder make of a raw deflate stream, in a form that
-// can be compared: for the tests of the decoder and for its fuzz target.
+// Decodes a raw deflate stream with zlib and with DeflateDecoder. The results can be
+// compared. For the tests of the decoder and for its fuzz target.
 #ifndef FASTOCI_TESTING_DEFLATE_ORACLE_H_
 #define FASTOCI_TESTING_DEFLATE_ORACLE_H_
 
@@ -26,7 +26,8 @@ struct Deflated {
 
 // max_bytes: of data, roughly.
 Deflated DeflatedByZlib(const Bytes& stream, size_t max_bytes = SIZE_MAX);
-// step: of the input, as far as the decoder gets on with it; room: for output.
+// step: how much input the decoder gets at a time; more if it cannot go on with that. room:
+// space for output.
 Deflated DeflatedByDecoder(const Bytes& stream, size_t step, size_t room,
                            size_t max_bytes = SIZE_MAX);
 

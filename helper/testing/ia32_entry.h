@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel's entry for 32-bit programs, which 64-bit ones can use, too.
+// The kernel's entry for 32-bit programs. 64-bit programs can use it, too.
 #ifndef FASTOCI_TESTING_IA32_ENTRY_H_
 #define FASTOCI_TESTING_IA32_ENTRY_H_
 #ifdef __x86_64__
@@ -9,9 +9,9 @@ namespace fastoci {
 // int $0x80; nr: as 32-bit programs number system calls (getpid is 20, open 5).
 int Ia32Call(int nr);
 
-// The signal that a filter of system calls kills with there: SIGSYS, but SIGSEGV
-// where the kernel has no such entry (some do not when they are virtual), so that
-// there is nothing to filter. Forks.
+// The signal with which a filter of system calls kills a process at this entry: SIGSYS. It
+// is SIGSEGV if the kernel has no such entry (some virtual machines' kernels have none);
+// then there is nothing to filter. Forks.
 int Ia32KillSignal();
 
 }  // namespace fastoci

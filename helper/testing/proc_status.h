@@ -13,8 +13,9 @@ namespace fastoci {
 std::string StatusField(pid_t pid, const std::string& key);
 
 // Expects what each unprivileged role has: no new privileges, a seccomp filter,
-// and, where the test is root, nobody's ids and an empty bounding set.
-void ExpectConfined(pid_t pid);
+// and, where the test is root, nobody's ids and a bounding set without more than
+// `bounding`.
+void ExpectConfined(pid_t pid, const std::string& bounding = "0000000000000000");
 
 }  // namespace fastoci
 

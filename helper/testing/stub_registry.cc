@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 
 #include "base/digest.h"
 
@@ -86,6 +87,21 @@ std::string QueryValue(const std::string& target, const std::string& name) {
   return v;
 }
 
+// Closes with a reset instead of an end.
+void Reset(int fd) {
+  linger now{1, 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+}
+
+std::string IsoNow() {
+  std::time_t now = std::time(nullptr);
+  std::tm tm{};
+  gmtime_r(&now, &tm);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y%m%dT%H%M%SZ", &tm);
+  return text;
+}
+
 std::string DigestOf(const std::string& s) { return DigestString(Sha256::Of(AsBytes(s))); }
 
 }  // namespace
@@ -104,7 +120,7 @@ StubRegistry::StubRegistry() {
     a.sin_family = AF_INET;
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t n = sizeof(a);
-    if (bind(fd.get(), reinterpret_cast<sockaddr*>(&a), n) != 0 || listen(fd.get(), 64) != 0 ||
+    if (bind(fd.get(), reinterpret_cast<sockaddr*>(&a), n) != 0 || listen(fd.get(), 512) != 0 ||
         getsockname(fd.get(), reinterpret_cast<sockaddr*>(&a), &n) != 0)
       std::abort();
     ports_.push_back(ntohs(a.sin_port));
@@ -120,7 +136,7 @@ StubRegistry::~StubRegistry() {
     stop_ = true;
     for (int fd : connections_) shutdown(fd, SHUT_RDWR);
   }
-  stopped_.notify_all();
+  changed_.notify_all();
   for (UniqueFd& fd : listeners_) shutdown(fd.get(), SHUT_RDWR);
   for (std::thread& t : acceptors_) t.join();
   for (std::thread& t : workers_) t.join();  // no acceptor is left to add one
@@ -136,6 +152,11 @@ void StubRegistry::Accept(int listener, int port) {
     if (stop_) {
       close(fd);
       return;
+    }
+    if (down_) {
+      Reset(fd);
+      close(fd);
+      continue;
     }
     nr_connections_++;
     connections_.push_back(fd);
@@ -184,18 +205,32 @@ bool StubRegistry::Answer(int fd, const StubRequest& request) {
   if (f.fault == Fault::kStatus) {
     r = Reply();
     r.status = static_cast<int>(f.arg);
-    r.body = "injected";
-    r.headers = {{"Retry-After", "0"}};
+    r.body = f.body;
+    r.headers = f.headers;
+  } else if (f.fault == Fault::kHalf || f.fault == Fault::kForget) {
+    r = Reply();
+    r.status = f.fault == Fault::kHalf ? 500 : 404;
   } else if (f.fault == Fault::kRedirect) {
     std::string digest = request.target.substr(request.target.rfind('/') + 1);
     r = Reply();
     r.status = 307;
-    r.headers = {
-        {"Location", "http://127.0.0.1:" + std::to_string(ports_[1]) + "/store/" + digest}};
+    std::string location = "http://127.0.0.1:" + std::to_string(ports_[1]) + "/store/" + digest;
+    if (f.arg != 0)
+      location += "?X-Amz-Date=" + IsoNow() + "&X-Amz-Expires=" + std::to_string(f.arg);
+    r.headers = {{"Location", location}};
   } else if (f.fault == Fault::kFlipBit && !r.body.empty()) {
     r.body[r.body.size() / 2] ^= 1;
   } else if (f.fault == Fault::kShortBody) {
     r.body.resize(r.body.size() - std::min<size_t>(r.body.size(), f.arg));
+  }
+  if (f.fault == Fault::kBlackHole) {
+    changed_.wait(lock, [this] { return stop_; });
+    return false;
+  }
+  if (r.faulty && request.method == "GET" && hold_) {
+    nr_held_++;
+    changed_.wait(lock, [this] { return stop_ || !hold_; });
+    nr_held_--;
   }
   lock.unlock();
 
@@ -205,13 +240,20 @@ bool StubRegistry::Answer(int fd, const StubRequest& request) {
     head += name + ": " + value + "\r\n";
     has_length |= name == "Content-Length";
   }
-  if (!has_length) head += "Content-Length: " + std::to_string(r.body.size()) + "\r\n";
+  const bool endless = f.fault == Fault::kNoLength;
+  if (!has_length && !endless) head += "Content-Length: " + std::to_string(r.body.size()) + "\r\n";
   head += "\r\n";
   if (!SendAll(fd, head)) return false;
-  if (request.method == "HEAD") return true;
+  if (request.method == "HEAD") return !endless;
   if (f.fault == Fault::kHang) {
+    SendAll(fd, r.body.substr(0, f.arg));
     lock.lock();
-    stopped_.wait(lock, [this] { return stop_; });
+    changed_.wait(lock, [this] { return stop_; });
+    return false;
+  }
+  if (f.fault == Fault::kReset) {
+    SendAll(fd, r.body.substr(0, f.arg));
+    Reset(fd);
     return false;
   }
   if (f.fault == Fault::kClose) {
@@ -219,7 +261,7 @@ bool StubRegistry::Answer(int fd, const StubRequest& request) {
     shutdown(fd, SHUT_RDWR);
     return false;
   }
-  return SendAll(fd, r.body);
+  return SendAll(fd, r.body) && !endless;
 }
 
 bool StubRegistry::Authorized(const StubRequest& request) {
@@ -240,8 +282,19 @@ StubRegistry::Reply StubRegistry::Route(const StubRequest& request) {
     return r;
   }
   if (path == "/token") {
-    if (given == request.headers.end() ||
-        given->second != "Basic " + Base64(user_ + ":" + password_)) {
+    if (request.target.ends_with("service=") || request.target.find("service=&") != std::string::npos) {
+      r.status = 400;  // an empty service is none
+      return r;
+    }
+    const bool refreshed = request.method == "POST" && !refresh_token_.empty() &&
+                           request.body.find("grant_type=refresh_token") != std::string::npos &&
+                           request.body.find("refresh_token=" + refresh_token_) != std::string::npos;
+    if (!refresh_token_.empty() && !refreshed) {
+      r.status = 400;
+      return r;
+    }
+    if (!refreshed && (given == request.headers.end() ||
+        given->second != "Basic " + Base64(user_ + ":" + password_))) {
       r.status = 401;
       return r;
     }
@@ -249,9 +302,18 @@ StubRegistry::Reply StubRegistry::Route(const StubRequest& request) {
     r.body = R"({"token":")" + token_ + R"(","expires_in":300})";
     return r;
   }
+  // A store beside the registry: the location itself is the permission.
+  if (request.port == ports_[1] && path.find("/blobs/uploads/") != std::string::npos) {
+    if (given == request.headers.end()) return Upload(request, "");
+    r.status = 400;
+    return r;
+  }
   if (!Authorized(request)) {
-    r.status = 401;
-    std::string bearer = "Bearer realm=\"" + url() + "/token\",service=\"stub\",scope=\"x\"";
+    r.status = given == request.headers.end() ? 401 : habits_.refused_status;
+    r.body = habits_.refused_body;
+    if (r.status != 401) return r;
+    std::string bearer = "Bearer realm=\"" + url() + "/token\",scope=\"x\"";
+    if (habits_.challenge_service) bearer += ",service=\"stub\"";
     r.headers = {
         {"WWW-Authenticate", auth_ == Auth::kBasic ? "Basic realm=\"stub\"" : bearer}};
     return r;
@@ -262,6 +324,10 @@ StubRegistry::Reply StubRegistry::Route(const StubRequest& request) {
       return Upload(request, rest.substr(0, p));
     if (size_t p = rest.find("/blobs/"); p != std::string::npos)
       return GetBlob(request, rest.substr(p + 7));
+    if (rest == "_catalog") return Names(request, "");
+    if (rest.ends_with("/tags/list")) return Names(request, rest.substr(0, rest.size() - 10));
+    if (size_t p = rest.find("/referrers/"); p != std::string::npos)
+      return Referrers(request, rest.substr(0, p), rest.substr(p + 11));
     if (size_t p = rest.find("/manifests/"); p != std::string::npos)
       return Manifests(request, rest.substr(0, p), rest.substr(p + 11));
   }
@@ -289,6 +355,7 @@ StubRegistry::Reply StubRegistry::GetBlob(const StubRequest& request, const std:
   }
   if (first >= data.size()) {
     r.status = 416;
+    r.headers.emplace_back("Content-Range", "bytes */" + std::to_string(data.size()));
     return r;
   }
   last = std::min<unsigned long long>(last, data.size() - 1);
@@ -306,20 +373,120 @@ StubRegistry::Reply StubRegistry::Upload(const StubRequest& request,
                                          const std::string& repository) {
   Reply r;
   r.faulty = true;
-  if (FindFault(request.method) != nullptr) return r;  // will fail, so it must do nothing
-  std::string digest = QueryValue(request.target, "digest");
-  std::string mount = QueryValue(request.target, "mount");
-  if (request.method == "POST" && !mount.empty() && blobs_.count(mount) != 0) {
-    r.status = 201;
-  } else if (request.method == "POST") {
-    r.status = 202;
-    r.headers = {{"Location", "/v2/" + repository + "/blobs/uploads/1?state=x"}};
-  } else if (request.method == "PUT" && DigestOf(request.body) == digest) {
-    blobs_[digest] = request.body;
-    r.status = 201;
-  } else {
-    r.status = 400;
+  if (const Injection* next = FindFault(request.method); next != nullptr) {
+    // It will fail, so it must do nothing, or half of it.
+    auto upload = uploads_.find(request.target.substr(0, request.target.find('?')));
+    if (upload == uploads_.end()) return r;
+    if (next->fault == Fault::kHalf) upload->second += request.body.substr(0, request.body.size() / 2);
+    if (next->fault == Fault::kForget) uploads_.erase(upload);
+    return r;
   }
+  if (request.body.size() > habits_.max_body) {
+    r.status = 413;
+    return r;
+  }
+  std::string mount = QueryValue(request.target, "mount");
+  std::string path = request.target.substr(0, request.target.find('?'));
+  if (request.method != "POST") return UploadPart(request, path);
+  if (!mount.empty() && blobs_.count(mount) != 0) {
+    r.status = 201;
+    return r;
+  }
+  path = "/v2/" + repository + "/blobs/uploads/" + std::to_string(next_upload_++);
+  uploads_[path] = "";
+  r.status = 202;
+  using Location = StubHabits::Location;
+  const int port = ports_[habits_.location == Location::kOtherPort ? 1 : 0];
+  const std::string at = "http://127.0.0.1:" + std::to_string(port);
+  r.headers = {
+      {"Location", (habits_.location == Location::kRelative ? "" : at) + path + "?state=x"}};
+  return r;
+}
+
+StubRegistry::Reply StubRegistry::UploadPart(const StubRequest& request, const std::string& path) {
+  Reply r;
+  r.faulty = true;
+  auto upload = uploads_.find(path);
+  if (upload == uploads_.end()) {
+    r.status = 404;
+    return r;
+  }
+  std::string& data = upload->second;
+  auto tell = [&](int status) {
+    r.status = status;
+    if (!data.empty() && (habits_.upload_range || request.method == "GET"))
+      r.headers.emplace_back("Range", "0-" + std::to_string(data.size() - 1));
+    return r;
+  };
+  if (request.method == "GET") return tell(204);
+  if (request.method == "PATCH") {
+    r.status = habits_.patch_status;
+    if (r.status != 202) return r;
+    auto range = request.headers.find("content-range");
+    if (range == request.headers.end() || !range->second.starts_with(std::to_string(data.size()) + "-"))
+      return tell(416);
+    data += request.body;
+    return tell(202);
+  }
+  const std::string digest = QueryValue(request.target, "digest");
+  data += request.body;
+  r.status = request.method == "PUT" && DigestOf(data) == digest ? 201 : 400;
+  if (r.status == 201) blobs_[digest] = data;
+  uploads_.erase(upload);
+  return r;
+}
+
+// Tags of a repository, or all repositories for "".
+StubRegistry::Reply StubRegistry::Names(const StubRequest& request, const std::string& repository) {
+  std::vector<std::string> names;
+  for (const auto& [key, stored] : manifests_) {
+    const size_t colon = key.find(':');
+    const std::string owner = key.substr(0, colon), name = key.substr(colon + 1);
+    if (repository.empty() && (names.empty() || names.back() != owner)) names.push_back(owner);
+    if (repository == owner && !name.starts_with("sha256:")) names.push_back(name);
+  }
+  Reply r;
+  const size_t begin = std::strtoul(QueryValue(request.target, "n").c_str(), nullptr, 10);
+  const size_t end = std::min(names.size(), begin + habits_.referrers_page);
+  if (end < names.size())
+    r.headers.emplace_back("Link", "<" + request.target.substr(0, request.target.find('?')) + "?n=" +
+                                       std::to_string(end) + ">; rel=\"next\"");
+  r.body = std::string("{\"") + (repository.empty() ? "repositories" : "tags") + "\":[";
+  for (size_t i = begin; i < end; i++) r.body += (i == begin ? "\"" : ",\"") + names[i] + "\"";
+  r.body += "]}";
+  return r;
+}
+
+StubRegistry::Reply StubRegistry::Referrers(const StubRequest& request,
+                                            const std::string& repository,
+                                            const std::string& digest) {
+  Reply r;
+  if (!referrers_api_) {
+    r.status = habits_.referrers_status;
+    r.body = "<html>no such page</html>";
+    return r;
+  }
+  std::vector<std::string> found;
+  for (const auto& [name, stored] : manifests_) {
+    if (!name.starts_with(repository + ":sha256:")) continue;
+    if (stored.body.find("\"subject\"") == std::string::npos ||
+        stored.body.find(digest) == std::string::npos)
+      continue;
+    found.push_back(R"({"digest":")" + name.substr(repository.size() + 1) + R"("})");
+  }
+  const size_t begin = std::strtoul(QueryValue(request.target, "n").c_str(), nullptr, 10);
+  const size_t end = std::min(found.size(), begin + habits_.referrers_page);
+  r.headers = {{"Content-Type", "application/vnd.oci.image.index.v1+json"}};
+  std::string path = request.target.substr(0, request.target.find('?'));
+  if (end < found.size()) {
+    const std::string next = path + "?n=" + std::to_string(end);
+    r.headers.emplace_back("Link", "</first>; rel=\"first\", <" +
+                                       (habits_.referrers_next.empty() ? next : habits_.referrers_next) +
+                                       ">; rel=\"next\"");
+  }
+  r.body = R"({"schemaVersion":2,"manifests":[)";
+  for (size_t i = begin; i < end; i++) r.body += (i == begin ? "" : ",") + found[i];
+  r.body += "]}";
   return r;
 }
 
@@ -335,7 +502,11 @@ StubRegistry::Reply StubRegistry::Manifests(const StubRequest& request,
     Stored s{type == request.headers.end() ? "" : type->second, request.body};
     manifests_[repository + ":" + name] = s;
     manifests_[repository + ":" + digest] = s;
-    r.status = 201;
+    if (name.starts_with("sha256-") && !habits_.stale_tag_body.empty()) {
+      manifests_[repository + ":" + name].body = habits_.stale_tag_body;
+      habits_.stale_tag_body.clear();
+    }
+    r.status = habits_.manifest_put_status;
     r.headers = {{"Docker-Content-Digest", digest}};
     if (referrers_api_) r.headers.emplace_back("OCI-Subject", "yes");
     return r;
@@ -346,7 +517,8 @@ StubRegistry::Reply StubRegistry::Manifests(const StubRequest& request,
     r.body = R"({"errors":[{"code":"MANIFEST_UNKNOWN"}]})";
     return r;
   }
-  r.headers = {{"Content-Type", it->second.media_type}};
+  const std::string& type = it->second.media_type;
+  r.headers = {{"Content-Type", habits_.manifest_type.empty() ? type : habits_.manifest_type}};
   r.body = it->second.body;
   return r;
 }
@@ -374,7 +546,36 @@ std::string StubRegistry::BlobData(const std::string& digest) {
 
 void StubRegistry::Inject(Fault fault, int count, uint64_t arg, const std::string& method) {
   std::lock_guard<std::mutex> lock(mutex_);
-  injections_.push_back({fault, count, arg, method});
+  injections_.push_back({fault, count, arg, method, {{"Retry-After", "0"}}, "injected"});
+}
+
+void StubRegistry::Status(int count, int status,
+                          std::vector<std::pair<std::string, std::string>> headers,
+                          const std::string& body) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  injections_.push_back({Fault::kStatus, count, static_cast<uint64_t>(status), "GET",
+                         std::move(headers), body});
+}
+
+void StubRegistry::Hold(bool on) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  hold_ = on;
+  changed_.notify_all();
+}
+
+int StubRegistry::CountHeld() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return nr_held_;
+}
+
+void StubRegistry::SetDown(bool down) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  down_ = down;
+  if (!down) return;
+  for (int fd : connections_) {
+    Reset(fd);
+    shutdown(fd, SHUT_RDWR);
+  }
 }
 
 void StubRegistry::RequireAuth(Auth auth, const std::string& user, const std::string& password) {
@@ -383,11 +584,24 @@ void StubRegistry::RequireAuth(Auth auth, const std::string& user, const std::st
   user_ = user;
   password_ = password;
   token_.clear();
+  refresh_token_.clear();
+}
+
+void StubRegistry::RequireRefreshToken(const std::string& token) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  auth_ = Auth::kBearer;
+  refresh_token_ = token;
+  token_.clear();
 }
 
 void StubRegistry::SetReferrersApi(bool on) {
   std::lock_guard<std::mutex> lock(mutex_);
   referrers_api_ = on;
+}
+
+void StubRegistry::SetHabits(const StubHabits& habits) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  habits_ = habits;
 }
 
 std::vector<StubRequest> StubRegistry::Requests() {

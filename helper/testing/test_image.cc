@@ -113,7 +113,7 @@ Result<TestImage> TestImage::Make(const std::vector<Layer>& layers, FsType fs_ty
     input.layers.push_back({fds.back().get(), packed.digest, digest, blob.size(),
                             layer.gzip ? FASTOCI_CODEC_GZIP : FASTOCI_CODEC_RAW, nullptr, -1});
   }
-  input.json = "{}";
+  input.json_head = "{}";
   FASTOCI_TRY(TestImage image, Assembled(input, data_spaces));
   image.fs_type_ = fs_type;
   image.meta_layers_ = std::move(meta_layers);

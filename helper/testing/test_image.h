@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// TestImage: layers converted, assembled and written out as the device that a
-// node would see, in a file of its own; read back with libext2fs.
+// TestImage: layers that are converted, assembled and written to a file as the device that
+// a node would see. The file is read back with libext2fs.
 #ifndef FASTOCI_TESTING_TEST_IMAGE_H_
 #define FASTOCI_TESTING_TEST_IMAGE_H_
 

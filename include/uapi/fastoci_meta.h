@@ -3,11 +3,11 @@
  * fastoci_meta.h - the two on-disk formats that the kernel reads: the
  * assembled meta image and the superblock of a cache device.
  *
- * Both are written by user space (assembly; the broker) and are hostile until
- * the kernel has checked them. All integers are little-endian. A "sector" is
- * always 512 bytes. Offsets are in bytes from the start of the device unless
- * the name says otherwise. Checksums are CRC-32C (Castagnoli) with initial
- * value ~0 and final inversion, over the bytes named.
+ * User space writes both. The kernel treats them as hostile until it has checked
+ * them. All integers are little-endian. A "sector" is always 512 bytes. Offsets
+ * are in bytes from the start of the device unless the name says otherwise.
+ * Checksums are CRC-32C (Castagnoli) with the initial value ~0 and a final
+ * inversion. Each field says which bytes it covers.
  *
  * Assembled meta image:
  *
@@ -22,11 +22,12 @@
  * Each region starts on a 4096-byte boundary, regions do not overlap, and all
  * of them lie within total_bytes, which is at most the size of the device.
  *
- * Extents. keys[i] is the first sector of extent i on the device; it ends
- * where extent i + 1 begins, the last one at device_sectors. keys[0] is 0 and
- * the keys grow strictly, so the table covers the device without a gap or an
- * overlap by construction; what maps nowhere is a zero extent of its own.
- * Keys stand apart from payloads so that a lookup touches 4 bytes per probe.
+ * Extents. keys[i] is the first sector of extent i on the device. Extent i ends
+ * where extent i + 1 begins, and the last extent ends at device_sectors. keys[0]
+ * is 0, and each key is larger than the one before it, so the table covers the
+ * device without a gap or an overlap. A range that has no data is an extent of
+ * type ZERO. The keys are stored apart from the payloads, so a lookup touches
+ * only 4 bytes per probe.
  */
 #ifndef _UAPI_FASTOCI_META_H
 #define _UAPI_FASTOCI_META_H
@@ -52,13 +53,14 @@
 #define FASTOCI_MIN_CHUNK_SHIFT	16		/* 64 KiB */
 #define FASTOCI_MAX_CHUNK_SHIFT	22		/* 4 MiB */
 
-/* Chunk digests are SHA-256 over each 64 KiB of a data space (last one short). */
+/* A chunk digest is the SHA-256 of 64 KiB of a data space. The last piece may be shorter. */
 #define FASTOCI_DIGEST_SHIFT	16
 #define FASTOCI_DIGEST_BYTES	32
 
 /*
- * An unknown bit in incompat refuses the image; in ro_compat it would refuse
- * writing, which nobody does; in compat it is ignored.
+ * A reader refuses an image that has an unknown bit in incompat. It ignores unknown
+ * bits in compat. An unknown bit in ro_compat forbids writing. Nobody writes to an
+ * image, so readers ignore these bits as well.
  */
 #define FASTOCI_META_COMPAT_KNOWN	0U
 #define FASTOCI_META_RO_COMPAT_KNOWN	0U
@@ -67,7 +69,7 @@
 /**
  * struct fastoci_meta_region - where a part of the assembled meta image lies
  * @offset: first byte, a multiple of FASTOCI_META_ALIGN
- * @bytes: length; 0 means absent (offset is then 0 too)
+ * @bytes: length; 0 means that the region is absent, and @offset is 0 too
  * @crc: CRC-32C of the region; checked by the kernel for the blob table, the
  *	keys and the payloads, by the helper for the others. The metadata area
  *	has crc 0 and is covered by the sha256 that the broker's database keeps.
@@ -89,8 +91,8 @@ struct fastoci_meta_region {
  * @ro_compat: feature mask
  * @incompat: feature mask
  * @crc: CRC-32C over the 4096 bytes with this field zero
- * @image_id: sha256 of the manifest it was assembled from
- * @device_sectors: size of the mapped device
+ * @image_id: sha256 of the manifest that the image was assembled from
+ * @device_sectors: size of the mapped device, 1..FASTOCI_MAX_DEVICE_SECTORS
  * @total_bytes: end of the last region
  * @nr_blobs: entries of the blob table, 0..FASTOCI_MAX_BLOBS
  * @nr_extents: 1..FASTOCI_MAX_EXTENTS
@@ -135,19 +137,22 @@ enum fastoci_codec {
 /**
  * struct fastoci_meta_blob - one entry of the blob table
  * @data_space_id: sha256 over the 32 bytes of @blob_digest, le64 @data_bytes,
- *	le32 @codec and the sha256 of the chunk-digest list; without digests
- *	the last part is the sha256 of the meta layer instead, which makes the
- *	data space private to that meta layer
+ *	le32 @codec and the sha256 of the chunk-digest list. If there are no
+ *	digests, the sha256 of the meta layer takes the place of that of the
+ *	list. The data space is then private to that meta layer.
  * @blob_digest: sha256 of the blob as the registry holds it
  * @data_bytes: size of the data space, 1..FASTOCI_MAX_DATA_BYTES
  * @blob_bytes: size of the blob
  * @codec: enum fastoci_codec
  * @nr_spans: entries of the span table, 0 for RAW
- * @spans_offset: into the helper area: struct fastoci_meta_span[nr_spans]
- * @index_offset: into the helper area: gzip.meta, or what the codec needs
- * @index_bytes: its length
- * @digests_offset: into the helper area: 32 bytes per 64 KiB of data space
- * @nr_digests: 0, or data_bytes / 64 KiB rounded up
+ * @spans_offset: where the span table begins in the helper area: struct
+ *	fastoci_meta_span[nr_spans]
+ * @index_offset: where the codec's index begins in the helper area, for example
+ *	gzip.meta
+ * @index_bytes: length of the codec's index
+ * @digests_offset: where the chunk digests begin in the helper area: 32 bytes for
+ *	each 64 KiB of the data space
+ * @nr_digests: 0, or @data_bytes / 64 KiB rounded up
  * @flags: 0
  *
  * The kernel reads @data_space_id and @data_bytes only.
@@ -169,10 +174,11 @@ struct fastoci_meta_blob {
 
 /**
  * struct fastoci_meta_span - where decoding may begin
- * @data_offset: first byte of the span in the data space; the first one is 0,
- *	they grow strictly, the last span ends at data_bytes
- * @blob_offset: first byte of the blob that decoding this span needs (for a
- *	gzip checkpoint in mid-byte: the shared byte); never decreases
+ * @data_offset: first byte of the span in the data space. It is 0 for the first
+ *	span and grows from span to span. The last span ends at data_bytes.
+ * @blob_offset: first byte of the blob that decoding this span needs. If a gzip
+ *	checkpoint lies within a byte, it is that byte. It never decreases from
+ *	span to span.
  */
 struct fastoci_meta_span {
 	__le64 data_offset;
@@ -181,9 +187,9 @@ struct fastoci_meta_span {
 
 /*
  * Extent payload: bits 63-62 type, 61-48 blob number, 47-0 sector.
- * META: absolute sector of the meta device, within the metadata area.
- * BLOB: sector of that blob's data space; its last sector may be a partial
- * one (the rest of the chunk reads as zeros).
+ * META: the sector is one of the meta device, within the metadata area.
+ * BLOB: the sector is one of that blob's data space. The last sector of a data
+ * space may be partial. The bytes after its end read as zeros.
  * ZERO: all other bits are 0.
  */
 #define FASTOCI_EXTENT_ZERO	0ULL
@@ -199,11 +205,13 @@ struct fastoci_meta_span {
  * @magic: FASTOCI_CACHE_MAGIC
  * @version: FASTOCI_CACHE_VERSION
  * @sb_bytes: FASTOCI_CACHE_SB_BYTES
- * @compat: feature mask as for the meta image
- * @ro_compat: feature mask
- * @incompat: feature mask; none is known
+ * @compat: feature mask; unknown bits are ignored
+ * @ro_compat: feature mask; no bit is known. The helper, which writes to the cache,
+ *	refuses unknown bits. The kernel only reads, and ignores them.
+ * @incompat: feature mask; no bit is known, and all readers refuse unknown bits
  * @crc: CRC-32C over the 4096 bytes with this field zero
- * @uuid: identity of the cache; two devices with one uuid are refused
+ * @uuid: identity of the cache. While a cache is in use, the kernel refuses another
+ *	device that has the same uuid.
  * @chunk_shift: log2 of the chunk size in bytes,
  *	FASTOCI_MIN_CHUNK_SHIFT..FASTOCI_MAX_CHUNK_SHIFT
  * @nr_slots: 1..FASTOCI_MAX_SLOTS

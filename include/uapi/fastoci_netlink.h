@@ -2,90 +2,109 @@
 /*
  * fastoci_netlink.h - the miss protocol between dm-fastoci and its helper.
  *
- * Generic netlink family "fastoci", initial network namespace only. Every
- * command and every dump needs CAP_SYS_ADMIN in the initial user namespace.
+ * The generic netlink family is "fastoci", in the initial network namespace.
+ * Every command and every dump needs CAP_SYS_ADMIN in the initial user namespace.
  *
- * One helper at a time. REGISTER makes the sending socket the helper and
- * returns a generation; a socket does so once (-EALREADY). All later commands
- * that change a state must come from that socket and carry that generation
- * (else -ESTALE). The kernel sends
- * events by unicast to that socket. Closing the socket ends the registration:
- * misses stay pending (or fail, by the device's policy) and are sent again to
- * the next helper; slots that were reserved return to the free list.
+ * Helper. There is one helper at a time. REGISTER makes the sending socket the
+ * helper and returns a generation. A socket registers only once (-EALREADY). Every
+ * later command that changes a state must come from that socket and carry that
+ * generation, else it fails with -ESTALE. The kernel sends events to that socket
+ * by unicast. Closing the socket ends the registration. Misses then stay pending,
+ * or fail by the policy of their device, and are sent to the next helper. Slots
+ * that were reserved are free again.
  *
- * A cache goes with its last table, and what the helper had reserved there with
- * it: it must have no write under way to a cache that is gone when it allocates
- * slots of its successor, which has the same UUID and another number. What a
- * helper that was taken over had reserved stays so until its socket is closed,
- * in the successor too.
+ * Caches. A cache ends when its last table is removed. Its successor on the same
+ * device has the same UUID and another number. The slots that a helper had reserved
+ * in the old cache stay reserved for it in the new one, because it may have a write
+ * under way. They are free after RETURN, or when the helper's socket is closed. So a
+ * helper first ends its writes to a cache that is gone, and then sends a RETURN
+ * without SLOTS for the successor.
  *
- * Numbers. A cache, an image and a data space ("space") each have a u32
- * number, given by the kernel and not used again soon. Chunks and slots are
- * counted in units of the cache's chunk size from 0.
+ * Numbers. The kernel gives each cache, each image and each data space ("space") a
+ * u32 number, and does not use it again soon. Chunks and slots have the size that
+ * the cache's superblock says, and are counted from 0.
  *
- * A batch is a CHUNKS attribute: a nest of CHUNK nests, each with SPACE,
- * CHUNK_NO and, by command, SLOT, CLASS, ERRNO. A batch is handled in order
- * and as a whole is never larger than FASTOCI_MAX_BATCH; the first entry that
- * is refused ends it with its error, earlier entries stay in force, and the
- * reply's extended ack points to the entry (EVICT: to the batch).
+ * Batches. A batch is a CHUNKS attribute: a nest of CHUNK nests. Each has SPACE and
+ * CHUNK_NO and, depending on the command, SLOT, CLASS or ERRNO. A batch has at most
+ * FASTOCI_MAX_BATCH entries, which are handled in order. The first entry that is
+ * refused ends the batch with its error. The entries before it stay in force. The
+ * extended ack of the reply points to the entry, or to the batch for EVICT.
  *
+ * Commands:
  *   REGISTER  VERSION, FLAGS?         -> GENERATION, VERSION
- *   ALLOC     CACHE, COUNT            -> SLOTS  (array of u32, maybe fewer;
- *                                        -ENOSPC if none is free)
- *   RETURN    CACHE, SLOTS               give reserved slots back
- *   ACK       CACHE, COUNT               that many MISS entries were taken
+ *   ALLOC     CACHE, COUNT            -> SLOTS, an array of u32
+ *             Reserves free slots, perhaps fewer than COUNT. -ENOSPC if there is
+ *             none.
+ *   RETURN    CACHE, SLOTS?
+ *             Gives reserved slots back. Without SLOTS, gives back all that the
+ *             sender has reserved. Also gives back a restored slot whose content
+ *             proved wrong.
+ *   ACK       CACHE, COUNT
+ *             The helper has taken that many entries of MISS.
  *   FILL      CACHE, CHUNKS(SPACE, CHUNK_NO, SLOT)
- *             The slot must be reserved by this generation. The same FILL
- *             again succeeds. If the chunk is already present in another
- *             slot, the sender's slot stays reserved and is still its own.
- *   FAIL      CACHE, CHUNKS(SPACE, CHUNK_NO, ERRNO)   positive errno
+ *             Publishes chunks. The slot must be reserved by this generation. The
+ *             same FILL again succeeds. If the chunk is already present in another
+ *             slot, the sender's slot stays reserved for it.
+ *   FAIL      CACHE, CHUNKS(SPACE, CHUNK_NO, ERRNO)
+ *             Ends the reads that wait, with a positive errno.
  *   EVICT     CACHE, CHUNKS(SPACE, CHUNK_NO), FLAGS?
- *             Unpublishes at once. After a grace period, when no reader is
- *             left, the slot is free (with FASTOCI_EVICT_RESERVE: reserved by
- *             this generation) and an EVICTED event tells so.
+ *             Unpublishes the chunks at once. When no reader is left, the slot is
+ *             free, or reserved by this generation if FLAGS has
+ *             FASTOCI_EVICT_RESERVE. An EVICTED event tells so.
  *   RESTORE   CACHE, SPACE_ID, DATA_BYTES, CHUNKS(CHUNK_NO, SLOT)
- *             What the helper's database knows. Takes a free slot, or one
- *             that the sender reserved, out of circulation for that chunk;
- *             served from its first FILL on. Makes the space if need be;
- *             -EEXIST where the slot or the chunk is taken. RETURN gives a
- *             restored slot back whose content proved wrong.
- *   GET_CACHES, GET_IMAGES, GET_SPACES, GET_SLOTS, GET_PENDING   dumps
- *             GET_PENDING is the helper's own (GENERATION) and empty itself: it
- *             makes the kernel send every pending miss again as MISS events.
- *             GET_IMAGES adds NR_HITS, NR_MISSED, NR_ERRORS, NR_PARKED, HIT_TIMES, HIT_NS.
- *             GET_SLOTS with FLAGS = FASTOCI_SLOTS_CLEAR_ACCESSED clears
- *             the access bits that it reports.
+ *             Puts slots aside for chunks that the helper's database knows: free
+ *             slots, or slots that the sender has reserved. A chunk is served from
+ *             its first FILL on. Makes the space if there is none. -EEXIST if the
+ *             slot or the chunk is taken.
+ *   REUSE     CACHE, SLOTS
+ *             Takes BAD slots into use again. After a grace period each is
+ *             reserved by this generation, and an EVICTED event tells so. Slots
+ *             that are not BAD stay as they are.
  *
- * Events (no reply; MISS must be acknowledged by ACK, after at most
- * FASTOCI_MISS_WINDOW entries without one the kernel waits; a chunk's MISS may
- * come again while it is on its way):
+ * Dumps:
+ *   GET_CACHES
+ *   GET_IMAGES   adds counters: NR_HITS, NR_MISSED, NR_ERRORS, NR_PARKED, HIT_TIMES,
+ *                HIT_NS
+ *   GET_SPACES
+ *   GET_SLOTS    CACHE, FLAGS?
+ *                The slots that are not free. FASTOCI_SLOTS_CLEAR_ACCESSED in FLAGS
+ *                clears the access bits that are reported.
+ *   GET_PENDING  GENERATION
+ *                Only the helper may use it. The dump is empty, but the kernel sends
+ *                every pending miss again as MISS events.
+ *
+ * Events, which have no reply:
  *   MISS        CACHE, CHUNKS(SPACE, CHUNK_NO, CLASS)
+ *               The helper acknowledges it by ACK. The kernel sends at most
+ *               FASTOCI_MISS_WINDOW entries without an ACK. The MISS of a chunk may
+ *               come again while the helper already fetches the chunk.
  *   EVICTED     CACHE, CHUNKS(SPACE, CHUNK_NO, SLOT)
  *   SLOT_BAD    CACHE, CHUNKS(SPACE, CHUNK_NO, SLOT)
- *               A read of the slot failed: the chunk is not present any more, and
- *               nobody gets the slot until the cache goes. No EVICTED follows.
- *   IMAGE_ADDED, IMAGE_REMOVED   IMAGE, CACHE, META_DEV, CACHE_DEV, IMAGE_ID
+ *               The slot cannot be read. The chunk is not present any more, and
+ *               nobody gets the slot until REUSE or until the cache goes. If the
+ *               chunk was being evicted, no EVICTED follows.
+ *   IMAGE_ADDED, IMAGE_REMOVED   IMAGE, CACHE, META_DEV, CACHE_DEV, UUID, IMAGE_ID
  *   CACHE_ADDED, CACHE_REMOVED   CACHE, UUID, CACHE_DEV
  *
- * A MISS that does not fit the helper's socket comes later. Other lost events
- * (ENOBUFS) are repaired by GET_CACHES, GET_IMAGES and GET_SLOTS.
+ * A MISS that does not fit into the helper's socket is sent later. Other events that
+ * are lost (ENOBUFS) are repaired by GET_CACHES, GET_IMAGES and GET_SLOTS.
  */
 #ifndef _UAPI_FASTOCI_NETLINK_H
 #define _UAPI_FASTOCI_NETLINK_H
 
 #define FASTOCI_GENL_NAME	"fastoci"
 #define FASTOCI_GENL_VERSION	1
-/* Version of this protocol, in REGISTER; the kernel takes just this one. */
-#define FASTOCI_PROTOCOL_VERSION	2
+/* Version of this protocol, for REGISTER. The kernel takes no other. */
+#define FASTOCI_PROTOCOL_VERSION	3
 
 #define FASTOCI_MAX_BATCH	256
 #define FASTOCI_MISS_WINDOW	1024
 
 /*
- * How long hits took, from the look-up to the end of the cache device's read: of
- * the first and of each 64th on a CPU. Entry i counts those of more than
- * 2^(SHIFT + i - 1) and at most 2^(SHIFT + i) ns; the first has no lower bound,
- * the last no upper one.
+ * How long hits took, from the look-up to the end of the read of the cache device.
+ * On each CPU, the first hit and every 64th after it are timed. Entry i counts hits
+ * that took more than 2^(SHIFT + i - 1) ns and at most 2^(SHIFT + i) ns. The first
+ * entry has no lower bound, and the last one no upper bound.
  */
 #define FASTOCI_HIT_TIME_SHIFT	10
 #define FASTOCI_NR_HIT_TIMES	24
@@ -113,6 +132,8 @@ enum fastoci_cmd {
 	FASTOCI_CMD_CACHE_ADDED,
 	FASTOCI_CMD_CACHE_REMOVED,
 	FASTOCI_CMD_SLOT_BAD,
+	/* a command of protocol version 3 */
+	FASTOCI_CMD_REUSE,
 
 	__FASTOCI_CMD_MAX
 };
@@ -146,11 +167,12 @@ enum fastoci_attr {
 	FASTOCI_A_NR_USERS,	/* u32: images that use a space */
 	FASTOCI_A_PAD,
 	FASTOCI_A_NR_HITS,	/* u64: reads of an image's blobs that were in the cache */
-	FASTOCI_A_NR_MISSED,	/* u64: those that were not */
+	FASTOCI_A_NR_MISSED,	/* u64: reads of an image's blobs that were not in the cache */
 	FASTOCI_A_NR_ERRORS,	/* u64: reads that the image failed */
 	FASTOCI_A_NR_PARKED,	/* u32: reads of an image that wait now */
-	FASTOCI_A_HIT_TIMES,	/* binary: FASTOCI_NR_HIT_TIMES host-endian u64, see there */
-	FASTOCI_A_HIT_NS,	/* u64: sum of the times that are counted there */
+	FASTOCI_A_HIT_TIMES,	/* binary: array of FASTOCI_NR_HIT_TIMES host-endian u64 */
+	FASTOCI_A_HIT_NS,	/* u64: sum of the times that HIT_TIMES counts */
+	FASTOCI_A_NR_BAD,	/* u32: slots that are BAD */
 
 	__FASTOCI_A_MAX
 };
@@ -176,7 +198,7 @@ enum fastoci_chunk_attr {
 
 /* Who waits for a miss; a larger number is more urgent. */
 enum fastoci_miss_class {
-	FASTOCI_CLASS_AHEAD = 0,	/* REQ_RAHEAD, behind its first 256 KiB */
+	FASTOCI_CLASS_AHEAD = 0,	/* REQ_RAHEAD, after the first 256 KiB of the bio */
 	FASTOCI_CLASS_MAYBE = 1,	/* REQ_RAHEAD, may hold a demanded page */
 	FASTOCI_CLASS_DEMAND = 2,
 	FASTOCI_NR_CLASSES
@@ -188,7 +210,7 @@ enum fastoci_slot_state {
 	FASTOCI_SLOT_RESTORED = 2,	/* holds a chunk, not served yet */
 	FASTOCI_SLOT_PRESENT = 3,	/* served */
 	FASTOCI_SLOT_EVICTING = 4,	/* unpublished, grace period runs */
-	FASTOCI_SLOT_BAD = 5,		/* a read of it failed: out of service */
+	FASTOCI_SLOT_BAD = 5,		/* it cannot be read: out of service */
 };
 
 /* REGISTER: replace a live helper instead of -EBUSY. */

@@ -7,83 +7,79 @@
 
 struct fake_helper fake_helper;
 
-/* ---- in place of netlink.c and target.c ---- */
+/* ---- what is told to the helper ---- */
 
-bool fastoci_helper_present(void)
-{
-	return fake_helper.present;
-}
-
-u64 fastoci_helper_generation(void)
-{
-	return fake_helper.present ? fake_helper.generation : 0;
-}
-
-bool fastoci_generation_alive(u64 generation)
-{
-	return fastoci_helper_generation() == generation;
-}
-
-void fastoci_commands_stop(void)
-{
-}
-
-void fastoci_commands_go_on(void)
-{
-}
-
-int fastoci_send_misses(struct fastoci_cache *cache, const struct fastoci_miss_key *keys, u32 nr)
+static int send_misses(u32 cache_no, const struct fastoci_chunk_key *keys, u32 nr)
 {
 	fake_helper.nr_sends++;
 	if (fake_helper.nr_errors) {
 		fake_helper.nr_errors--;
 		return fake_helper.send_error;
 	}
-	if (!fake_helper.present)
+	if (!fastoci_helper_present())
 		return -ECONNREFUSED;
 	while (nr-- && fake_helper.nr_sent < ARRAY_SIZE(fake_helper.sent))
 		fake_helper.sent[fake_helper.nr_sent++] = *keys++;
 	return 0;
 }
 
-void fastoci_send_evicted(struct fastoci_cache *cache, const struct fastoci_miss_key *keys,
-			  const u32 *slots, u32 nr)
+static void send_evicted(u32 cache_no, const struct fastoci_chunk_key *keys, const u32 *slots,
+			 u32 nr)
 {
 	while (nr-- && fake_helper.nr_evicted < ARRAY_SIZE(fake_helper.evicted))
 		fake_helper.evicted[fake_helper.nr_evicted++] = *slots++;
 }
 
-void fastoci_send_slot_bad(struct fastoci_cache *cache, const struct fastoci_miss_key *key,
-			   u32 slot)
+static void send_slot_bad(u32 cache_no, const struct fastoci_chunk_key *key, u32 slot)
 {
 	fake_helper.nr_bad++;
 	fake_helper.bad_slot = slot;
 	fake_helper.bad_chunk = key->chunk_no;
 }
 
-void fastoci_send_cache(struct fastoci_cache *cache, bool added)
+static void send_cache(const struct fastoci_cache *cache, bool added)
 {
 }
 
-bool fastoci_try_hit(struct fastoci_image *image, struct fastoci_space *space, u64 data_sector,
-		     struct bio *bio, struct fastoci_bio *pb, bool may_split)
+static const struct fastoci_helper_ops ops = {
+	.send_misses = send_misses,
+	.send_evicted = send_evicted,
+	.send_slot_bad = send_slot_bad,
+	.send_cache = send_cache,
+};
+
+static u32 portid;	/* of the helper */
+
+void lose_helper(void)
 {
-	return false;
+	u64 generation;
+
+	fastoci_helper_release(portid, &generation);
 }
 
-void fastoci_image_count(const struct fastoci_image *image, struct fastoci_stats *sum)
+u64 new_helper(struct kunit *test)
 {
-	*sum = (struct fastoci_stats){};
+	u64 generation;
+
+	KUNIT_ASSERT_EQ(test, fastoci_helper_register(++portid, true, &generation), 0);
+	return generation;
+}
+
+/* No read is parked without a bio. */
+static void release(struct fastoci_parked *p)
+{
+	WARN_ON_ONCE(1);
 }
 
 /* ---- fixtures ---- */
 
 int test_suite_init(struct kunit_suite *suite)
 {
-	int err = fastoci_missq_init();
+	int err = fastoci_missq_init(release);
 
 	if (err)
 		return err;
+	fastoci_helper_init(&ops);
 	err = fastoci_cache_init();
 	if (err)
 		fastoci_missq_exit();
@@ -92,6 +88,8 @@ int test_suite_init(struct kunit_suite *suite)
 
 void test_suite_exit(struct kunit_suite *suite)
 {
+	fastoci_cache_drain();
+	fastoci_helper_exit();
 	fastoci_cache_exit();
 	fastoci_missq_exit();
 }
@@ -107,8 +105,6 @@ struct fastoci_cache *make_test_cache(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, sb);
 	KUNIT_ASSERT_NOT_NULL(test, bdev);
 	memset(&fake_helper, 0, sizeof(fake_helper));
-	fake_helper.present = true;
-	fake_helper.generation = TEST_GENERATION;
 	nr++;
 	bdev->bd_dev = MKDEV(1, nr);
 	memcpy(sb->uuid, &nr, sizeof(nr));
@@ -120,15 +116,23 @@ struct fastoci_cache *make_test_cache(struct kunit *test)
 	return cache;
 }
 
-struct fastoci_space *make_test_space(struct kunit *test, struct fastoci_cache *cache, u8 id)
+struct fastoci_space *make_test_space(struct kunit *test, struct fastoci_missq *q, u8 id)
 {
 	u8 long_id[32] = { id };
 	struct fastoci_space *space;
 
-	space = fastoci_space_get(cache, long_id,
+	space = fastoci_space_get(&q->map, long_id,
 				  (u64)TEST_CHUNKS << FASTOCI_MIN_CHUNK_SHIFT);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, space);
 	return space;
+}
+
+void use_cache(struct fixture *f, struct fastoci_cache *cache)
+{
+	f->cache = cache;
+	f->q = &cache->missq;
+	f->map = &f->q->map;
+	f->slots = &f->map->slots;
 }
 
 int fixture_init(struct kunit *test)
@@ -137,8 +141,9 @@ int fixture_init(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, f);
 	test->priv = f;
-	f->cache = make_test_cache(test);
-	f->space = make_test_space(test, f->cache, 1);
+	f->generation = new_helper(test);
+	use_cache(f, make_test_cache(test));
+	f->space = make_test_space(test, f->q, 1);
 	return 0;
 }
 
@@ -147,8 +152,9 @@ void fixture_exit(struct kunit *test)
 	struct fixture *f = test->priv;
 
 	if (f->space)
-		fastoci_space_put(f->cache, f->space);
+		fastoci_space_put(f->q, f->space);
 	fastoci_cache_put(f->cache);
+	lose_helper();
 }
 
 void wait_for_evicted(struct kunit *test, u32 nr)
@@ -160,13 +166,13 @@ void wait_for_evicted(struct kunit *test, u32 nr)
 	KUNIT_ASSERT_EQ(test, fake_helper.nr_evicted, nr);
 }
 
-u32 slot_state(struct fastoci_cache *cache, u32 slot)
+u32 slot_state(struct fixture *f, u32 slot)
 {
 	u32 state;
 
-	spin_lock(&cache->lock);
-	state = fastoci_slot_state(&cache->slots[slot]);
-	spin_unlock(&cache->lock);
+	spin_lock(&f->slots->lock);
+	state = fastoci_slot_state(&f->slots->slot[slot]);
+	spin_unlock(&f->slots->lock);
 	return state;
 }
 

@@ -1,18 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * The attribute policies, which stand between any root process and the commands.
- * netlink.c is built in here a second time, under other names than its fake in
- * kunit.c.
- */
-#define fastoci_helper_present		real_helper_present
-#define fastoci_generation_alive	real_generation_alive
-#define fastoci_helper_generation	real_helper_generation
-#define fastoci_commands_stop		real_commands_stop
-#define fastoci_commands_go_on		real_commands_go_on
-#define fastoci_send_misses		real_send_misses
-#define fastoci_send_evicted		real_send_evicted
-#define fastoci_send_slot_bad		real_send_slot_bad
-#define fastoci_send_cache		real_send_cache
+/* The attribute policies, which stand between any root process and the commands. */
 #include "../netlink.c"
 
 #include <kunit/test.h>
@@ -81,12 +68,12 @@ static void every_command_needs_privilege(struct kunit *test)
 {
 	int i;
 
-	for (i = 0; i < family.n_ops; i++) {
+	for (i = 0; i < fastoci_genl_family.n_ops; i++) {
 		KUNIT_EXPECT_TRUE(test, ops[i].flags & GENL_ADMIN_PERM);
 		KUNIT_EXPECT_TRUE(test, ops[i].doit || ops[i].start);
 	}
-	KUNIT_EXPECT_FALSE(test, family.netnsok);
-	KUNIT_EXPECT_TRUE(test, family.parallel_ops);
+	KUNIT_EXPECT_FALSE(test, fastoci_genl_family.netnsok);
+	KUNIT_EXPECT_TRUE(test, fastoci_genl_family.parallel_ops);
 }
 
 static struct kunit_case cases[] = {

@@ -9,7 +9,7 @@ lib=$SELFTESTS/lib
 same() { drop_caches; blockdev --flushbufs /dev/mapper/t; timeout 60 cmp /dev/mapper/t "$DISK/data"; }
 create() { dmsetup create t --readonly --table "0 $sectors fastoci /dev/ram0 $1"; }
 start() { # start CACHE_DIR [OPTION...]
-	"$BIN/fastoci-helperd" --cache-dir "$1" --lanes 3 "${@:2}" >> "$WORK/helper.log" 2>&1 &
+	"$BIN/fastoci-helperd" --cache-dir "$1" --decoders 3 "${@:2}" >> "$WORK/helper.log" 2>&1 &
 	helper_pid=$!
 	wait_for 30 helper_ready
 }
@@ -70,9 +70,9 @@ is 'nor did a fetch' "$(counter fails)" 0
 is 'the bad slots were retired, and no others' "$(helper_stat 'caches[0].retired')" 8
 is 'each chunk has a slot again' "$(helper_stat 'caches[0].present')" "$before"
 matches 'status names one and says what to do' "$(helper_stat 'caches[0].trouble')" \
-	'slot [0-9]+ cannot be read, 8 in all: .*check the cache device.*detach all images'
+	'slot [0-9]+ cannot be read, 8 in all: .*check the cache device.*fastoci scrub'
 is 'the log has the first of them, not a line for each' "$(grep -c 'slot [0-9]* cannot be read' "$WORK/helper.log")" 1
-matches 'the kernel says it, too' "$(dmesg)" "cache [0-9]+: slot $((first_bad + 3)) cannot be read and is not used any more"
+matches 'the kernel says it, too' "$(dmesg)" "[0-9]+:[0-9]+: slot $((first_bad + 3)) of cache [0-9]+ cannot be read and is out of service"
 kill_helper
 check 'a helper that starts now' start "$DISK/c4" --cache-device /dev/mapper/c
 is 'hears of them from the kernel' "$(helper_stat 'caches[0].retired')" 8
@@ -84,7 +84,7 @@ must swap_cache '0 16384 error'
 fails_in_time() { timeout 100 dd if=/dev/mapper/t of=/dev/null bs=64K iflag=direct; [ $? = 1 ]; }
 check 'a cache that fails as a whole is an error in the end' fails_in_time
 check 'which is counted' test "$(errors)" -gt 0
-matches 'and status has words for it' "$(helper_stat 'caches[0].trouble')" 'the cache device refuses writes: check it'
+is 'but takes no slot out of service' "$(dm_status t | cut -d' ' -f10)" 8
 if flakey; then
 	# Whatever is written cannot be read: a slot for each try, and no more tries than are allowed.
 	if swap_cache '0 16384 flakey /dev/ram1 0 0 1 1 error_reads'; then
@@ -260,7 +260,7 @@ check 'with a device of its own it does' start "$WORK/small/c" --cache-device /d
 check 'creates a device' create /dev/ram1
 check 'every read is right' same
 matches 'and says what it cannot keep' "$(helper_stat 'caches[0].trouble')" \
-	'cache database: .*: the cache will not outlive a restart of the helper: mend it'
+	'cache database: .*: the cache will not outlive a restart of the helper: repair it'
 dmsetup remove t
 stop_helper
 must mount -o remount,rw "$WORK/small"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Background download, then no source and no helper; bit rot; a configuration that does not keep the cache.
+# once: the helper's cache and its download
 # timeout: 400
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

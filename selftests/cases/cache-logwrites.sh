@@ -23,7 +23,7 @@ mkdir -p "$fs" /run/fastoci; must mount /dev/mapper/lw "$fs"
 defer umount "$fs"
 defer stop_helper
 life() { # CACHE SIZE_MB ROUNDS READS
-	"$BIN/fastoci-helperd" --cache-dir "$fs/$1" --cache-size-mb "$2" --lanes 3 >> "$WORK/helper.log" 2>&1 &
+	"$BIN/fastoci-helperd" --cache-dir "$fs/$1" --cache-size-mb "$2" --decoders 3 >> "$WORK/helper.log" 2>&1 &
 	helper_pid=$!
 	wait_for 30 helper_ready || die 'the helper is not ready'
 	cache=$(helper_stat cache_device)

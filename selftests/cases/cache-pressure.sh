@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # A cache 20 times smaller than each of two images that share a layer, eight readers, and a helper that is killed and
 # replaced while it evicts and fills.
+# once: the helper's eviction
 # timeout: 400
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -38,7 +39,7 @@ use_disk
 modprobe -r brd; must modprobe brd rd_nr=2 rd_size=65536
 sectors=$("$PYTHON" "$lib/mkpair.py" "$DISK" 300)
 for n in 0 1; do dd if="$DISK/meta$n" of=/dev/ram$n bs=4096 conv=fsync,notrunc status=none; done
-helper_options=(--cache-size-mb 1 --lanes 4)
+helper_options=(--cache-size-mb 1 --decoders 4)
 start_helper
 cache=$(helper_stat cache_device)
 for n in 0 1; do

@@ -3,6 +3,7 @@
 # The original's layers outlive its tag: the convertor keeps it under another one, so that deleting the original and
 # running docker-registry's garbage collection leaves a FastOCI image that attaches; `fastoci copy` carries all of it,
 # to another repository and to a layout. Upload: what is there already is not sent again.
+# once: the convertor and copy
 # timeout: 400
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

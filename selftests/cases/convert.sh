@@ -43,7 +43,7 @@ converted() { # converted TAG KIND: the converted image TAG_KIND reads back and 
 	rm -f "$name.img"
 }
 
-modprobe -a loop ext4 erofs && modprobe libcrc32c || die modprobe
+modprobe -a loop ext4 erofs && load_crc || die modprobe
 image fixture "$layers"/layer{1,2,3}.tar.gz
 check 'the expected tree of the fixture' expected fixture "$layers"/layer{1,2,3}.tar.gz
 tags=(fixture)
@@ -70,6 +70,24 @@ done
 image zstd zstd.{1,2,3}
 cp fixture.want zstd.want
 check 'layers in zstd are converted' convert_layout -i zstd --fastoci zstd_ext4 && converted zstd ext4
+# What overlaybd's snapshotter and reader make of it: of layers that turboOCI can describe the same device, and of images
+# with any other layer nothing; the pull fails.
+peer_agrees() {
+	"$PYTHON" "$lib/readimage.py" layout "$1" ours.img && "$PYTHON" "$lib/peerpull.py" layout "$1" peer.img ours.img
+}
+peer_refuses() { "$PYTHON" "$lib/peerpull.py" layout "$1" peer.img; [ $? = 3 ]; }
+for tag in fixture_{ext4,erofs,native}; do
+	check "overlaybd reads $tag as we do" peer_agrees "$tag"
+done
+image mixed "$layers/layer1.tar.gz" zstd.2
+image members zstd.3
+for tag in zstd mixed members; do
+	check "$tag is converted" convert_layout -i $tag --fastoci "${tag}_peer"
+	matches 'with a word about overlaybd' "$(cat convertor.log)" 'overlaybd will not read it'
+	check "whose pull of $tag fails" peer_refuses "${tag}_peer"
+done
+rm -f ours.img peer.img
+
 # The second reader's own zstd: a native layer of another encoder.
 must mkfs.ext4 -q -O ^has_journal -d "$lib" small.img 16M
 must "$PYTHON" "$lib/mknative.py" small.zstd zstd small.img

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The fastoci command on local meta images: attach, mount, status, detach, refusals, exit codes.
 # The helper is the minimal one, so that this case needs neither registry nor broker.
+# once: the command's options and refusals
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires e2fsck mke2fs mkfs.erofs fsck.erofs debugfs dmsetup "$BIN/fastoci"
@@ -35,8 +36,18 @@ make_images() {
 	dd if=$tmp/cache of=/dev/ram1 bs=64K conv=fsync,notrunc 2>/dev/null
 }
 
+# Without device-mapper, where the kernel may not load it by itself.
+if ! grep -q device-mapper /proc/misc; then
+	autoload=$(cat /proc/sys/kernel/modprobe)
+	echo > /proc/sys/kernel/modprobe
+	check 'a kernel without device-mapper is refused' exits 7 cli list
+	check 'the error says what is missing, and what to do' said 'no device-mapper; load it with .modprobe dm-mod'
+	check 'and nothing of libdevmapper' bash -c "! grep -i -e libdevmapper -e 'kernel driver' $tmp/out"
+	echo "$autoload" > /proc/sys/kernel/modprobe
+fi
+
 modprobe -a dm-mod loop ext4 erofs && modprobe brd rd_nr=2 rd_size=8192 &&
-	modprobe libcrc32c || die modprobe
+	load_crc
 must insmod "$MODULE"
 make_images > $tmp/make.log 2>&1 || die "cannot make images: $(cat $tmp/make.log)"
 attach() { cli attach --meta-image $tmp/good.img --name t --cache-device /dev/ram1 "$@"; }
@@ -45,6 +56,11 @@ check 'list is empty at first' exits 0 cli list
 check 'and says what to do' said 'fastoci attach'
 check 'status of nothing is "not found"' exits 3 cli status t
 check 'wrong usage has an exit code of its own' exits 2 cli attach
+check '--help' exits 0 cli --help
+is 'has its commands in groups, the common ones first' "$(sed -n 's/^\([A-Z][a-z]*:\)$/\1/p' $tmp/out | tr '\n' ' ')" \
+	'Options: Images: Look: Cache: Registry: Node: Examples: '
+is 'each command is in one' "$(sed -n '/^Options:/,/^$/d; /^[A-Z].*:$/,/^$/s/^  \([a-z]*\)  .*/\1/p' $tmp/out | wc -l)" \
+	"$(sed -n '/^Options:/,/^$/d; s/^  \([a-z]*\)  .*/\1/p' $tmp/out | sort -u | wc -l)"
 check 'a file that is no meta image is refused' exits 7 cli attach --meta-image $tmp/blob --name t --cache-device /dev/ram1
 check 'a missing one is not found' exits 3 cli attach --meta-image $tmp/none --name t --cache-device /dev/ram1
 check 'without helper and --cache-device: unavailable' exits 4 cli attach --meta-image $tmp/good.img --name t
@@ -94,6 +110,32 @@ check 'no device is left after it' no_dm_devices
 check 'no mount is left' bash -c "! mountpoint -q $tmp/mnt"
 is 'no state is left after it' "$(ls -A $tmp/state)" ''
 stop_fake
+
+# Somebody else detaches it and attaches it anew, as another device, while detach waits for the lock.
+other_device() {
+	umount $tmp/mnt && dmsetup remove fastoci-t || return 1
+	dmsetup create plug --table '0 8 zero' && defer dmsetup remove plug || return 1 # takes its number
+	loop=$(losetup -f --show -r -b 512 $tmp/good.img) || return 1
+	dmsetup create fastoci-t --uuid FASTOCI-t --readonly \
+		--table "0 $(($(od -An -tu8 -j64 -N8 $tmp/good.img))) fastoci $loop /dev/ram1 1 hold" &&
+		losetup -d "$loop" && mount -t ext4 -o ro,noload /dev/mapper/fastoci-t $tmp/mnt
+}
+waits_for_lock() { find /proc/$detach/fd -lname $tmp/state/t | grep -q .; }
+check 'attach and mount for a detach that waits' exits 0 attach --mount $tmp/mnt
+exec 8< $tmp/state/t
+must flock 8
+before=$(dmsetup info -c --noheadings -o minor fastoci-t)
+"$BIN/fastoci" --state-dir $tmp/state --control $tmp/control.sock detach t > $tmp/waits 2>&1 8<&- &
+detach=$!
+check 'detach waits for the lock' wait_for 20 waits_for_lock
+check 'the image is another device now' other_device
+check 'really another' test "$before" != "$(dmsetup info -c --noheadings -o minor fastoci-t)"
+exec 8<&-
+wait $detach
+is 'detach takes away what is there now' "$? $(cat $tmp/waits)" "0 $(sed -n 1p $tmp/waits)"
+check 'its mount is gone' bash -c "! mountpoint -q $tmp/mnt"
+dmsetup remove plug
+check 'nothing of it is left' wait_for 30 no_dm_devices
 
 # A cold cache and no helper: a reader hangs in a held miss.
 dd if=/dev/zero of=/dev/ram1 bs=64K 2>/dev/null

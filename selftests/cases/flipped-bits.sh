@@ -26,7 +26,7 @@ defer kill $!
 wait_for 30 proxy_answers || die 'no proxy'
 
 # Registry answers: of a meta layer, then of the layer's ranges.
-start_helper --lanes 3
+start_helper --decoders 3
 layer=$(sha256sum < "$DISK/layer.tar.gz" | cut -c1-64)
 echo flip -1 > "$mode"
 check 'a meta layer with a flipped bit is refused' not attach
@@ -56,7 +56,7 @@ flipped=$("$PYTHON" - "$CACHE_DIR/cache.db" "$cache" "$seed" <<-'PY'
 	print(len(slots))
 	PY
 )
-start_helper --lanes 3
+start_helper --decoders 3
 check "attach again, with $flipped flipped slots" attach || die 'nothing to read'
 check 'every byte is right' same
 wait_for 20 durable
@@ -70,7 +70,7 @@ note "seed $seed"
 echo '{"gzipCacheConfig": {"enable": false}}' > "$WORK/config.json"
 modprobe -r brd; must modprobe brd rd_nr=1 rd_size=65536
 rm -rf "$CACHE_DIR"
-start_helper --lanes 3 --config "$WORK/config.json" --miss-deadline-ms 200
+start_helper --decoders 3 --config "$WORK/config.json" --miss-deadline-ms 200
 cache=$(helper_stat cache_device)
 ktap_of "$PYTHON" "$SELFTESTS/lib/flips.py" "$DISK/meta.img" "$DISK/layer.tar.gz" /dev/ram0 "$cache" "$WORK/helper.log" \
 	"$BIN/fastoci" "${FLIPS_POINTS:-14}" "$seed"

@@ -13,7 +13,7 @@ s.sendall(b"{\"op\":\"" + sys.argv[2].encode() + b"\"}\n"); print(s.makefile().r
 }
 counter() { ask stat | grep -o "\"$1\":[0-9]*" | head -1 | cut -d: -f2; }
 start_helper() { # start_helper [OPTION...]
-	"$TOP/bin/fastoci-helperd" --cache-dir $dir/c --cache-size-mb 8 --control $dir/control --lanes 3 "$@" >> "$WORK/helper.log" 2>&1 &
+	"$TOP/bin/fastoci-helperd" --cache-dir $dir/c --cache-size-mb 8 --control $dir/control --decoders 3 "$@" >> "$WORK/helper.log" 2>&1 &
 	helper=$!
 	wait_for 20 ready
 }
@@ -22,7 +22,7 @@ kill_helper() { kill -"$1" "$helper"; wait "$helper" 2>/dev/null; }
 same() { blockdev --flushbufs /dev/mapper/t; timeout 60 cmp /dev/mapper/t $dir/data; }
 create() { dmsetup create t --readonly --table "0 $sectors fastoci /dev/ram0 $cache"; }
 
-modprobe brd rd_nr=2 rd_size=65536 && modprobe loop && modprobe dm-mod && modprobe libcrc32c && modprobe ext4 || die modprobe
+modprobe brd rd_nr=2 rd_size=65536 && modprobe loop && modprobe dm-mod && modprobe ext4 && load_crc || die modprobe
 mkfs.ext4 -q /dev/ram1 && mkdir -p $dir && mount /dev/ram1 $dir || die 'no place for a cache'
 truncate -s 4M $dir/unused
 sectors=$("$PYTHON" "$lib/mkhelpermeta.py" $dir/meta $dir/unused $dir/data $dir/blob)
@@ -68,7 +68,7 @@ check 'with its place' said "$config:2:1: \"minFreeGB\" must be a whole number"
 check 'and changes nothing' [ "$(metric fastoci_jobs)" = 0 ]
 echo '{"exporterConfig": {"enable": true, "port": 9864, "uriPrefix": "/m"}, "wholeBlob": "off"}' > $config
 check 'a reload' cli reload
-check 'names what takes a restart' said 'restart: wholeBlob$'
+check 'names what takes a restart' said 'restarted: wholeBlob$'
 is 'metrics have moved' "$(metric fastoci_jobs 9864/m),$(metric fastoci_jobs)" 0,
 echo '{}' > $config
 kill -HUP "$helper"
@@ -80,13 +80,16 @@ wait "$helper"
 is 'ends it' $? 0
 losetup -d "$cache"
 rm -rf $dir/c
-check 'a new cache' start_helper --fetch-deadline-ms 4000
+mkdir $WORK/libexec && ln -s "$TOP"/bin/fastoci-{fetcher,decoder}d $WORK/libexec
+check 'a new cache' start_helper --retry-scale 2 --libexec $WORK/libexec
 cache=$(ask cache | grep -o '/dev/loop[0-9]*')
 create
-check 'without the source a read fails' not dd if=/dev/mapper/t of=/dev/null bs=4096 2>/dev/null
+check 'without the source a read fails after two rounds' not dd if=/dev/mapper/t of=/dev/null bs=4096 2>/dev/null
 mv $dir/away $dir/blob
+# Another version's roles are in their places, as in the middle of an upgrade: this helper does not speak with those.
+ln -sf /bin/false $WORK/libexec/fastoci-fetcherd && ln -sf /bin/false $WORK/libexec/fastoci-decoderd
 for child in $(cat /proc/"$helper"/task/*/children 2>/dev/null); do kill -9 "$child"; done
-check 'with it, and with its roles killed and replaced, reads are right' same
+check 'with it, and with its roles killed and replaced by their like, reads are right' same
 fresh() { # a helper with an empty cache, and a device on it
 	dmsetup remove t; kill_helper 15; losetup -d "$cache"; rm -rf $dir/c
 	start_helper

@@ -40,14 +40,14 @@ check 'a later read fails in time' fails_within 5000 read_all
 check 'but not before' [ $(($(now_ms) - begin)) -ge 300 ]
 dmsetup message t 0 fail_after_ms 0
 check 'fail_after_ms 0 fails at once' fails_within 5000 read_all
-matches 'status names the policy' "$(dm_status t)" ' none fail_after_ms:0$'
+matches 'status names the policy' "$(dm_status t)" ' none fail_after_ms:0 0$'
 for bad in 'fail_after_ms 86400001' 'fail_after_ms x' 'fail_after_ms' 'suspend_grace_ms 600001' 'nothing' 'hold 1'; do
 	# shellcheck disable=SC2086 # words
 	check "the message '$bad' is refused" not dmsetup message t 0 $bad
 done
 matches 'and changes nothing' "$(dmsetup table t)" '4 fail_after_ms 0 suspend_grace_ms 5000$'
 dmsetup message t 0 hold
-matches 'hold is back' "$(dm_status t)" ' none hold$'
+matches 'hold is back' "$(dm_status t)" ' none hold 0$'
 
 # A helper that dies with a message unacknowledged: deadlines hold, and the timer does not run on and on.
 must insmod "${MODULE%/*}/tests/pause/fastoci-pause.ko" delay_us=1

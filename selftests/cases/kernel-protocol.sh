@@ -6,6 +6,7 @@
 # shellcheck source=selftests/lib/kernel.sh
 . "$SELFTESTS/lib/kernel.sh"
 load_image
+is 'its family loads the module' "$(modinfo -F alias "$MODULE")" net-pf-16-proto-16-family-fastoci
 must create
 tracing=/sys/kernel/tracing
 [ -d $tracing/events ] || mount -t tracefs t $tracing

@@ -12,7 +12,8 @@ must insmod "${MODULE%/*}/tests/pause/fastoci-pause.ko"
 must dmsetup create c --table "0 $(blockdev --getsz /dev/ram1) linear /dev/ram1 0"
 must dmsetup create t --readonly --table "0 $sectors fastoci /dev/ram0 /dev/mapper/c"
 ktap_of "$PYTHON" "$lib/races.py" t "$tmp/meta" /dev/ram1
+ktap_of "$PYTHON" "$lib/races.py" rmmod t /dev/ram1
 check 'the pause goes' rmmod fastoci_pause
-check 'removes the devices' dmsetup remove t c
+check 'removes the device' dmsetup remove c
 check 'nothing is left' nothing_left
 finish

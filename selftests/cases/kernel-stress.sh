@@ -16,8 +16,8 @@ blockdev --flushbufs /dev/mapper/c
 for name in t0 t1 t2; do must dmsetup create $name --readonly --table "0 $sectors fastoci /dev/ram0 /dev/mapper/c"; done
 # Each window that locking.md names is made wider.
 must insmod "${MODULE%/*}/tests/pause/fastoci-pause.ko" delay_us=500
-places=fastoci_park,fastoci_try_hit,fastoci_end_io,fastoci_miss_complete,fastoci_send_misses,fastoci_cache_resend
-places+=,fastoci_cache_helper_lost,fastoci_chunks_evict,grace_period_over,fastoci_chunk_fill,release_bios,run_timer
+places=fastoci_park,fastoci_try_hit,fastoci_end_io,fastoci_missq_fill,fastoci_missq_fail,send_misses_event,fastoci_missq_resend
+places+=,fastoci_missq_helper_lost,fastoci_cache_evict,grace_period_over,release_reads,run_timer
 echo $places > /sys/module/fastoci_pause/parameters/at
 ktap_of "$PYTHON" "$lib/stress.py" "${STRESS_SECONDS:-20}" "$tmp/data" /dev/ram0 /dev/mapper/c t0 t1 t2
 note "$(cat /sys/module/fastoci_pause/parameters/entered) entries were delayed"

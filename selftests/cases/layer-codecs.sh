@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Layers in each form of compression that occurs (lib/recompress.py) convert and attach: the tree is the layers' tree, the
 # content is the blobs'. A zstd layer of many frames is fetched by frames, one of a single frame, or a small one, as a whole.
-# And as many layers as there may be.
+# And as many layers as there may be, empty ones, and none.
 # once: how layers are packed
 # timeout: 1200
 # shellcheck source=selftests/lib.sh
@@ -55,6 +55,8 @@ for name in zstd gzip; do
 	check "$name: the whole content is that of the blobs" fastoci -q check "$REGISTRY/codecs:$name-fast"
 done
 matches 'inspect names the index' "$(fastoci inspect "$REGISTRY/codecs:zstd-fast")" 'fastoci[.]zstd'
+is 'each layer of the other has the index of its form' \
+	"$(fastoci inspect "$REGISTRY/codecs:gzip-fast" | grep -oE 'fastoci[.]gzip|gzip[.]meta' | tr '\n' ' ')" 'fastoci.gzip gzip.meta fastoci.gzip '
 
 # A small blob with much data in it: one request gets all of it.
 mkdir -p "$DISK/small"
@@ -84,6 +86,7 @@ must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" many "${many[@]}"
 must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" more "${many[@]}" "$DISK/many.257"
 convert_layout() { "$BIN/convertor" -r "oci:$DISK/layout" -i "$1" --fastoci "$1-fast" --oci; }
 check '256 layers are converted' convert_layout many
+matches 'with a word about overlaybd' "$(cat "$WORK/check.out")" 'has 256 layers, and overlaybd stacks at most 255'
 check 'and pushed' fastoci copy "oci:$DISK/layout:many-fast" "$REGISTRY/codecs:many-fast"
 check '256 layers: attach and mount' attached many
 check '256 layers: the tree is what they unpack to' same_tree
@@ -93,6 +96,26 @@ url=http://$REGISTRY/v2/codecs/manifests oci=application/vnd.oci.image.manifest.
 curl -s -H "Accept: $oci" "$url/many-fast" | jq '.layers += [.layers[0]]' |
 	curl -sf -X PUT -H "Content-Type: $oci" --data-binary @- "$url/more-fast" || die 'put of a manifest'
 matches 'and not be attached' "$(attached more 2>&1)" 'the manifest has 257 layers; at most 256 '
+# Layers of nothing below and above another, and no layer at all; from a layout.
+: > "$DISK/hollow.1"
+gzip -c < "$DISK/hollow.1" > "$DISK/hollow.2"
+zstd -qc < "$DISK/hollow.1" > "$DISK/hollow.3"
+rm -rf "$DISK/tree" && mkdir "$DISK/tree"
+must "$PYTHON" "$SELFTESTS/lib/applylayers.py" "$DISK/tree" "$layers/layer1.tar.gz"
+list "$DISK/tree" > "$WORK/wanted"
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" hollow "$DISK/hollow.1" "$layers/layer1.tar.gz" "$DISK"/hollow.{2,3}
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" none
+for name in hollow none; do
+	check "$name: converted" convert_layout $name
+	check "$name: attach and mount" fastoci -q attach "oci:$DISK/layout:$name-fast" --mount "$mnt"
+	if [ $name = hollow ]; then
+		check 'hollow: the tree is that of the layer between' same_tree
+		check 'hollow: the content is that of the blobs' fastoci -q check "oci:$DISK/layout:hollow-fast"
+	else
+		is 'none: the root is empty' "$(ls -A "$mnt")" ''
+	fi
+	check "$name: detach" fastoci -q detach "$mnt"
+done
 is 'nothing failed' "$(counter fails) $(counter mismatches)" '0 0'
 
 stop_helper

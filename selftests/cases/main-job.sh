@@ -29,6 +29,10 @@ before=$(curl -s "http://$REGISTRY/v2/nasty/manifests/latest" -H 'Accept: applic
 convert nasty latest latest_fastoci
 is 'the original image is byte for byte what it was' \
 	"$(curl -s "http://$REGISTRY/v2/nasty/manifests/latest" -H 'Accept: application/vnd.oci.image.manifest.v1+json' | sha256sum)" "$before"
+is 'its layers are two of gzip and a plain tar' "$(curl -s "http://$REGISTRY/v2/nasty/manifests/latest_fastoci" \
+	-H 'Accept: application/vnd.docker.distribution.manifest.v2+json' |
+	jq -r '[.layers[].annotations["containerd.io/snapshot/overlaybd/turbo-oci/target-media-type"] | sub(".*[.]"; "")] | join(" ")')" \
+	'tar+gzip tar+gzip tar'
 start_helper --config "$WORK/config.json"
 check 'attach and mount' fastoci attach "$image" --plain --mount "$mnt"
 largest=$(cd "$mnt" && find . -xdev -type f -printf '%s %p\n' | sort -rn | sed -n '1s/^[0-9]* \.//p')
@@ -69,7 +73,7 @@ check 'no loop device of it is left' wait_for 30 not grep -q meta.img <(losetup 
 
 # A cache that is smaller than the image, so that chunks go on missing and being evicted.
 losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")" && rm -rf "$CACHE_DIR"
-helper_options=(--cache-size-mb 6 --lanes 3)
+helper_options=(--cache-size-mb 6 --decoders 3)
 start_helper
 check 'attach with a small cache' fastoci attach "$image" --plain --mount "$mnt"
 "$PYTHON" "$SELFTESTS/lib/readers.py" "$mnt" "$WORK/wanted" 4 "$WORK/stop" > "$WORK/readers" 2>&1 &

@@ -5,7 +5,7 @@
 . "$(dirname "$0")/../lib.sh"
 lib=$SELFTESTS/lib
 # The VM's root is an overlay: the cache file wants a file system of its own, with direct I/O.
-modprobe brd rd_nr=2 rd_size=65536 && modprobe loop && modprobe dm-mod && modprobe libcrc32c && modprobe ext4 || die modprobe
+modprobe brd rd_nr=2 rd_size=65536 && modprobe loop && modprobe dm-mod && modprobe ext4 && load_crc || die modprobe
 mkfs.ext4 -q /dev/ram1 && mkdir -p /mnt/cache && mount /dev/ram1 /mnt/cache || die 'no place for a cache'
 export FASTOCI_TEST_DIR=/mnt/cache FASTOCI_TEST_META_DEV=/dev/ram0 FASTOCI_TEST_SECTORS
 truncate -s 4M $FASTOCI_TEST_DIR/unused

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Images that share a layer share its chunks; a hostile meta layer that names the same layer, with a forged window and
 # digests that match what it leads to, changes nothing for the others, whoever comes first.
+# once: how the helper names and verifies layers
 # vm: -m 2G
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -28,8 +29,8 @@ note "$("$PYTHON" "$SELFTESTS/lib/forge.py" "$layout" a forged)"
 for tag in plain-a plain-b a b forged; do push_image "$layout:$tag" "shared:$tag"; done
 rebuild() { fastoci check "$REGISTRY/shared:$1" --plain --rebuild "$REGISTRY/shared:plain-a"; }
 check 'a rebuild of the honest image gives the same' rebuild a
-matches 'a rebuild of the hostile one does not' "$(rebuild forged 2>&1)" 'comes of the original'
-start_helper --lanes 3
+matches 'a rebuild of the hostile one does not' "$(rebuild forged 2>&1)" 'is made from the original'
+start_helper --decoders 3
 
 check 'attach the hostile image first' attach forged
 tree "$WORK/forged" > "$WORK/forged.tree"

@@ -38,7 +38,7 @@ defer kill $!
 wait_for 30 proxy_answers || die 'no proxy'
 
 check 'policy off' config off
-start_helper --config "$WORK/config.json" --lanes 3
+start_helper --config "$WORK/config.json" --decoders 3
 check 'attach through the proxy' fastoci -q attach "$proxy/foreign:ext4" --plain --mount "$mnt" || die 'nothing to read'
 contents "$DISK/tree" > "$WORK/wanted"
 say flip -1
@@ -49,7 +49,7 @@ matches 'status says that the layer is unverified, and why' "$(fastoci status)" 
 say none 0
 stop_helper
 check 'policy fail' config fail
-start_helper --config "$WORK/config.json" --lanes 3
+start_helper --config "$WORK/config.json" --decoders 3
 check 'the whole blob is read and verified' wait_for 60 verified 'as a whole'
 found() { grep -q 'verified as a whole, [1-9][0-9]* cached chunks differed: a source lied' "$WORK/helper.log"; }
 check 'what the ranges had planted is found and reported' wait_for 30 found
@@ -80,7 +80,7 @@ check 'the helper ends' cache_ends
 CACHE_DIR=$DISK/cache-download size=$(stat -c %s "$DISK/layer1.tar")
 echo '{"download": {"enable": true, "delay": 0, "delayExtra": 0}}' > "$WORK/config.json"
 say none 0
-start_helper --config "$WORK/config.json" --lanes 3
+start_helper --config "$WORK/config.json" --decoders 3
 check 'attach with the download' fastoci -q attach "$proxy/foreign:ext4" --plain --mount "$mnt"
 all_cached() { fastoci status | grep -q 'all cached: needs neither'; }
 check 'all of it is cached' wait_for 60 all_cached

@@ -69,6 +69,7 @@ class Tree:
 
     def entry(self, tar, m):
         name = os.path.normpath(m.name)
+        assert name.split("/")[0] != ".."
         mtime = self.mtime_of(m)
         if name in (".", "/"):
             self.attributes(self.root, m)
@@ -92,12 +93,13 @@ class Tree:
         if m.islnk():
             lp, lb = os.path.split(os.path.normpath(m.linkname))
             target = os.path.join(self.resolve(lp, None), lb)
-            if os.path.lexists(full) and os.path.samestat(os.lstat(full), os.lstat(target)):
-                self.mine.add(full)
-                return
-            self.remove(full)
-            os.link(target, full, follow_symlinks=False)
+            if not (os.path.lexists(full) and os.path.samestat(os.lstat(full), os.lstat(target))):
+                self.remove(full)
+                os.link(target, full, follow_symlinks=False)
             self.mine.add(full)
+            # The link's header decides, and adds extended attributes.
+            self.attributes(full, m, False)
+            os.utime(full, ns=(mtime, mtime), follow_symlinks=False)
             return
         if not (m.isdir() and os.path.isdir(full) and not os.path.islink(full)):
             self.remove(full)
@@ -122,13 +124,13 @@ class Tree:
     @staticmethod
     def mtime_of(m):
         whole, _, fraction = m.pax_headers.get("mtime", str(int(m.mtime))).partition(".")
-        return int(whole) * 10**9 + int((fraction + "0" * 9)[:9])
+        return 0 if whole.startswith("-") else int(whole) * 10**9 + int((fraction + "0" * 9)[:9])
 
-    def attributes(self, full, m):
+    def attributes(self, full, m, replace=True):
         os.chown(full, m.uid, m.gid, follow_symlinks=False)
-        if not m.issym():
+        if not os.path.islink(full):
             os.chmod(full, m.mode & 0o7777)
-        for name in os.listxattr(full, follow_symlinks=False):
+        for name in os.listxattr(full, follow_symlinks=False) if replace else []:
             os.removexattr(full, name, follow_symlinks=False)
         values = {}
         for key, value in m.pax_headers.items():

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """benchmeta.py META CACHE_SB EXTENTS: an image of EXTENTS extents of 4 KiB to 256 KiB, most of them small, each at a
-random place of one 64 MiB blob, and the superblock of a cache that can hold all of it. Prints the device's sectors."""
+random place of one 64 MiB blob (EXTENTS 1: one extent, all of the blob), and the superblock of a cache that can hold all of it. Prints the device's sectors."""
 import array, hashlib, os, random, struct, sys, uuid
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -15,7 +15,7 @@ def main():
     rnd = random.Random(nr)
     places, keys, sector = array.array("Q"), array.array("I"), 0
     for _ in range(nr):
-        blocks = 1 << rnd.choice((0, 0, 0, 1, 1, 2, 3, 6))
+        blocks = 1 << rnd.choice((0, 0, 0, 1, 1, 2, 3, 6)) if nr > 1 else CHUNKS * CHUNK // 4096
         places.append(2 << 62 | rnd.randrange(CHUNKS * CHUNK // 4096 - blocks + 1) * 8)
         keys.append(sector)
         sector += blocks * 8

@@ -3,8 +3,8 @@
 import fcntl, os, struct, subprocess
 
 READONLY, SUSPEND, NOFLUSH, IMA = 1 << 0, 1 << 1, 1 << 11, 1 << 19
-CREATE, REMOVE, RESUME, STATUS, LOAD, CLEAR, MESSAGE = (
-    (3 << 30 | 312 << 16 | 0xFD << 8) + nr for nr in (3, 4, 6, 12, 9, 10, 14))
+CREATE, REMOVE, RESUME, INFO, STATUS, LOAD, CLEAR, MESSAGE = (
+    (3 << 30 | 312 << 16 | 0xFD << 8) + nr for nr in (3, 4, 6, 7, 12, 9, 10, 14))
 
 
 def dmsetup(*words):
@@ -57,7 +57,13 @@ class Device:
                            0, self.name.encode(), b"", b"")
         buffer = bytearray(head + data)
         fcntl.ioctl(self.control, request, buffer)
+        self.event_nr, = struct.unpack_from("<I", buffer, 32)
         return bytes(buffer[312:])
+
+    def events(self):
+        """How many events it has raised, as `dmsetup wait` counts them."""
+        self.ioctl(INFO)
+        return self.event_nr
 
     def refusal(self, sectors, meta, cache):
         """Runs the constructor: None if it accepts, and then the table waits for resume(); or what the log says."""

@@ -70,6 +70,12 @@ def until(condition, seconds=10):
     return True
 
 
+def set_parameter(name, value):
+    """Of the module."""
+    with open(f"/sys/module/dm_fastoci/parameters/{name}", "w") as f:
+        f.write(str(value))
+
+
 class Call(threading.Thread):
     """Calls it in a thread of its own."""
 

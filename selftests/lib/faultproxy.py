@@ -1,15 +1,17 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""faultproxy.py PORT UPSTREAM_PORT MODEFILE: a registry that lies, in front of a true one on loopback.
+"""faultproxy.py PORT UPSTREAM_PORT MODEFILE [LOG]: a registry that lies, in front of a true one on loopback.
 
 MODEFILE says "MODE COUNT [DIGEST]": the next COUNT (-1: all) range requests for blobs (this blob) are answered so; then truly. Modes: 404, 401,
 403, 429, 500, 503 (statuses), short (the body ends early, the connection is kept), flip (one bit of the body), full (200 and the
-whole blob), range (another range than asked for), close (the connection ends in mid-body), hang (no answer).
+whole blob), range (another range than asked for), close (the connection ends in mid-body), hang (no answer), later:N (429,
+Retry-After: N). LOG gets a line for each range request: seconds since boot, and its mode or "true".
 """
 import http.client, http.server, sys, threading, time
 
 HANG_S = 60
 port, upstream, mode_file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+log = open(sys.argv[4], "a", buffering=1) if len(sys.argv) > 4 else None
 lock = threading.Lock()
 
 
@@ -54,9 +56,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                    if k.lower() not in ("host", "connection")}
         is_range = self.command == "GET" and "/blobs/" in self.path and "Range" in self.headers
         mode = take_mode(self.path) if is_range else ""
+        if is_range and log:
+            print(f"{time.monotonic():.3f} {mode or 'true'}", file=log)
         if mode == "hang":
             time.sleep(HANG_S)
             self.close_connection = True
+            return
+        if mode.startswith("later:"):
+            self.send(429, [("Retry-After", mode[6:])], b"")
             return
         if mode.isdigit():
             self.send(int(mode), [("Content-Type", "application/json")], b'{"errors":[{"code":"TEST"}]}')

@@ -7,7 +7,8 @@ mkdir -p "$tmp"
 
 # load_image [quiet]: the modules, both ramdisks, the module; sets $sectors; $tmp/data is the device's content
 load_image() {
-	modprobe brd rd_nr=3 rd_size=8192 && modprobe -a dm-mod loop libcrc32c || die modprobe
+	modprobe brd rd_nr=3 rd_size=8192 && modprobe -a dm-mod loop || die modprobe
+	load_crc
 	must insmod "$MODULE"
 	truncate -s 4M "$tmp/cache"
 	sectors=$("$PYTHON" "$lib/mkmeta.py" "$tmp/meta" "$tmp/cache" "$tmp/data" "$@") || die mkmeta.py

@@ -21,6 +21,7 @@ parts = json.dumps({"version": 1, "image": "test", "manifest_digest": "sha256:" 
     "sources": [{"type": "file", "path": blob_path}]}]}).encode()
 entry = bytearray(image[4096:4096 + 128])
 entry[32:64] = hashlib.sha256(blob).digest()
+entry[:32] = hashlib.sha256(entry[32:64] + struct.pack("<QI", len(blob), 0) + hashlib.sha256(digests).digest()).digest()
 entry[120:124] = struct.pack("<I", len(digests) // 32)
 image[4096:4096 + 128] = entry
 regions = {88: (4096, entry)}

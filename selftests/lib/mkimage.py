@@ -24,7 +24,7 @@ def main():
         tar, suffix = blob, ""
         if blob[:2] == b"\x1f\x8b":
             tar, suffix = gzip.decompress(blob), "+gzip"
-        elif blob[:4] == b"\x28\xb5\x2f\xfd":
+        elif blob[:4] == b"\x28\xb5\x2f\xfd" or blob[1:4] == b"\x2a\x4d\x18":
             tar, suffix = subprocess.run(["zstd", "-dqc", path], stdout=subprocess.PIPE, check=True).stdout, "+zstd"
         diff_ids.append("sha256:" + hashlib.sha256(tar).hexdigest())
         layers.append({"mediaType": "application/vnd.oci.image.layer.v1.tar" + suffix,
@@ -33,7 +33,7 @@ def main():
             prefix = "containerd.io/snapshot/overlaybd/"
             layers[-1]["annotations"] = {prefix + "version": "0.1.0", prefix + "blob-size": str(len(blob)),
                                          prefix + "blob-digest": layers[-1]["digest"]}
-    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {},
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": json.loads(os.environ.get("IMAGE_CONFIG", "{}")),
                          "rootfs": {"type": "layers", "diff_ids": diff_ids}}).encode()
     manifest = json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
                            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",

@@ -17,7 +17,9 @@ class DigestedBlob(Blob):
 
     def __init__(self, data, digests_at):
         digest = hashlib.sha256(data).digest()
-        super().__init__(len(data), hashlib.sha256(b"space" + digest).digest(), digest)
+        chunks = b"".join(hashlib.sha256(data[at:at + CHUNK]).digest() for at in range(0, len(data), CHUNK))
+        space = digest + struct.pack("<QI", len(data), 0) + hashlib.sha256(chunks).digest()
+        super().__init__(len(data), hashlib.sha256(space).digest(), digest)
         self.digests_at = digests_at
 
     def __bytes__(self):

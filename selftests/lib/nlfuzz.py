@@ -74,7 +74,7 @@ class Fuzzer(Helper):
              "ACK": (GENERATION, CACHE, COUNT), "FILL": (GENERATION, CACHE, CHUNKS), "FAIL": (GENERATION, CACHE, CHUNKS),
              "EVICT": (GENERATION, CACHE, FLAGS, CHUNKS), "GET_SLOTS": (CACHE, FLAGS), "GET_PENDING": (GENERATION,),
              "RESTORE": (GENERATION, CACHE, SPACE_ID, DATA_BYTES, CHUNKS), "GET_CACHES": (), "GET_IMAGES": (),
-             "GET_SPACES": (), "MISS": (CACHE, CHUNKS), "CACHE_REMOVED": ()}
+             "GET_SPACES": (), "MISS": (CACHE, CHUNKS), "CACHE_REMOVED": (), "REUSE": (GENERATION, CACHE, SLOTS)}
 
     def message(self):
         name = self.rnd.choice(tuple(self.WANTS))

@@ -5,13 +5,14 @@
 # "QUIET n" with the number of durable chunks, until it is killed. Without lib.sh, and with few programs, as each that is
 # started costs up to a second where machines are emulated.
 export DM_DISABLE_UDEV=1
-modprobe -a dm-mod loop libcrc32c || exit
+modprobe -a dm-mod loop || exit
+modprobe -q libcrc32c # newer kernels have none
 insmod "$4" || exit
 mkdir /run/disk /run/fastoci
 mount -t ext4 /dev/vda /run/disk || exit
 mkdir -p /run/disk/cache
 meta=$(losetup -f) # before the helper looks for one
 losetup -r "$meta" "$2/meta"
-bin/fastoci-helperd --cache-dir /run/disk/cache --cache-size-mb 2 --lanes 4 2> /run/helper.log &
+bin/fastoci-helperd --cache-dir /run/disk/cache --cache-size-mb 2 --decoders 4 2> /run/helper.log &
 /usr/bin/python3 -IS selftests/lib/powercut.py "$1" "$2/data" "0 $3 fastoci $meta"
 cat /run/helper.log >&2

@@ -79,6 +79,34 @@ def unanswered(device, cache_dev, place):
     h.close()
 
 
+def readahead_classes(device, cache_dev, places):
+    """The chunks of one large readahead: those near its start may hold a page that somebody wants, the others do not."""
+    h, classes, near = Driver(cache_dev), {}, 256 << 10
+    h.evict_all()
+    node = os.stat(device).st_rdev
+    with open(f"/sys/dev/block/{os.major(node)}:{os.minor(node)}/queue/read_ahead_kb", "w") as f:
+        f.write("8192")
+    fd = os.open(device, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+    want = {data // 128 for _, _, data in places}
+    while not want <= set(classes):
+        msg = h.event()
+        if msg[0] != CMD["MISS"]:
+            continue
+        got = [dict(attrs(a)) for _, a in attrs(dict(attrs(msg[4:]))[CHUNKS])]
+        h.do("ACK", h.cache, attr(COUNT, len(got)))
+        for m in got:
+            no = u32(m[CHUNK_NO])
+            classes[no] = max(classes.get(no, 0), m[CLASS][0])
+    first = {data // 128 for at, _, data in places if at * 512 < near}
+    check("readahead near its start may be wanted", first and all(classes[no] == MAYBE for no in first), str(classes))
+    check("what is behind is ahead", AHEAD in classes.values() and DEMAND not in classes.values(), str(classes))
+    for no in classes:
+        h.do("FAIL", h.cache, chunk(h.space, no))
+    os.close(fd)
+    h.close()
+
+
 def misses_of_a_space(device, cache_dev, places):
     """Those that nobody waits for go with the last table of their data space, and others stay."""
     h, name, (at, _, _) = Driver(cache_dev), os.path.basename(device), places[0]
@@ -144,7 +172,7 @@ def one_geometry(device, cache_dev):
     new = Driver(cache_dev, register=False)
     dmsetup("remove", name)
     new.register(takeover=True)
-    refusal("cache: a former helper still owns slots of its former geometry", cache_dev)
+    refusal("cache: a live helper owns slots of the former geometry", cache_dev)
     write(OTHER_DEV, other)
     accepted("another cache is accepted", OTHER_DEV)
     check("and has all its slots", u32(new.dump("GET_CACHES")[0][NR_FREE]) == 8)
@@ -155,6 +183,30 @@ def one_geometry(device, cache_dev):
     new.close()
     write(cache_dev, sb)
     dmsetup("create", name, "--readonly", "--table", line)
+
+
+def taken_over(old, device, cache_dev, line, later):
+    """A helper is taken over, while one of its writes may hang: before its cache comes back or after it did. Returns the
+    new one."""
+    name, mine = os.path.basename(device), old.alloc(2)
+    new = Driver(cache_dev, register=False)
+    dmsetup("remove", name)
+    if not later:
+        new.register(takeover=True)
+    dmsetup("create", name, "--readonly", "--table", line)
+    if later:
+        new.register(takeover=True)
+    new.find()
+    when = "after its cache came back" if later else "while its cache was gone"
+    state = new.slots()
+    check(f"the slots of a helper that was taken over {when} are in quarantine",
+          sorted(state) == sorted(mine) and all(i[STATE][0] == RESERVED for i in state.values()))
+    check("they are not handed out", not set(mine) & set(new.alloc(256)))
+    new.do("RETURN", new.cache)
+    check("nor given back by the RETURN of another", sorted(new.slots()) == sorted(mine))
+    old.close()
+    check("until its socket is closed", not new.slots())
+    return new
 
 
 CAP_NET_ADMIN = 1 << 12
@@ -338,6 +390,8 @@ def main():
     refused("stall_ms out of range is refused", errno.EINVAL,
             lambda: open("/sys/module/dm_fastoci/parameters/stall_ms", "wb", 0).write(b"1"))
     at, no, want = fresh()
+    dev = Device(name, create=False)
+    events = dev.events()
     r = Reader(device, at)
     for _ in range(100):
         status = dmsetup("status", name)
@@ -345,9 +399,12 @@ def main():
             break
         time.sleep(0.1)
     check("a helper that acknowledges nothing is stalled", " stalled " in status)
+    check("which is an event", until(lambda: dev.events() > events))
+    events = dev.events()
     b.do("ACK", cache, attr(COUNT, 1000))
     status = dmsetup("status", name)
     check("until it has acknowledged all", " ready " in status)
+    check("as is that", until(lambda: dev.events() > events))
 
     # a flushing suspend ends what the helper does not
     dmsetup("message", name, "0", "suspend_grace_ms", "300")
@@ -370,29 +427,32 @@ def main():
     b.find()
     check("it comes back under another number", b.cache != cache)
     refused("the old number is gone", errno.ENOENT, b.do, "ALLOC", cache, attr(COUNT, 1))
-    check("what its helper had reserved is free", len(mine) == 3 and not b.slots())
+    state = b.slots()
+    check("what its helper had reserved is still its own",
+          sorted(state) == sorted(mine) and all(i[STATE][0] == RESERVED for i in state.values()))
+    check("so it is not handed out", not set(mine) & set(b.alloc(8)))
+    b.do("RETURN", b.cache)
+    check("a RETURN that names no slot gives all of them back", not b.slots())
     at, no, want = fresh()
     b.serve(no)
-    mine = b.alloc(2)
     check("it serves", Reader(device, at).done() == want)
-    c = Driver(cache_dev, register=False)
-    dmsetup("remove", name)
-    c.register(takeover=True)
-    dmsetup("create", name, "--readonly", "--table", line)
-    c.find()
-    state = c.slots()
-    check("after a takeover while the cache was gone, the former helper's slots are in quarantine",
-          sorted(state) == sorted(mine) and all(i[STATE][0] == RESERVED for i in state.values()))
-    check("so they are not handed out", not set(mine) & set(c.alloc(8)))
-    b.close()
-    check("until its socket is closed", not set(mine) & set(c.slots()))
+    c = taken_over(b, device, cache_dev, line, later=False)
+    c = taken_over(c, device, cache_dev, line, later=True)
     lost = c.alloc(2)
     dmsetup("remove", name)
     c.close()
     dmsetup("create", name, "--readonly", "--table", line)
     d = Driver(cache_dev)
     check("also where it ends while the cache is gone", len(lost) == 2 and not d.slots())
+    dev = Device(name, create=False)
+    events = dev.events()
     d.close()
+    check("the loss of the helper is an event", until(lambda: dev.events() > events))
+    events = dev.events()
+    d = Driver(cache_dev)
+    check("and a new one", until(lambda: dev.events() > events))
+    d.close()
+    readahead_classes(device, cache_dev, chunks.places)
     misses_of_a_space(device, cache_dev, chunks.places)
     one_space(cache_dev)
     one_geometry(device, cache_dev)

@@ -5,14 +5,16 @@
 One side is held by fastoci-pause.ko where it enters a function, the other side runs, and then the first goes on. The
 device is one of mkmeta.py's image with the policy `hold`; it has its cache, CACHE_DEV, by a linear device "c". Prints
 KTAP.
+races.py rmmod DM_NAME CACHE_DEV: the device and the module go while the socket of a helper is closed.
 """
-import contextlib, errno, os, signal, subprocess, sys, time
+import contextlib, errno, os, signal, subprocess, sys, time, uuid
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap
 from dmdevice import Device, dmsetup, swap_table
 from driver import *
 from ktap import check
+from metaimage import CacheSb
 
 PARAMETERS = "/sys/module/fastoci_pause/parameters/"
 
@@ -165,6 +167,65 @@ class Races:
         self.helper.serve(no)
         check("and the read goes on after it", r.done() == want)
 
+    def park_and_interrupted_suspend(self):
+        """Between the end of device-mapper's suspend and presuspend_undo, nothing that is requeued comes back."""
+        at, no, want = self.fresh()
+        busy, busy_no, busy_want = self.fresh()
+        self.helper.serve(busy_no)
+        dmsetup("suspend", "c")
+        hits = self.dev.hits()
+        hit = Reader(self.path, busy)  # keeps the suspend waiting
+        check("a hit waits for its cache device", until(lambda: self.dev.hits() > hits))
+        with Pause("park, interrupted suspend", "end_suspend", asleep=True) as p:
+            suspend = subprocess.Popen(["dmsetup", "suspend", "--noflush", self.dev.name], stderr=subprocess.DEVNULL)
+            self.blocked(suspend.pid)
+            miss = Reader(self.path, at)
+            suspend.send_signal(signal.SIGINT)
+            p.held()
+            self.helper.asked(no)
+            check("a read that comes then parks", miss.result is None)
+            p.go()
+        check("the suspend was interrupted", suspend.wait() != 0)
+        self.helper.serve(no)
+        dmsetup("resume", "c")
+        check("and its reader is served", miss.done() == want)
+        check("as is the hit", hit.done() == busy_want)
+
+    @staticmethod
+    def blocked(pid):
+        """Until the process waits for device-mapper's bios."""
+        def waits():
+            with open(f"/proc/{pid}/wchan") as f:
+                where = f.read()
+            return "dm_wait" in where or "dm_suspend" in where
+        if not until(waits):
+            raise SystemExit("dmsetup suspend does not wait")
+
+    def sweep_and_interrupted_suspend(self):
+        """What presuspend swept is released after the suspend was interrupted."""
+        at, no, want = self.fresh()
+        busy, busy_no, busy_want = self.fresh()
+        self.helper.serve(busy_no)
+        dmsetup("suspend", "c")
+        hits = self.dev.hits()
+        hit = Reader(self.path, busy)
+        until(lambda: self.dev.hits() > hits)
+        miss = Reader(self.path, at)
+        self.helper.asked(no)
+        with Pause("swept bio, interrupted suspend", "release_reads", asleep=True) as p:
+            suspend = subprocess.Popen(["dmsetup", "suspend", "--noflush", self.dev.name], stderr=subprocess.DEVNULL)
+            p.held()
+            self.blocked(suspend.pid)
+            suspend.send_signal(signal.SIGINT)
+            check("a suspend with a swept bio is interrupted", suspend.wait() != 0)
+            p.go()
+            self.helper.asked(no)
+            check("the bio parks again", miss.result is None)
+        self.helper.serve(no)
+        dmsetup("resume", "c")
+        check("and is served", miss.done() == want)
+        check("as is the hit beside it", hit.done() == busy_want)
+
     # ---- a bio that is released, against ... ----
 
     def release_and_evict(self):
@@ -269,7 +330,7 @@ class Races:
     def evict_and_alloc(self):
         _, no, _ = self.fresh()
         slot = self.helper.serve(no)
-        with Pause("a slot is given back, ALLOC", "fastoci_send_evicted") as p:
+        with Pause("a slot is given back, ALLOC", "send_evicted_event") as p:
             self.helper.evict(no)
             p.held()
             alloc = Call(self.helper.alloc, 256)
@@ -306,16 +367,18 @@ class Races:
     # ---- a read of the cache device that failed, against ... ----
 
     def cache_fails(self, fails):
-        """Not while somebody is held: a change of a table waits for all processors."""
-        size = os.lseek(self.helper.disk, 0, os.SEEK_END) // 512
-        table = f"0 {size} error" if fails else f"0 {size} linear {self.cache_dev} 0"
+        """All slots do, the superblock does not. Not while somebody is held: a change of a table waits for all processors."""
+        size, first = os.lseek(self.helper.disk, 0, os.SEEK_END) // 512, mkmeta.CHUNK // 512
+        table = f"0 {size} linear {self.cache_dev} 0"
+        if fails:
+            table = f"0 {first} linear {self.cache_dev} 0\n{first} {size - first} error"
         swap_table("c", table)
 
     def retire_and_evict(self):
         at, no, want = self.fresh()
         slot = self.helper.serve(no)
         self.cache_fails(True)
-        with Pause("a read failed, evict", "fastoci_slot_retire") as p:
+        with Pause("a read failed, evict", "fastoci_cache_retire") as p:
             r = Reader(self.path, at)
             p.held()
             self.helper.evict(no)
@@ -334,7 +397,7 @@ class Races:
         at, no, want = self.fresh()
         slot = self.helper.serve(no)
         self.cache_fails(True)
-        with Pause("two reads of a slot failed", "fastoci_slot_retire") as p:
+        with Pause("two reads of a slot failed", "fastoci_cache_retire") as p:
             readers = [Reader(self.path, at)]
             p.held()
             before = self.dev.hits()
@@ -354,7 +417,7 @@ class Races:
         at, no, want = self.fresh()
         slot = self.helper.serve(no)
         self.cache_fails(True)
-        with Pause("a slot is retired, FILL", "fastoci_send_slot_bad") as p:
+        with Pause("a slot is retired, FILL", "send_slot_bad_event") as p:
             r = Reader(self.path, at)
             p.held()
             fill = Call(self.helper.fill, no, slot)
@@ -388,7 +451,7 @@ class Races:
         slot, = self.helper.alloc()
         table = dmsetup("table", self.dev.name)
         self.with_another_table()
-        with Pause("FILL, its data space goes", "fastoci_chunk_fill", asleep=True) as p:
+        with Pause("FILL, its data space goes", "fastoci_missq_fill", asleep=True) as p:
             fill = Call(self.helper.fill, no, slot)
             p.held()
             dmsetup("remove", self.dev.name)
@@ -405,7 +468,7 @@ class Races:
         at, no, want = self.fresh()
         slot, = self.helper.alloc()
         table = dmsetup("table", self.dev.name)
-        with Pause("FILL, its cache goes", "fastoci_chunk_fill", asleep=True) as p:
+        with Pause("FILL, its cache goes", "fastoci_missq_fill", asleep=True) as p:
             fill = Call(self.helper.fill, no, slot)
             p.held()
             dmsetup("remove", self.dev.name)
@@ -414,7 +477,9 @@ class Races:
             check("which is refused", fill.done() == errno.EINVAL)
         self.helper.wait_for("CACHE_REMOVED")
         self.table_again(table)
-        check("and then goes with the reservation", not self.helper.slots())
+        check("and then goes, and its slot is reserved in the next one",
+              [(s, i[STATE][0]) for s, i in self.helper.slots().items()] == [(slot, RESERVED)])
+        self.helper.give_back(slot)
         r = Reader(self.path, at)
         self.helper.asked(no)
         self.helper.serve(no)
@@ -443,6 +508,38 @@ class Races:
         check("and it goes with its last slot", not self.space_of() and slot not in self.helper.slots())
         self.table_again(table)
         dmsetup("remove", "other")
+
+    # ---- a command or a table that waits for memory, against all other commands ----
+
+    def memory_and_register(self):
+        _, no, _ = self.fresh()
+        slot, = self.helper.alloc()
+        where = attr(SPACE_ID, b"m" * 32) + attr(DATA_BYTES, struct.pack("=Q", 40 * mkmeta.CHUNK))
+        one = attr(CHUNKS, attr(CHUNK, attr(CHUNK_NO, no) + attr(SLOT, slot), True), True)
+        for name, function, call in (
+                ("RESTORE", "fastoci_space_get", lambda: self.helper.do("RESTORE", self.helper.cache, where, one)),
+                ("EVICT", "fastoci_eviction_new", lambda: self.helper.evict(no))):
+            with Pause(f"{name} waits for memory, REGISTER", function, asleep=True) as p:
+                waits = Call(call)
+                p.held()
+                check(f"no command waits for the memory of {name}", Call(Helper).done(5) == errno.EBUSY)
+                p.go()
+                check("which then succeeds", waits.ended())
+        self.helper.give_back(slot)
+
+    def memory_and_dump(self):
+        table = dmsetup("table", self.dev.name).split()
+        write(OTHER_DEV, bytes(CacheSb(8, uuid=uuid.UUID(int=43))))
+        second = Device("second")
+        with Pause("a new cache waits for memory, GET_CACHES", "fastoci_missq_setup", asleep=True) as p:
+            load = Call(second.refusal, int(table[1]), table[3], OTHER_DEV)
+            p.held()
+            dump = Call(self.watcher.dump, "GET_CACHES")
+            check("no command waits for the memory of a new cache", len(dump.done(5) or []) == 1)
+            p.go()
+            check("which is then made", load.ended() and load.result is None)
+        second.clear()
+        second.remove()
 
     # ---- a cache that is dead, but not freed yet, against ... ----
 
@@ -476,7 +573,7 @@ class Races:
 
     def send_and_death(self):
         at, no, want = self.fresh()
-        with Pause("send, helper dies", "fastoci_send_misses") as p:
+        with Pause("send, helper dies", "send_misses_event") as p:
             r = Reader(self.path, at)
             p.held()
             self.helper.close()
@@ -489,7 +586,7 @@ class Races:
     def send_and_takeover(self):
         at, no, want = self.fresh()
         old = self.helper
-        with Pause("send, takeover", "fastoci_send_misses") as p:
+        with Pause("send, takeover", "send_misses_event") as p:
             r = Reader(self.path, at)
             p.held()
             self.new_helper(takeover=True)
@@ -500,7 +597,27 @@ class Races:
         check("one that was on its way at a takeover reaches the new helper", r.done() == want)
 
 
+def rmmod_and_close(name, cache_dev):
+    """The quarantines are not freed while the end of a helper walks them."""
+    old = Driver(cache_dev)
+    old.alloc()
+    new = Driver(cache_dev, takeover=True)
+    dmsetup("remove", name)
+    new.wait_for("CACHE_REMOVED")
+    with Pause("a socket is closed, rmmod", "fastoci_quarantine_end", "fastoci_quarantine_free", asleep=True) as p:
+        close = Call(old.close)
+        p.held()
+        rmmod = Call(subprocess.run, ["rmmod", "dm_fastoci"])
+        check("rmmod frees no quarantine that is looked at", not until(lambda: int(p.read("entered")) > 1, 1))
+        p.go()
+        check("and then the socket's end is over, and the module's", close.ended() and rmmod.done().returncode == 0)
+    ktap.end()
+
+
 def main():
+    if sys.argv[1] == "rmmod":
+        return rmmod_and_close(*sys.argv[2:])
+    set_parameter("retry_ms", 0)  # a slot that cannot be read is bad at once
     races = Races(*sys.argv[1:4])
     for name, method in vars(Races).items():
         if "_and_" in name:

@@ -22,7 +22,7 @@ defer umount $state
 cat > "$WORK/config.json" <<-JSON
 	{"download": {"enable": true, "delay": 0, "delayExtra": 0}}
 JSON
-helper_options=(--cache-size-mb 64 --config "$WORK/config.json" --lanes 4)
+helper_options=(--cache-size-mb 64 --config "$WORK/config.json" --decoders 4)
 case $1 in
 1)
 	start_registry
@@ -59,7 +59,7 @@ case $1 in
 	start_helper
 	check 'an assembled meta image that has rotted is not attached' not restore
 	is 'nor mounted' "$(findmnt -n "$mnt")" ''
-	matches 'and the message names it' "$(cat "$WORK/said")" "$meta is not what was attached: its sha256 differs"
+	matches 'and the message names it' "$(cat "$WORK/said")" "$meta has changed since it was attached: its sha256 differs"
 	stop_helper
 	losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")"
 	umount $state

@@ -6,7 +6,7 @@ members   gzip: many members, empty ones between them, zeros behind
 odd       gzip: one member with extra field, name, comment and header checksum; stored blocks, then others; no end marker in
           the tar; zeros behind
 zstd      one frame with a checksum
-frames    zstd: a frame per MiB, then empty ones and skippable ones
+frames    zstd: a skippable frame, then a frame per MiB with an empty one and a skippable one behind it
 """
 import gzip, struct, subprocess, sys, zlib
 
@@ -42,7 +42,7 @@ def zstd(tar):
 
 def frames(tar):
     skippable = b"\x52\x2a\x4d\x18" + struct.pack("<I", 1000) + bytes(range(250)) * 4
-    return b"".join(zstd(tar[at:at + MIB]) + zstd(b"") + skippable for at in range(0, len(tar), MIB))
+    return skippable + b"".join(zstd(tar[at:at + MIB]) + zstd(b"") + skippable for at in range(0, len(tar), MIB))
 
 
 def main():

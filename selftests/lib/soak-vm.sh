@@ -64,7 +64,7 @@ for image in one two; do
 	push_image "$DISK/layout-$image:latest" $image:latest
 	convert $image latest fastoci
 done
-helper_options=(--cache-size-mb 6 --lanes 3)
+helper_options=(--cache-size-mb 6 --decoders 3)
 declare -A warm last first
 : > "$figures"
 for life in $(seq $lives); do

@@ -2,18 +2,22 @@
 // convertor: makes FastOCI images of OCI images; arguments and output only, the
 // work is in helper/image/convert.h. The flags are those of overlaybd's tool of
 // the same name.
+#include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <string>
+#include <thread>
 
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "image/base_layer.h"
 #include "image/convert.h"
 #include "image/copy.h"
+#include "registry/options.h"
+#include "serve/service.h"
 
 namespace fastoci {
 namespace {
@@ -24,9 +28,11 @@ constexpr int kBarWidth = 30;
 struct Flags {
   std::string repository, input_tag, input_digest, overlaybd_tag, fastoci_tag, turbo_tag;
   std::string user, directory = "tmp_conv", fs_type = "ext4", platform;
-  std::string root_ca, cert_dir, client_cert;
+  TlsFlags tls;
   std::string store, db_string, db_type;
-  bool plain = false, verbose = false, oci = false, referrer = false, insecure = false;
+  std::string serve;
+  bool all = false;
+  bool plain = false, verbose = false, oci = false, referrer = false;
   bool reserve = false, no_upload = false, dump_manifest = false;
   bool mkfs = true, native = false;
   std::string base_layer = kDefaultBaseLayer;
@@ -101,77 +107,59 @@ class Printer : public ConvertObserver {
 void Define(CLI::App* app, Flags* f) {
   app->set_version_flag("--version", std::string("convertor (FastOCI) ") + FASTOCI_VERSION);
   app->add_option("-r,--repository", f->repository,
-                  "HOST/REPOSITORY of source and target, or oci:DIR for an OCI layout")
-      ->required();
+                  "HOST/REPOSITORY of the original and the result, or oci:DIR for an OCI layout");
   app->add_option("-i,--input-tag", f->input_tag, "tag of the image to convert");
-  app->add_option("-g,--input-digest", f->input_digest, "or its digest");
+  app->add_option("-g,--input-digest", f->input_digest, "or the digest of that image");
   app->add_option("--fastoci", f->fastoci_tag, "tag of the FastOCI image to make");
-  app->add_option("--turboOCI", f->turbo_tag, "the same; overrides --fastoci");
+  app->add_option("--turboOCI", f->turbo_tag, "the same as --fastoci, and overrides it");
   app->add_option("-o,--output-tag", f->overlaybd_tag, "tag of the native overlaybd image to make");
   app->add_flag("--overlaybd", f->native,
-                "make a native overlaybd image, as -o does; with --fastoci both formats in one run");
+                "make a native overlaybd image, as -o does; with --fastoci: both formats in one run");
   app->add_flag("--oci", f->oci, "write OCI manifests instead of docker's");
   app->add_flag("--referrer", f->referrer,
                 "make the result a referrer of the original image (implies --oci)");
   app->add_option("--platform", f->platform,
-                  "architecture to take from a multi-platform image (default: all)");
-  app->add_option("-u,--username", f->user, "USER[:PASSWORD] (default: docker's config.json)");
-  app->add_flag("--plain", f->plain, "plain HTTP instead of HTTPS");
-  app->add_flag("--insecure", f->insecure, "accept any TLS certificate");
-  app->add_option("--root-ca", f->root_ca, "CA certificates, PEM");
-  app->add_option("--client-cert", f->client_cert, "CERT:KEY, PEM");
-  app->add_option("--cert-dir", f->cert_dir, "directory with ca.crt, client.cert and client.key");
-  app->add_option("-d,--dir", f->directory, "directory for what is kept (default: tmp_conv)");
+                  "platform to convert, such as linux/arm64 or arm64 (default: all of the image)");
+  app->add_option("-u,--username", f->user, "USER[:PASSWORD] for the registry (default: docker's, podman's and kubelet's)");
+  app->add_flag("--plain", f->plain, "use HTTP instead of HTTPS");
+  app->add_flag("--insecure", f->tls.insecure, "accept any TLS certificate");
+  app->add_option("--root-ca", f->tls.root_ca, "PEM file with the CA certificates to trust");
+  app->add_option("--client-cert", f->tls.client_cert, "CERT:KEY, PEM files with a client certificate and its key");
+  app->add_option("--cert-dir", f->tls.cert_dir, "directory with ca.crt, client.cert and client.key");
+  app->add_option("-d,--dir", f->directory, "directory for temporary files and for what is kept (default: tmp_conv)");
   app->add_flag("--reserve", f->reserve, "keep the meta layers in the directory");
   app->add_flag("--no-upload", f->no_upload, "convert, but push nothing");
   app->add_flag("--dump-manifest", f->dump_manifest, "write config and manifest to the directory");
   app->add_option("--fstype", f->fs_type, "ext4 (default) or erofs")
       ->check(CLI::IsMember({"ext4", "erofs"}));
-  app->add_option("--vsize", f->vsize, "virtual size in GB, 4 to 2047 (default: 64)");
+  app->add_option("--vsize", f->vsize, "size of the device in GB, 4 to 2047 (default: 64)");
   app->add_flag("--mkfs,!--no-mkfs", f->mkfs,
-                "make the file system (default); --mkfs=false: build on the base layer");
+                "make the file system (default); with --mkfs=false build on a base layer");
   app->add_option("--base-layer", f->base_layer,
-                  std::string("for --mkfs=false: an empty ext4 as an overlaybd layer (default: ") +
+                  std::string("for --mkfs=false: an overlaybd layer that holds an empty ext4 (default: ") +
                       kDefaultBaseLayer + ")");
-  app->add_option("--concurrency-limit", f->concurrency, "layers at a time (default: 4)")
+  app->add_option("--concurrency-limit", f->concurrency, "layers that are read at the same time (default: 4)")
       ->check(CLI::Range(1, 64));
   app->add_option("--store", f->store,
-                  "directory that keeps what was learned of layers: known ones are not read again");
-  app->add_option("--db-str", f->db_string, "overlaybd's database; here: --store")->group("");
+                  "directory that keeps what is learned of layers, so that they are not read again");
+  app->add_option("--db-str", f->db_string, "not supported: use --store")->group("");
   app->add_option("--db-type", f->db_type)->group("");
+  app->add_option("--serve", f->serve,
+                  "run as a service that converts what is pushed to a registry, as this file says")
+      ->type_name("FILE");
+  app->add_flag("--all", f->all, "with --serve: convert once the images that are in the registry, and end");
   app->add_flag("--verbose", f->verbose, "say more");
 }
 
 Error Usage(const std::string& message) { return InvalidError(message + " (see convertor --help)"); }
 
-Result<TlsOptions> Tls(const Flags& f) {
-  TlsOptions tls;
-  tls.insecure = f.insecure;
-  if (!f.cert_dir.empty()) {
-    auto there = [](const std::string& p) { return access(p.c_str(), R_OK) == 0; };
-    if (there(f.cert_dir + "/ca.crt")) tls.ca_file = f.cert_dir + "/ca.crt";
-    if (there(f.cert_dir + "/client.cert")) {
-      tls.client_cert = f.cert_dir + "/client.cert";
-      tls.client_key = f.cert_dir + "/client.key";
-    }
-  }
-  if (!f.root_ca.empty()) tls.ca_file = f.root_ca;
-  if (!f.client_cert.empty()) {
-    size_t colon = f.client_cert.find(':');
-    if (colon == std::string::npos) return Usage("--client-cert wants CERT:KEY");
-    tls.client_cert = f.client_cert.substr(0, colon);
-    tls.client_key = f.client_cert.substr(colon + 1);
-  }
-  return tls;
-}
-
 Result<std::unique_ptr<ImageStore>> OpenStore(const Flags& f) {
   if (auto layout = ParseLayoutName(f.repository)) return OpenLayoutStore(layout->directory);
-  FASTOCI_TRY(Credentials credentials, f.user.empty() ? Credentials::LoadDefault()
-                                                      : Credentials::FromUserPassword(f.user));
+  FASTOCI_TRY(Reference ref, ParseReference(f.repository));
+  FASTOCI_TRY(CredentialSourcePtr credentials, OpenCredentials(f.user, ref.host, ""));
   RegistryOptions options;
   options.plain_http = f.plain;
-  FASTOCI_TRY(options.http.tls, Tls(f));
+  FASTOCI_TRY(options.http.tls, ReadTlsFlags(f.tls));
   return OpenRegistryStore(f.repository, std::move(options), std::move(credentials));
 }
 
@@ -182,25 +170,25 @@ Result<ConvertOptions> Options(const Flags& f) {
   options.source = f.input_digest.empty() ? f.input_tag : f.input_digest;
   if (auto layout = ParseLayoutName(f.repository); layout && options.source.empty())
     options.source = layout->tag;
-  if (options.source.empty()) return Usage("which image? -i TAG or -g DIGEST");
+  if (options.source.empty()) return Usage("no image is named: give -i TAG or -g DIGEST");
   const std::string& turbo = f.turbo_tag.empty() ? f.fastoci_tag : f.turbo_tag;
   bool native = f.native || !f.overlaybd_tag.empty();
   if (!turbo.empty() || !native) options.turbo_tag = turbo;
   if (native) options.overlaybd_tag = f.overlaybd_tag;
   bool named = !turbo.empty() || !f.overlaybd_tag.empty();
   if (!named && !f.referrer && !f.no_upload)
-    return Usage("under which tag? --fastoci TAG, or -o TAG for overlaybd");
+    return Usage("the result has no tag: give --fastoci TAG, or -o TAG for overlaybd");
   if (turbo == options.source || f.overlaybd_tag == options.source)
-    return Usage("the result needs a tag of its own: the original image must stay");
-  if (!turbo.empty() && turbo == f.overlaybd_tag) return Usage("two formats need two tags");
+    return Usage("the result needs a tag of its own: it must not replace the original image");
+  if (!turbo.empty() && turbo == f.overlaybd_tag) return Usage("--fastoci and -o need different tags");
   if (!f.mkfs) {
-    if (f.fs_type != "ext4") return Usage("--mkfs=false is for ext4: a base layer holds one");
+    if (f.fs_type != "ext4") return Usage("--mkfs=false needs --fstype ext4: a base layer is an ext4 file system");
     options.base_layer = f.base_layer;
   }
   if (!f.db_string.empty() || !f.db_type.empty())
-    return Usage("layers that were converted before need no database: --store DIRECTORY keeps them");
+    return Usage("--db-str and --db-type are not supported: --store DIRECTORY keeps what is known of layers");
   options.scan_dir = f.store;
-  options.arch = f.platform.substr(f.platform.rfind('/') + 1);
+  options.arch = f.platform == "all" ? "" : f.platform.substr(f.platform.rfind('/') + 1);
   options.fs_type = f.fs_type == "erofs" ? FsType::kErofs : FsType::kExt4;
   options.fs_bytes = f.vsize << 30;
   options.oci = f.oci;
@@ -218,11 +206,11 @@ Result<std::unique_ptr<ImageStore>> OpenTarget(ConvertOptions* options) {
     if (!*tag) continue;
     auto layout = ParseLayoutName(**tag);
     if (!layout) {
-      if (store) return Usage("all results go to the same layout");
+      if (store) return Usage("all results must go to the same OCI layout");
       continue;
     }
-    if (store && layout->directory != directory) return Usage("all results go to the same layout");
-    if (layout->tag.empty()) return Usage("oci:DIR:TAG wants a tag");
+    if (store && layout->directory != directory) return Usage("all results must go to the same OCI layout");
+    if (layout->tag.empty()) return Usage("the tag is missing: write oci:DIR:TAG");
     directory = layout->directory;
     *tag = layout->tag;
     if (store) continue;
@@ -231,7 +219,38 @@ Result<std::unique_ptr<ImageStore>> OpenTarget(ConvertOptions* options) {
   return store;
 }
 
+// Serves until SIGTERM or SIGINT. Conversions that run then end with this process, and
+// wait in the queue for the next one.
+Status RunService(const Flags& f) {
+  FASTOCI_TRY(std::string text, ReadFile(f.serve, 1 << 20));
+  FASTOCI_TRY(ServeConfig config, ParseServeConfig(text, f.serve));
+  char self[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", self, sizeof(self));
+  if (n <= 0 || n == sizeof(self)) return ErrnoError("/proc/self/exe");
+  FASTOCI_TRY(auto service,
+              ConvertService::Open(std::move(config), std::string(self, static_cast<size_t>(n))));
+  if (f.all) {
+    FASTOCI_TRY(uint64_t failed, service->Sweep());
+    if (failed > 0) return InvalidError(std::to_string(failed) + " images could not be converted; the lines above say why");
+    return OkStatus();
+  }
+  sigset_t ends;
+  ::sigemptyset(&ends);
+  ::sigaddset(&ends, SIGTERM);
+  ::sigaddset(&ends, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);
+  std::thread([ends] {
+    int signal = 0;
+    ::sigwait(&ends, &signal);
+    ::_exit(0);
+  }).detach();
+  return service->Serve();
+}
+
 Status Run(const Flags& f) {
+  if (!f.serve.empty()) return RunService(f);
+  if (f.all) return Usage("--all needs --serve FILE");
+  if (f.repository.empty()) return Usage("no repository is named: give -r HOST/REPOSITORY, or --serve FILE");
   FASTOCI_TRY(ConvertOptions options, Options(f));
   options.scratch_dir = f.directory;
   if (f.reserve || f.dump_manifest) {
@@ -278,7 +297,7 @@ Status Run(const Flags& f) {
 
 int main(int argc, char** argv) {
   fastoci::SetLogProgram("convertor");
-  CLI::App app("Makes FastOCI images of OCI images: the original stays as it is, and is read lazily.");
+  CLI::App app("Makes FastOCI images from OCI images. The original image does not change.");
   fastoci::Flags flags;
   fastoci::Define(&app, &flags);
   CLI11_PARSE(app, argc, argv);

@@ -28,7 +28,7 @@ _fastoci() {
 	case $command in
 	'')
 		COMPREPLY=($(compgen -W "$(fastoci --help 2>/dev/null |
-			sed -n '/^Subcommands:/,/^$/s/^  \([a-z]*\) .*/\1/p')" -- "$cur"))
+			sed -n '/^[A-Z].*:$/,/^$/s/^  \([a-z]*\)  .*/\1/p')" -- "$cur"))
 		;;
 	config) COMPREPLY=($(compgen -W check -- "$cur")) ;;
 	mount | umount | detach | status | pin | unpin | prefetch | fail | hold | events | trace)

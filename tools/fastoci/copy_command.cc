@@ -9,14 +9,31 @@
 namespace fastoci {
 namespace {
 
+// "" for an OCI layout.
+Result<std::string> RegistryOf(const std::string& text) {
+  if (ParseLayoutName(text)) return std::string();
+  FASTOCI_TRY(Reference ref, ParseReference(text));
+  return CanonicalHost(ref.host);
+}
+
+// -u is for one registry: a password that was given for one must not reach another.
+Status TakeUsers(const CopyRequest& request, RegistryAccess* from, RegistryAccess* to) {
+  FASTOCI_TRY(std::string source, RegistryOf(request.from));
+  FASTOCI_TRY(std::string target, RegistryOf(request.to));
+  if (!from->user_password.empty() && !source.empty() && !target.empty() && source != target)
+    return InvalidError("-u is for one registry, and these are two (" + source + ", " + target +
+                        "); give --from-username, --to-username or both");
+  if (!request.from_user.empty()) from->user_password = request.from_user;
+  if (!request.to_user.empty()) to->user_password = request.to_user;
+  return OkStatus();
+}
+
 Result<std::string> Copy(const CopyRequest& request, const RegistryAccess& access) {
-  FASTOCI_TRY(Credentials credentials, LoadCredentials(access));
-  RegistryOptions options;
-  options.plain_http = access.plain_http;
-  options.http.tls = access.tls;
-  FASTOCI_TRY(NamedImage from, OpenNamedImage(request.from, options, credentials, false));
-  FASTOCI_TRY(NamedImage to, OpenNamedImage(request.to, options, credentials, true));
-  if (to.name.starts_with("sha256:")) return InvalidError("the target wants a tag, not a digest");
+  RegistryAccess source = access, target = access;
+  FASTOCI_CHECK_OK(TakeUsers(request, &source, &target));
+  FASTOCI_TRY(NamedImage from, OpenImageStore(request.from, source, false));
+  FASTOCI_TRY(NamedImage to, OpenImageStore(request.to, target, true));
+  if (to.name.starts_with("sha256:")) return InvalidError("the target needs a tag, not a digest: HOST/REPOSITORY:TAG");
   CopyOptions copy;
   copy.scratch_dir = request.scratch_dir;
   return CopyImage(from.store.get(), from.name, to.store.get(), to.name, copy);
@@ -25,12 +42,16 @@ Result<std::string> Copy(const CopyRequest& request, const RegistryAccess& acces
 }  // namespace
 
 CLI::App* AddCopyCommand(CLI::App* app, CopyRequest* request) {
-  CLI::App* copy = app->add_subcommand("copy", "copy an image with the layers that it refers to");
+  CLI::App* copy = app->add_subcommand("copy", "copy an image with all layers that it needs");
   copy->add_option("from", request->from, "HOST/REPOSITORY:TAG or oci:DIR:TAG")->required();
   copy->add_option("to", request->to, "where to, in the same form")->required();
   copy->add_option("--scratch-dir", request->scratch_dir,
                    "space for one layer at a time (default /var/tmp)")
       ->type_name("DIR");
+  copy->add_option("--from-username", request->from_user, "user:password for the source's registry")
+      ->type_name("USER:PASSWORD");
+  copy->add_option("--to-username", request->to_user, "user:password for the target's registry")
+      ->type_name("USER:PASSWORD");
   copy->footer("Example:\n  fastoci copy registry.example/app:1.0_fastoci oci:/backup/app:1.0_fastoci");
   return copy;
 }

@@ -12,6 +12,7 @@ namespace fastoci {
 
 struct CopyRequest {
   std::string from, to;
+  std::string from_user, to_user;  // "user:password", each for its registry alone
   std::string scratch_dir = "/var/tmp";
 };
 

@@ -8,7 +8,7 @@
 #include <ctime>
 #include <thread>
 
-#include "attach/control_client.h"
+#include "control/client.h"
 #include "tools/fastoci/output.h"
 
 namespace fastoci {
@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 constexpr int64_t kReplyMs = 5000;
 constexpr auto kTryAgain = std::chrono::milliseconds(300);
 
-// Local time and what it speaks of; the message names blob and chunk.
+// With local time and the image's name. The message itself names blob and chunk.
 void PrintEvent(const Json& event) {
   char when[32] = "-";
   if (auto time = event.find("time"); time != event.end() && time->is_number()) {
@@ -35,7 +35,7 @@ void PrintEvent(const Json& event) {
   std::fflush(stdout);
 }
 
-// All events that the helper has, and with follow those that come, until it goes.
+// Prints all events that the helper has, and with follow also new ones, until it ends.
 Status ReadEvents(const EventsRequest& request, const AttachPaths& paths, bool json) {
   std::optional<uint64_t> last;
   std::string error;
@@ -65,9 +65,9 @@ Status ReadEvents(const EventsRequest& request, const AttachPaths& paths, bool j
 }  // namespace
 
 CLI::App* AddEventsCommand(CLI::App* app, EventsRequest* request) {
-  CLI::App* events = app->add_subcommand("events", "what happened on this node");
-  events->add_option("image", request->image, "only of that image: its name, or its image id");
-  events->add_flag("-f,--follow", request->follow, "and what comes, until it is interrupted");
+  CLI::App* events = app->add_subcommand("events", "show what happened on this node");
+  events->add_option("image", request->image, "show only events of this image (name or image id)");
+  events->add_flag("-f,--follow", request->follow, "also show new events, until Ctrl-C");
   events->footer("Examples:\n  fastoci events\n  fastoci events --follow --json demo-latest_fastoci");
   return events;
 }
@@ -79,7 +79,7 @@ int RunEvents(const EventsRequest& request, const AttachPaths& paths, bool json)
     const Error& e = status.error();
     if (!request.follow || e.kind != ErrorKind::kUnavailable || (!waits && e.err != EPIPE))
       return PrintError(e, json);
-    if (e.err == EPIPE) std::fprintf(stderr, "fastoci: the helper has gone, waiting for the next one\n");
+    if (e.err == EPIPE) std::fprintf(stderr, "fastoci: the helper has ended; waiting for the next one\n");
     waits = true;
     std::this_thread::sleep_for(kTryAgain);
   }

@@ -3,13 +3,17 @@
 // only; the work is done in helper/attach.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "attach/attach.h"
-#include "attach/control_client.h"
 #include "attach/doctor.h"
+#include "attach/doctor_image.h"
+#include "attach/usage.h"
 #include "base/digest.h"
 #include "config/config.h"
+#include "control/client.h"
+#include "tools/fastoci/containerd_command.h"
 #include "tools/fastoci/copy_command.h"
 #include "tools/fastoci/events_command.h"
 #include "tools/fastoci/output.h"
@@ -100,7 +104,7 @@ class Commands {
     progress_.End();
     if (!report.ok()) return PrintError(report.error(), o_.json);
     Json layers = Json::parse(*report, nullptr, false);
-    if (!layers.is_array()) return PrintError(InvalidError("the report is damaged"), o_.json);
+    if (!layers.is_array()) return PrintError(InvalidError("the decoder's report about the image is damaged"), o_.json);
     if (o_.json) PrintJson(layers);
     else PrintLayers(layers);
     return kExitOk;
@@ -120,7 +124,7 @@ class Commands {
     for (const std::string& report : *reports) {
       Json parsed = Json::parse(report, nullptr, false);
       if (!parsed.is_array() || parsed.size() != 1 || !parsed[0].is_object())
-        return PrintError(InvalidError("a report is damaged"), o_.json);
+        return PrintError(InvalidError("the decoder's report about a layer is damaged"), o_.json);
       same = same && parsed[0].contains("content");
       layers.push_back(parsed[0]);
     }
@@ -165,30 +169,44 @@ class Commands {
     return Finish(status, {{"image", o_.what}, {"policy", policy}}, o_.what + ": " + text);
   }
 
-  int Hold() { return SetPolicy("hold", "reads that miss wait for a helper"); }
+  int Hold() { return SetPolicy("hold", "reads that miss the cache wait as long as it takes"); }
 
   int Fail() {
     const int64_t ms = std::max<int64_t>(o_.fail_after_ms, 0);
     return SetPolicy("fail_after_ms " + std::to_string(ms),
-                     "reads that miss fail after " + std::to_string(ms) + " ms");
+                     "reads that miss the cache fail after " + std::to_string(ms) + " ms");
   }
 
   int Ps() {
     auto images = ListImages(o_.paths);
     if (!images.ok()) return PrintError(images.error(), o_.json);
     std::erase_if(*images, [](const ImageReport& r) { return !r.attached; });
+    auto usage = SampleUsage(o_.paths);
+    const std::vector<ImageUsage> now = usage.ok() ? usage->images : std::vector<ImageUsage>();
     if (o_.json) {
       Json list = Json::array();
-      for (const ImageReport& r : *images) list.push_back(ReportJson(r));
+      for (const ImageReport& r : *images) {
+        list.push_back(ReportJson(r));
+        for (const ImageUsage& u : now)
+          if (u.name == r.name) list.back()["waits_for"] = WaitsJson(u.waits_for);
+      }
       PrintJson(list);
     } else {
       PrintPs(*images);
+      for (const ImageUsage& u : now)
+        for (const HostWait& wait : u.waits_for)
+          std::printf("%s waits for %s\n", u.name.c_str(), Describe(wait).c_str());
     }
     return kExitOk;
   }
 
   int Doctor() {
-    const std::vector<Finding> findings = Examine(o_.paths);
+    std::signal(SIGPIPE, SIG_IGN);  // a server may end a TLS handshake
+    std::vector<Finding> findings;
+    if (!o_.attach.ref.empty())
+      findings = ExamineRemote(o_.attach.ref, o_.attach.access, &progress_);
+    progress_.End();
+    for (Finding& f : Examine(o_.paths)) findings.push_back(std::move(f));
     if (o_.json) PrintJson(FindingsJson(findings));
     else PrintFindings(findings);
     auto bad = [](const Finding& f) { return f.health == Health::kBad; };
@@ -218,7 +236,7 @@ class Commands {
   int Pin(bool pin) {
     auto image = FindImage(o_.paths, o_.what);
     if (!image.ok()) return PrintError(image.error(), o_.json);
-    if (!image->status) return PrintError(NotFoundError(image->name + ": not attached"), o_.json);
+    if (!image->status) return PrintError(NotFoundError(image->name + " is not attached; attach it first: fastoci attach"), o_.json);
     return AskHelper({{"op", pin ? "pin" : "unpin"}, {"image_id", image->status->image_id}},
                      image->name + (pin ? " is never evicted from now on" : " may be evicted"));
   }
@@ -236,7 +254,7 @@ class Commands {
     const std::string source = reply->value("source", "");
     std::string text = source.empty() ? "no configuration file: defaults" : source + " is in force";
     if (auto restart = reply->find("restart"); restart != reply->end() && !restart->empty()) {
-      text += ", but for what takes a restart:";
+      text += "; these keys take effect when the helper is restarted:";
       for (const auto& key : *restart) text += " " + key.get<std::string>();
     }
     if (auto warning = reply->find("warning"); warning != reply->end())
@@ -309,19 +327,25 @@ class Commands {
 
 void AddRegistryOptions(CLI::App* command, Options* o) {
   RegistryAccess* access = &o->attach.access;
-  command->add_flag("--plain", access->plain_http, "speak HTTP, not HTTPS, to the registry");
+  command->add_flag("--plain", access->plain_http, "use HTTP instead of HTTPS");
   command->add_option("-u,--username", access->user_password,
-                      "user:password (default: docker's config.json)")
+                      "user:password for the registry (default: docker's, podman's and kubelet's)")
       ->type_name("USER:PASSWORD");
   command->add_option("--credentials", access->credentials_file,
-                      "file with credentials, as docker's config.json")
+                      "file with credentials, in the format of docker's config.json")
       ->type_name("FILE");
-  command->add_option("--root-ca", access->tls.ca_file, "PEM file with the registry's CA")
+  command->add_option("--root-ca", access->tls.root_ca, "PEM file with the CA certificates to trust")
       ->type_name("FILE");
+  command->add_option("--cert-dir", access->tls.cert_dir,
+                      "directory with ca.crt, client.cert and client.key")
+      ->type_name("DIR");
+  command->add_option("--client-cert", access->tls.client_cert,
+                      "PEM files with a client certificate and its key")
+      ->type_name("CERT:KEY");
   command->add_option("--decoder", access->decoder,
                       "fastoci-decoderd (default: beside this program)")
       ->type_name("FILE");
-  command->add_flag("--insecure", access->tls.insecure, "accept any certificate");
+  command->add_flag("--insecure", access->tls.insecure, "accept any certificate of the registry");
 }
 
 void AddMountOptions(CLI::App* command, Options* o) {
@@ -330,7 +354,7 @@ void AddMountOptions(CLI::App* command, Options* o) {
 }
 
 void AddForce(CLI::App* command, Options* o) {
-  command->add_flag("--force", o->force, "let reads of the image fail, so that its users end");
+  command->add_flag("--force", o->force, "let reads that miss the cache fail, so that the image's users end");
   command->add_option("--timeout-ms", o->detach.timeout_ms, "how long to try (default 5000)")
       ->type_name("MS");
 }
@@ -357,13 +381,16 @@ struct Parser {
     app.add_flag("--json", o->json, "print JSON");
     app.add_flag("-q,--quiet", o->quiet, "print no progress");
     AddAttach(o);
-    AddOthers(o);
+    AddUse(o);
+    AddLook(o);
+    AddCache(o);
+    AddRegistry(o);
     AddNode(o);
   }
 
   void AddAttach(Options* o) {
-    attach = app.add_subcommand("attach", "make a block device of an image");
-    auto* ref = attach->add_option("image", o->attach.ref, "FastOCI image: HOST/REPOSITORY:TAG");
+    attach = app.add_subcommand("attach", "make a block device from an image");
+    auto* ref = attach->add_option("image", o->attach.ref, "FastOCI image: HOST/REPOSITORY:TAG or oci:DIR:TAG");
     auto* file = attach
                      ->add_option("--meta-image", o->attach.meta_image,
                                   "a file made by `fastoci assemble`, instead of an image")
@@ -374,17 +401,17 @@ struct Parser {
                                     "overlaybd's config.v1.json, instead of an image")
                        ->type_name("FILE");
     config->excludes(ref)->excludes(file);
-    attach->add_option("--name", o->attach.name, "name of the image here (default: by tag)");
+    attach->add_option("--name", o->attach.name, "name of the image on this node (default: from repository and tag)");
     auto* hold = attach->add_flag("--hold", o->hold,
-                                  "without a helper reads wait for the next one (default)");
-    attach->add_option("--fail-after-ms", o->fail_after_ms, "... fail after that time")
+                                  "reads that miss the cache wait as long as it takes (default)");
+    attach->add_option("--fail-after-ms", o->fail_after_ms, "reads that miss the cache fail after this time")
         ->type_name("MS")
         ->check(CLI::Range(0, 86400000))
         ->excludes(hold);
     attach->add_option("--cache-device", o->attach.cache_device,
                        "cache device (default: the helper's)")
         ->type_name("DEV");
-    attach->add_option("--mount", o->dir, "mount it there, too")->type_name("DIR");
+    attach->add_option("--mount", o->dir, "also mount the image there")->type_name("DIR");
     AddMountOptions(attach, o);
     AddRegistryOptions(attach, o);
     attach->footer(
@@ -400,28 +427,67 @@ struct Parser {
     });
   }
 
-  void AddOthers(Options* o) {
-    assemble = app.add_subcommand("assemble", "make a meta image file, to attach by hand");
-    assemble->add_option("image", o->attach.ref, "FastOCI image: HOST/REPOSITORY:TAG")->required();
-    assemble->add_option("-o,--output", o->output, "the file to write")
-        ->type_name("FILE")
-        ->required();
-    AddRegistryOptions(assemble, o);
-    assemble->footer("Example:\n  fastoci assemble 127.0.0.1:5000/demo:latest_fastoci -o demo.img");
+  // Help shows the groups in the order in which they are first seen here.
+  void AddUse(Options* o) {
+    mount = app.add_subcommand("mount", "check an attached image's file system and mount it");
+    mount->add_option("image", o->what, "name or reference of an attached image")->required();
+    mount->add_option("dir", o->dir, "directory; it is made if it does not exist")->required();
+    AddMountOptions(mount, o);
+    mount->footer("Example:\n  fastoci mount demo-latest_fastoci /mnt/demo");
 
-    copy = AddCopyCommand(&app, &o->copy);
-    AddRegistryOptions(copy, o);
-    inspect = app.add_subcommand("inspect", "what is in an image's meta layers");
-    inspect->add_option("image", o->attach.ref, "FastOCI or overlaybd image: HOST/REPOSITORY:TAG")
+    umount = app.add_subcommand("umount", "unmount an image");
+    umount->add_option("image", o->what, "directory, or name of an image for all of its mounts")
+        ->required();
+    AddForce(umount, o);
+
+    detach = app.add_subcommand("detach", "unmount an image and remove its device");
+    detach->add_option("image", o->what, "name, reference, device or mount point")->required();
+    detach->add_flag("--keep", o->detach.keep, "keep the meta image for the next attach");
+    AddForce(detach, o);
+
+    list = app.add_subcommand("list", "list the images of this node");
+    status = app.add_subcommand("status", "show cache, reads and policy of one image, or of all");
+    status->add_option("image", o->what, "name, reference, device or mount point");
+    for (CLI::App* command : {attach, mount, umount, detach, list, status}) command->group("Images");
+    AddContainerdCommands(&app, "Images");
+  }
+
+  void AddLook(Options* o) {
+    ps = app.add_subcommand("ps", "list attached images: how much is local, what waits");
+    events = AddEventsCommand(&app, &o->events);
+    top = AddTopCommand(&app, &o->top);
+    trace = AddTraceCommand(&app, &o->trace);
+    doctor = app.add_subcommand("doctor", "find out what is wrong on this node, and what to do");
+    doctor->add_option("image", o->attach.ref,
+                       "also find out why this image cannot be attached or read (HOST/REPOSITORY:TAG)");
+    AddRegistryOptions(doctor, o);
+    doctor->footer("Examples:\n  fastoci doctor\n  fastoci doctor registry.example/app:1.0_fastoci");
+    for (CLI::App* command : {ps, top, events, trace, doctor}) command->group("Look");
+  }
+
+  void AddCache(Options* o) {
+    prefetch = AddPrefetchCommand(&app, &o->prefetch);
+    pin = app.add_subcommand("pin", "keep an attached image's data in the cache");
+    pin->add_option("image", o->what, "name, reference, device or mount point")->required();
+    unpin = app.add_subcommand("unpin", "let an attached image's data be evicted again");
+    unpin->add_option("image", o->what, "name, reference, device or mount point")->required();
+    gc = app.add_subcommand("gc", "free the cache of what no attached and no pinned image uses");
+    scrub = app.add_subcommand("scrub", "read the whole cache and drop what does not match its digest");
+    for (CLI::App* command : {prefetch, pin, unpin, gc, scrub}) command->group("Cache");
+  }
+
+  void AddRegistry(Options* o) {
+    inspect = app.add_subcommand("inspect", "show what is in an image's meta layers");
+    inspect->add_option("image", o->attach.ref, "FastOCI or overlaybd image: HOST/REPOSITORY:TAG or oci:DIR:TAG")
         ->required();
     AddRegistryOptions(inspect, o);
     inspect->footer("Example:\n  fastoci inspect 127.0.0.1:5000/demo:latest_fastoci");
 
     check = app.add_subcommand("check", "compare an image's metadata with its whole blobs");
-    check->add_option("image", o->attach.ref, "FastOCI or overlaybd image: HOST/REPOSITORY:TAG")
+    check->add_option("image", o->attach.ref, "FastOCI or overlaybd image: HOST/REPOSITORY:TAG or oci:DIR:TAG")
         ->required();
     check->add_option("--rebuild", o->original,
-                      "instead: convert this image again, keep nothing, and compare the results")
+                      "instead: convert this image again, store nothing, and compare the results")
         ->type_name("ORIGINAL");
     AddRegistryOptions(check, o);
     check->footer("Examples:\n"
@@ -429,62 +495,40 @@ struct Parser {
                   "  fastoci check 127.0.0.1:5000/demo:latest_fastoci "
                   "--rebuild 127.0.0.1:5000/demo:latest");
 
-    mount = app.add_subcommand("mount", "check an attached image's file system and mount it");
-    mount->add_option("image", o->what, "name or reference of an attached image")->required();
-    mount->add_option("dir", o->dir, "directory, made if need be")->required();
-    AddMountOptions(mount, o);
-    mount->footer("Example:\n  fastoci mount demo-latest_fastoci /mnt/demo");
-
-    umount = app.add_subcommand("umount", "unmount it");
-    umount->add_option("image", o->what, "directory, or name of an image: all its mounts")
+    copy = AddCopyCommand(&app, &o->copy);
+    AddRegistryOptions(copy, o);
+    assemble = app.add_subcommand("assemble", "make a meta image file, to attach by hand");
+    assemble->add_option("image", o->attach.ref, "FastOCI image: HOST/REPOSITORY:TAG or oci:DIR:TAG")->required();
+    assemble->add_option("-o,--output", o->output, "the file to write")
+        ->type_name("FILE")
         ->required();
-    AddForce(umount, o);
+    AddRegistryOptions(assemble, o);
+    assemble->footer("Example:\n  fastoci assemble 127.0.0.1:5000/demo:latest_fastoci -o demo.img");
 
-    detach = app.add_subcommand("detach", "unmount and remove the device");
-    detach->add_option("image", o->what, "name, reference, device or mount point")->required();
-    detach->add_flag("--keep", o->detach.keep, "keep the meta image for the next attach");
-    AddForce(detach, o);
-
-    list = app.add_subcommand("list", "the images of this node");
-    status = app.add_subcommand("status", "cache, reads and policy of one image, or all");
-    status->add_option("image", o->what, "name, reference, device or mount point");
-    AddCache(o);
-  }
-
-  void AddCache(Options* o) {
-    pin = app.add_subcommand("pin", "never evict an attached image's data from the cache");
-    pin->add_option("image", o->what, "name, reference, device or mount point")->required();
-    prefetch = AddPrefetchCommand(&app, &o->prefetch);
-    unpin = app.add_subcommand("unpin", "take that back");
-    unpin->add_option("image", o->what, "name, reference, device or mount point")->required();
-    gc = app.add_subcommand("gc", "free what no attached and no pinned image uses");
-    scrub = app.add_subcommand("scrub", "read the whole cache and drop what changed");
-    config = app.add_subcommand("config", "the node's configuration");
-    config->require_subcommand(1);
-    config_check = config->add_subcommand("check", "tell what is wrong with it");
-    config_check->add_option("file", o->what, "default: the one that the helper reads");
+    for (CLI::App* command : {inspect, check, copy, assemble}) command->group("Registry");
   }
 
   void AddNode(Options* o) {
-    reload = app.add_subcommand("reload", "let the helper read its configuration again");
-    drain = app.add_subcommand("drain", "let the helper finish what it began, and end");
-    ps = app.add_subcommand("ps", "attached images: how much is local, what waits");
-    fail = app.add_subcommand("fail", "let an image's reads fail that miss without a helper");
+    fail = app.add_subcommand("fail", "let an image's reads fail if they miss the cache");
     fail->add_option("image", o->what, "name, reference, device or mount point")->required();
-    fail->add_option("--after-ms", o->fail_after_ms, "after that time (default 0: at once)")
+    fail->add_option("--after-ms", o->fail_after_ms, "fail after this time (default 0: at once)")
         ->type_name("MS")
         ->check(CLI::Range(0, 86400000));
-    hold = app.add_subcommand("hold", "let them wait for a helper");
+    hold = app.add_subcommand("hold", "let an image's reads wait if they miss the cache (default)");
     hold->add_option("image", o->what, "name, reference, device or mount point")->required();
-    restore = app.add_subcommand("restore", "attach and mount what was before a reboot");
-    events = AddEventsCommand(&app, &o->events);
-    top = AddTopCommand(&app, &o->top);
-    trace = AddTraceCommand(&app, &o->trace);
-    doctor = app.add_subcommand("doctor", "what is wrong here, and what to do");
+    restore = app.add_subcommand("restore", "attach and mount what was attached before a reboot");
+    config = app.add_subcommand("config", "check the node's configuration");
+    config->require_subcommand(1);
+    config_check = config->add_subcommand("check", "say what it means, or what is wrong with it");
+    config_check->add_option("file", o->what, "default: the one that the helper reads");
+    reload = app.add_subcommand("reload", "let the helper read its configuration again");
+    drain = app.add_subcommand("drain", "let the helper finish its fetches, and end");
+    for (CLI::App* command : {fail, hold, restore, config, reload, drain}) command->group("Node");
   }
 };
 
 int Run(int argc, char** argv) {
+  if (int code = RunContainerdCommand(argc, argv); code >= 0) return code;
   Options options;
   Parser parser(&options);
   try {
@@ -507,11 +551,11 @@ int Run(int argc, char** argv) {
   if (*parser.prefetch) return RunPrefetch(options.prefetch, options.paths, options.json, options.quiet);
   if (*parser.gc) return run.Collect();
   if (*parser.scrub)
-    return run.AskHelper({{"op", "scrub"}}, "the helper scrubs; see: fastoci status");
+    return run.AskHelper({{"op", "scrub"}}, "the helper reads the whole cache now; its progress: fastoci status");
   if (*parser.config_check) return run.CheckConfig();
   if (*parser.reload) return run.Reload();
   if (*parser.drain)
-    return run.AskHelper({{"op", "drain"}}, "the helper has finished what it began, and ends",
+    return run.AskHelper({{"op", "drain"}}, "the helper has finished its fetches, and ends",
                          kDrainMs);
   if (*parser.ps) return run.Ps();
   if (*parser.fail) return run.Fail();

@@ -161,6 +161,16 @@ void PrintList(const std::vector<ImageReport>& images) {
   }
 }
 
+Json WaitsJson(const std::vector<HostWait>& waits) {
+  Json list = Json::array();
+  for (const HostWait& w : waits)
+    list.push_back({{"host", w.host},
+                    {"cause", w.cause},
+                    {"since_ms", w.since_ms},
+                    {"next_try_ms", w.next_try_ms}});
+  return list;
+}
+
 void PrintPs(const std::vector<ImageReport>& images) {
   size_t name = 4;
   for (const auto& r : images) name = std::max(name, r.name.size());
@@ -195,6 +205,15 @@ void PrintFindings(const std::vector<Finding>& findings) {
   }
 }
 
+namespace {
+
+// "1 span", "2 spans"
+std::string Count(uint64_t number, const std::string& what) {
+  return std::to_string(number) + " " + what + (number == 1 ? "" : "s");
+}
+
+}  // namespace
+
 void PrintLayers(const nlohmann::ordered_json& layers) {
   uint64_t meta = 0, target = 0;
   size_t unverified = 0;
@@ -214,19 +233,16 @@ void PrintLayers(const nlohmann::ordered_json& layers) {
       std::printf(" (before the outer gzip)\n");
     }
     std::printf("  data %s", HumanBytes(JsonNumber(layer, "data_bytes")).c_str());
-    if (layer.contains("spans"))
-      std::printf(", %llu spans in %s gzip member%s",
-                  static_cast<unsigned long long>(JsonNumber(layer, "spans")),
-                  JsonText(layer, "gzip_members").c_str(),
-                  JsonText(layer, "gzip_members") == "one" ? "" : "s");
-    if (layer.contains("blocks"))
-      std::printf(", %llu blocks", static_cast<unsigned long long>(JsonNumber(layer, "blocks")));
+    if (layer.contains("spans")) std::printf(", %s", Count(JsonNumber(layer, "spans"), "span").c_str());
+    if (const std::string members = JsonText(layer, "gzip_members"); !members.empty())
+      std::printf(" in %s gzip member%s", members.c_str(), members == "one" ? "" : "s");
+    if (layer.contains("blocks")) std::printf(", %s", Count(JsonNumber(layer, "blocks"), "block").c_str());
     std::printf("; %s%s%s%s\n", JsonNumber(layer, "chunk_digests") != 0 ? "verified " : "",
                 JsonText(layer, "verification").c_str(),
                 layer.contains("content") ? "; content " : "", JsonText(layer, "content").c_str());
     if (JsonNumber(layer, "chunk_digests") == 0) unverified++;
   }
-  std::printf("%zu layers, %s; meta layers %s", layers.size(), HumanBytes(target).c_str(),
+  std::printf("%s, %s; meta layers %s", Count(layers.size(), "layer").c_str(), HumanBytes(target).c_str(),
               HumanBytes(meta).c_str());
   if (target != 0) std::printf(" (%.2f %%)", 100.0 * static_cast<double>(meta) / static_cast<double>(target));
   std::printf("; %zu without digests\n", unverified);
@@ -305,6 +321,10 @@ void PrintHelper(const nlohmann::json& stat) {
     }
     std::string error = text(i, "error");
     if (!error.empty()) Row("error", "image " + text(i, "image_id").substr(0, 12) + ": " + error);
+    for (const auto& w : JsonChild(i, "waits_for"))
+      Row("waits", "image " + text(i, "image_id").substr(0, 12) + " for " +
+                       Describe({JsonText(w, "host"), JsonText(w, "cause"),
+                                 JsonNumber(w, "since_ms"), JsonNumber(w, "next_try_ms")}));
   }
 }
 

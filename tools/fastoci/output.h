@@ -12,6 +12,7 @@
 #include "attach/attach.h"
 #include "attach/doctor.h"
 #include "attach/progress.h"
+#include "attach/usage.h"
 #include "base/result.h"
 
 namespace fastoci {
@@ -53,6 +54,7 @@ void PrintList(const std::vector<ImageReport>& images);
 // What InspectImage() reports.
 void PrintLayers(const nlohmann::ordered_json& layers);
 void PrintStatus(const ImageReport& image);
+nlohmann::ordered_json WaitsJson(const std::vector<HostWait>& waits);
 void PrintPs(const std::vector<ImageReport>& images);
 nlohmann::ordered_json FindingsJson(const std::vector<Finding>& findings);
 void PrintFindings(const std::vector<Finding>& findings);

@@ -5,8 +5,8 @@
 #include <chrono>
 #include <thread>
 
-#include "attach/control_client.h"
 #include "base/json.h"
+#include "control/client.h"
 #include "tools/fastoci/output.h"
 
 namespace fastoci {
@@ -34,7 +34,7 @@ Result<State> Look(const AttachPaths& paths, const std::string& image_id) {
         s.chunk_bytes = JsonNumber(cache, "chunk_bytes");
     return s;
   }
-  return NotFoundError("the helper does not know the image any more");
+  return NotFoundError("the helper does not serve the image any more");
 }
 
 }  // namespace
@@ -42,15 +42,15 @@ Result<State> Look(const AttachPaths& paths, const std::string& image_id) {
 CLI::App* AddPrefetchCommand(CLI::App* app, PrefetchOptions* options) {
   CLI::App* prefetch = app->add_subcommand("prefetch", "fetch all of an attached image into the cache, now");
   prefetch->add_option("image", options->image, "name, reference, device or mount point")->required();
-  prefetch->add_flag("!--no-wait", options->wait, "begin, and do not wait for the end");
-  prefetch->footer("What is fetched may be evicted later; see fastoci pin.");
+  prefetch->add_flag("!--no-wait", options->wait, "begin, and leave the rest to the helper");
+  prefetch->footer("The data may be evicted later, unless the image is pinned: fastoci pin.");
   return prefetch;
 }
 
 int RunPrefetch(const PrefetchOptions& options, const AttachPaths& paths, bool json, bool quiet) {
   auto image = FindImage(paths, options.image);
   if (!image.ok()) return PrintError(image.error(), json);
-  if (!image->status) return PrintError(NotFoundError(image->name + ": not attached"), json);
+  if (!image->status) return PrintError(NotFoundError(image->name + " is not attached; attach it first: fastoci attach"), json);
   const std::string id = image->status->image_id;
   auto begun = CallHelper(paths.control_socket, {{"op", "prefetch"}, {"image_id", id}}, kReplyMs);
   if (!begun.ok()) return PrintError(begun.error().Wrap(image->name), json);
@@ -67,7 +67,7 @@ int RunPrefetch(const PrefetchOptions& options, const AttachPaths& paths, bool j
   } while (s.running);
   progress.End();
   if (options.wait && s.present < s.chunks) {
-    const std::string why = s.error.empty() ? "evicted meanwhile" : s.error;
+    const std::string why = s.error.empty() ? "others were evicted meanwhile" : s.error;
     return PrintError(Error{ErrorKind::kUnavailable, EIO,
                             image->name + ": " + std::to_string(s.present) + " of " +
                                 std::to_string(s.chunks) + " chunks are there: " + why},

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "image/convert.h"
+#include "image/meta_layer.h"
+#include "image/platform.h"
 #include "tools/fastoci/output.h"
 
 namespace fastoci {
@@ -40,19 +42,18 @@ class ConvertProgress : public ConvertObserver {
 // The manifest for this machine, if the name is that of an index.
 Result<Manifest> ManifestOfHost(ImageStore* store, const std::string& name) {
   FASTOCI_TRY(Manifest manifest, store->GetManifest(name));
-  FASTOCI_TRY(auto index, ParseIndex(manifest.body));
-  if (!index) return manifest;
-  for (const IndexEntry& e : *index)
-    if (e.os == "linux" && e.arch == HostArch()) return store->GetManifest(e.descriptor.digest);
-  return NotFoundError("the image has no manifest for linux/" + HostArch());
+  const ManifestReader reader{
+      [store](const std::string& digest) { return store->GetManifest(digest); },
+      [store](const std::string& digest) { return store->ReadBlob(digest, kMaxConfigBytes); }};
+  return ManifestOfPlatform(manifest, HostArch(), reader);
 }
 
-// How the image's first layer was made; the others cannot differ. report: of
-// InspectImage(), whose parser of hostile bytes is in a sandbox.
+// Takes the options from how the image's first layer was made. The other layers cannot
+// differ. report: from InspectImage(), whose parser of hostile bytes is in a sandbox.
 Status LikeIn(const std::string& report, ConvertOptions* options) {
   const Json layers = Json::parse(report, nullptr, false);
   if (!layers.is_array() || layers.empty() || !layers[0].is_object())
-    return InvalidError("the report of its layers is damaged");
+    return InvalidError("the decoder's report about its layers is damaged");
   const Json& first = layers[0];
   if (auto error = first.find("error"); error != first.end() && error->is_string())
     return InvalidError(error->get<std::string>());
@@ -60,11 +61,13 @@ Status LikeIn(const std::string& report, ConvertOptions* options) {
     return Error{ErrorKind::kUnsupported, EOPNOTSUPP, "only FastOCI images can be rebuilt"};
   options->turbo_tag = "";
   auto parts = first.find("parts");
-  if (parts != first.end() && parts->contains("erofs.fs.meta")) options->fs_type = FsType::kErofs;
+  for (const bool own_name : {false, true})
+    if (parts != first.end() && parts->contains(FsMetaName(FsType::kErofs, own_name)))
+      options->fs_type = FsType::kErofs;
   auto bytes = first.find("device_bytes");
   if (bytes == first.end() || !bytes->is_number_unsigned() || *bytes < kMinFsBytes ||
       *bytes > kMaxFsBytes)
-    return MismatchError("its device has a size that the convertor does not make");
+    return MismatchError("its device has a size that the convertor cannot make");
   options->fs_bytes = *bytes;
   return OkStatus();
 }
@@ -82,15 +85,11 @@ Result<std::vector<std::string>> LayerDigests(const std::string& manifest) {
   return digests;
 }
 
-// The number of layers that are the same: all of them.
+// Returns the number of layers, if all are the same; otherwise an error.
 Result<size_t> Rebuild(const std::string& image, const std::string& original,
                        const RegistryAccess& access, Progress* progress) {
-  FASTOCI_TRY(Credentials credentials, LoadCredentials(access));
-  RegistryOptions registry;
-  registry.plain_http = access.plain_http;
-  registry.http.tls = access.tls;
-  FASTOCI_TRY(NamedImage made, OpenNamedImage(image, registry, credentials, false));
-  FASTOCI_TRY(NamedImage from, OpenNamedImage(original, registry, credentials, false));
+  FASTOCI_TRY(NamedImage made, OpenImageStore(image, access, false));
+  FASTOCI_TRY(NamedImage from, OpenImageStore(original, access, false));
   FASTOCI_TRY(Manifest manifest, ManifestOfHost(made.store.get(), made.name));
   FASTOCI_TRY(std::vector<std::string> wanted, LayerDigests(manifest.body));
   FASTOCI_TRY(std::string report, InspectImage(image, access, progress));
@@ -103,14 +102,14 @@ Result<size_t> Rebuild(const std::string& image, const std::string& original,
   FASTOCI_TRY(auto images, ConvertImage(from.store.get(), options, &observer));
   const std::vector<ConvertedLayer>& layers = images.at(0).layers;
   if (layers.size() != wanted.size())
-    return MismatchError("it has " + std::to_string(wanted.size()) + " layers, the original " +
+    return MismatchError("it has " + std::to_string(wanted.size()) + " layers, but the original has " +
                          std::to_string(layers.size()));
   for (size_t i = 0; i < layers.size(); i++)
     if (layers[i].made.digest != wanted[i])
       return MismatchError("layer " + std::to_string(i + 1) + " is " + wanted[i] + ", but " +
-                           layers[i].made.digest + " comes of the original's " +
+                           layers[i].made.digest + " is made from the original's " +
                            layers[i].target.digest +
-                           ": another version of the convertor made it, or it is not true");
+                           ": either another version of the convertor made it, or it does not say what the original says");
   return layers.size();
 }
 

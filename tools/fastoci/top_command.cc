@@ -39,7 +39,7 @@ std::vector<std::string> Table(const UsageSample& before, const UsageSample& now
   ::localtime_r(&clock, &local);
   char when[16];
   std::strftime(when, sizeof(when), "%T", &local);
-  std::string head = Format("fastoci top  %s  %zu images", when, rates.size());
+  std::string head = Format("fastoci top  %s  %s", when, Counted(rates.size(), "image").c_str());
   if (now.helper)
     head += Format("  cache %.0f%% of %s  fetched %s",
                    now.slots ? 100.0 * static_cast<double>(now.present_slots) /
@@ -65,6 +65,7 @@ std::vector<std::string> Table(const UsageSample& before, const UsageSample& now
         u.in_flight ? std::to_string(*u.in_flight).c_str() : "-", Age(u.oldest_ms).c_str(),
         u.fetched_bytes ? HumanBytes(*u.fetched_bytes).c_str() : "-", u.errors,
         u.policy.c_str()));
+    for (const HostWait& wait : u.waits_for) lines.push_back("  waits for " + Describe(wait));
   }
   return lines;
 }
@@ -89,6 +90,7 @@ Json TopJson(const UsageSample& before, const UsageSample& now) {
               {"oldest_ms", nullptr},
               {"fetched_bytes", nullptr},
               {"fetched_bytes_per_s", r.fetched_per_s}};
+    j["waits_for"] = WaitsJson(u.waits_for);
     if (r.hit_ratio) j["hit_ratio"] = *r.hit_ratio;
     if (u.in_flight) j["in_flight"] = *u.in_flight;
     if (u.oldest_ms) j["oldest_ms"] = *u.oldest_ms;
@@ -147,9 +149,9 @@ Status InLines(const AttachPaths& paths, int interval_ms, bool once, bool json) 
 }  // namespace
 
 CLI::App* AddTopCommand(CLI::App* app, TopRequest* request) {
-  CLI::App* top = app->add_subcommand("top", "what attached images read, hit, miss and wait for");
-  top->add_flag("--once", request->once, "look for one interval, print, and end");
-  top->add_option("--interval", request->interval_s, "seconds between two looks (default 1)")
+  CLI::App* top = app->add_subcommand("top", "show what attached images read, hit, miss and wait for");
+  top->add_flag("--once", request->once, "print one interval and end");
+  top->add_option("--interval", request->interval_s, "the interval in seconds (default 1)")
       ->type_name("S")
       ->check(CLI::Range(0.1, 3600.0));
   top->footer("Examples:\n  fastoci top\n  fastoci top --once --json");

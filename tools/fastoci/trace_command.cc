@@ -12,10 +12,11 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "attach/control_client.h"
 #include "attach/trace.h"
 #include "attach/trace_page.h"
+#include "base/format.h"
 #include "base/unique_fd.h"
+#include "control/client.h"
 #include "tools/fastoci/output.h"
 
 extern char** environ;
@@ -38,7 +39,7 @@ int64_t NowNs() {
   return static_cast<int64_t>(t.tv_sec) * 1000000000 + t.tv_nsec;
 }
 
-// What the helper says of the image: the kernel's number and the size of a chunk.
+// The kernel's number of the image, and the size of a chunk, as the helper knows them.
 struct Numbers {
   uint32_t image_no = 0;
   uint64_t chunk_bytes = 0;
@@ -55,10 +56,10 @@ Result<Numbers> AskNumbers(const AttachPaths& paths, const std::string& name) {
         n.chunk_bytes = cache.value("chunk_bytes", uint64_t{0});
     return n;
   }
-  return NotFoundError("the helper does not know " + name + " (yet)");
+  return NotFoundError("the helper does not serve " + name + " yet; try again in a moment");
 }
 
-// The helper's half, on a thread: its stream comes as it likes.
+// The helper's half of the trace. A thread of its own reads the helper's stream.
 class HelperTrace {
  public:
   explicit HelperTrace(const std::string& socket) {
@@ -68,7 +69,7 @@ class HelperTrace {
         AddHelperLine(line, &got_);
         return !stop_;
       });
-      if (!s.ok()) got_.notes.push_back("From some time on the helper's side is missing: " + s.error().message);
+      if (!s.ok()) got_.notes.push_back("The helper's part of the trace is not complete: " + s.error().message);
       begun_ = true;
     });
   }
@@ -102,7 +103,7 @@ Result<pid_t> Spawn(const std::vector<std::string>& command) {
   return pid;
 }
 
-// Until the command ended, the time is over, or Ctrl-C; then what comes late.
+// Gathers until the command ends, the time is over, or Ctrl-C; then takes late events.
 void Gather(const TraceRequestOptions& request, pid_t child, KernelTrace* kernel, Trace* trace) {
   const int64_t end =
       request.seconds > 0 ? trace->begin_ns + static_cast<int64_t>(request.seconds * 1e9) : INT64_MAX;
@@ -120,7 +121,7 @@ void Gather(const TraceRequestOptions& request, pid_t child, KernelTrace* kernel
 
 Status Run(const TraceRequestOptions& request, const AttachPaths& paths, bool quiet, Trace* trace) {
   FASTOCI_TRY(ImageReport image, FindImage(paths, request.image));
-  if (!image.attached) return NotFoundError(image.name + ": not attached");
+  if (!image.attached) return NotFoundError(image.name + " is not attached; attach it first: fastoci attach");
   FASTOCI_TRY(Numbers numbers, AskNumbers(paths, image.name));
   trace->image = image.name;
   trace->ref = image.state.ref;
@@ -151,7 +152,7 @@ Status Run(const TraceRequestOptions& request, const AttachPaths& paths, bool qu
   auto extents = ExtentMap::Read(image.state.meta_path);
   if (!extents.ok())
     trace->notes.push_back("How long reads waited is not shown: " + extents.error().message);
-  Result<FileMap> files = NotFoundError(image.name + " is not mounted now (to the end, and in this mount namespace)");
+  Result<FileMap> files = NotFoundError(image.name + " is not mounted in this mount namespace; it must be until the trace ends");
   if (!image.mounts.empty()) files = FileMap::Scan(image.mounts[0]);
   if (!files.ok()) trace->notes.push_back("Paths are not shown: " + files.error().message);
   const std::string page =
@@ -162,13 +163,13 @@ Status Run(const TraceRequestOptions& request, const AttachPaths& paths, bool qu
 }  // namespace
 
 CLI::App* AddTraceCommand(CLI::App* app, TraceRequestOptions* request) {
-  CLI::App* trace = app->add_subcommand("trace", "a page that shows what a start reads and waits for");
+  CLI::App* trace = app->add_subcommand("trace", "write a page that shows what an application reads and waits for");
   trace->add_option("image", request->image, "name, reference, device or mount point")->required();
   trace->add_option("-o,--output", request->output, "the HTML file to write")->type_name("FILE")->required();
-  trace->add_option("--seconds", request->seconds, "how long (default: until the command ends, or Ctrl-C)")
+  trace->add_option("--seconds", request->seconds, "how long to trace (default: until the command ends, or Ctrl-C)")
       ->type_name("S")
       ->check(CLI::Range(0.1, 86400.0));
-  trace->add_option("command", request->command, "what to run meanwhile, behind --")->type_name("COMMAND...");
+  trace->add_option("command", request->command, "the command to run and trace, after --")->type_name("COMMAND...");
   trace->footer("Examples:\n"
                 "  fastoci trace demo-latest_fastoci -o start.html -- chroot /mnt/demo /usr/bin/app --version\n"
                 "  fastoci trace demo-latest_fastoci -o start.html --seconds 30");
@@ -196,8 +197,9 @@ int RunTrace(const TraceRequestOptions& request, const AttachPaths& paths, bool 
                {"notes", trace.notes}});
   } else if (!quiet) {
     for (const std::string& note : trace.notes) std::fprintf(stderr, "fastoci: warning: %s\n", note.c_str());
-    std::printf("%s: %zu reads, %llu of them missed, %zu requests\n", request.output.c_str(),
-                trace.reads.size(), static_cast<unsigned long long>(misses), trace.requests.size());
+    std::printf("%s: %s, %llu of them missed, %s\n", request.output.c_str(),
+                Counted(trace.reads.size(), "read").c_str(), static_cast<unsigned long long>(misses),
+                Counted(trace.requests.size(), "request").c_str());
   }
   return kExitOk;
 }

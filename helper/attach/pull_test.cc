@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attach/pull.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "attach/state.h"
+#include "testing/silent_progress.h"
+#include "testing/stub_registry.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+class PullTest : public ::testing::Test {
+ protected:
+  static constexpr char kLayerType[] = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+  Json MetaLayerOf(const std::string& meta, const std::string& target) {
+    const std::string p = "containerd.io/snapshot/overlaybd/";
+    return {{"mediaType", kLayerType},
+            {"digest", meta},
+            {"size", 4},
+            {"annotations",
+             {{p + "version", "0.1.0-turbo.ociv1"},
+              {p + "blob-digest", meta},
+              {p + "turbo-oci/target-digest", target},
+              {p + "turbo-oci/target-media-type", kLayerType}}}};
+  }
+  std::string AddOriginal() {
+    Json j = {{"schemaVersion", 2},
+              {"layers", {{{"mediaType", kLayerType}, {"digest", layer_}, {"size", data_.size()}}}}};
+    return stub_.AddManifest("demo", "v1", kOciManifest, j.dump());
+  }
+  Result<ResolvedImage> Resolve(const Json& manifest) {
+    stub_.AddManifest("demo", "v1_fastoci", kOciManifest, manifest.dump());
+    auto puller = ImagePuller::Open({});
+    if (!puller.ok()) return puller.error();
+    return puller->Resolve(stub_.host() + "/demo:v1_fastoci", &silence_);
+  }
+
+  StubRegistry stub_;
+  SilentProgress silence_;
+  std::string data_ = std::string(5000, 'x');
+  std::string layer_ = stub_.AddBlob(data_);
+  std::string meta_ = stub_.AddBlob("meta");
+};
+
+TEST_F(PullTest, SizesComeFromTheOriginalsManifest) {
+  Json manifest = {{"schemaVersion", 2},
+                   {"subject", {{"digest", AddOriginal()}}},
+                   {"layers", {MetaLayerOf(meta_, layer_)}}};
+  auto image = Resolve(manifest);
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  EXPECT_EQ(image->fastoci.layers[0].target_bytes, data_.size());
+  EXPECT_EQ(stub_.CountRequests("HEAD", ""), 0);
+  EXPECT_EQ(stub_.CountRequests("GET", "/blobs/"), 0);
+}
+
+TEST_F(PullTest, SizesAreAskedForWithoutHeadWhereTheOriginalIsGone) {
+  std::string gone = "sha256:" + std::string(64, '5');
+  for (const Json& subject : {Json{{"digest", gone}}, Json{{"digest", "../../evil"}}, Json()}) {
+    Json manifest = {{"schemaVersion", 2},
+                     {"subject", subject},
+                     {"layers", {MetaLayerOf(meta_, layer_)}}};
+    for (uint64_t status : {404, 403, 405}) {
+      stub_.Inject(Fault::kStatus, 1, status, "HEAD");
+      auto image = Resolve(manifest);
+      ASSERT_TRUE(image.ok()) << status << ": " << image.error().message;
+      EXPECT_EQ(image->fastoci.layers[0].target_bytes, data_.size());
+    }
+  }
+  EXPECT_EQ(stub_.CountRequests("GET", "evil"), 0);
+}
+
+TEST_F(PullTest, ALayerThatIsNotThereIsNamed) {
+  const std::string absent = "sha256:" + std::string(64, '7');
+  auto image = Resolve({{"schemaVersion", 2}, {"layers", {MetaLayerOf(meta_, absent)}}});
+  ASSERT_FALSE(image.ok());
+  EXPECT_EQ(image.error().kind, ErrorKind::kNotFound);
+  EXPECT_NE(image.error().message.find(absent), std::string::npos);
+}
+
+// What attach was told reaches the next boot, and another attach can be like it.
+TEST_F(PullTest, AccessIsKeptAndUsedAgain) {
+  char root[] = "/tmp/fastoci-access.XXXXXX";
+  ASSERT_NE(::mkdtemp(root), nullptr);
+  EXPECT_EQ(ReadAccess(root, "demo").error().kind, ErrorKind::kNotFound);
+  Access access;
+  access.host = "r.example";
+  access.ca_pem = "CA";
+  access.client_cert_pem = "CERT";
+  access.client_key_pem = Secret("KEY");
+  access.credential.username = "u";
+  access.credential.password = Secret("p:q");
+  {
+    auto dir = StateDir::Open(root, "demo", 1000);
+    ASSERT_TRUE(dir.ok());
+    ASSERT_TRUE(dir->SaveAccess(access).ok());
+    struct stat st = {};
+    ASSERT_EQ(::stat((dir->path() + "/access.json").c_str(), &st), 0);
+    EXPECT_EQ(st.st_mode & 07777, 0600U);
+    auto kept = ReadAccess(root, "demo");
+    ASSERT_TRUE(kept.ok()) << kept.error().message;
+    EXPECT_EQ(*kept, access);
+    RegistryAccess again;
+    ASSERT_TRUE(UseAccess(*kept, &again).ok());
+    EXPECT_EQ(again.user_password, "u:p:q");
+    auto tls = ReadTlsFlags(again.tls);
+    ASSERT_TRUE(tls.ok()) << tls.error().message;
+    EXPECT_EQ(*MakeAccess("r.example", false, *tls, again.user_password), access);
+    ASSERT_TRUE(dir->SaveAccess(Access()).ok());  // nothing to keep
+    EXPECT_EQ(ReadAccess(root, "demo").error().kind, ErrorKind::kNotFound);
+    ASSERT_TRUE(dir->Remove().ok());
+  }
+  ::rmdir(root);
+}
+
+}  // namespace
+}  // namespace fastoci

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only way to start another program. The child gets the arguments, the environment
+// and the descriptors that the caller names. It inherits nothing else: no signal mask,
+// no signal handlers, no other descriptors.
+#ifndef FASTOCI_BASE_PROCESS_H_
+#define FASTOCI_BASE_PROCESS_H_
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace fastoci {
+
+// A program that is to be started, perhaps many times.
+class Program {
+ public:
+  // The program at this path; the path is looked up at each start.
+  Program(std::string path) : path_(std::move(path)) {}  // NOLINT: implicit
+  Program(const char* path) : path_(path) {}             // NOLINT: implicit
+  // Opens the file now. Each start runs this very file, also after an upgrade has put
+  // another one in its place. A process that speaks a private protocol with its
+  // children opens their programs at its own start.
+  static Result<Program> Open(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  int fd() const { return file_ ? file_->get() : -1; }  // -1: not opened
+
+ private:
+  std::string path_;
+  std::shared_ptr<const UniqueFd> file_;
+};
+
+struct ChildOptions {
+  std::vector<std::string> args = {};  // behind the program's path, which is argv[0]
+  std::vector<std::string> env = {};   // NAME=VALUE
+  std::vector<int> fds = {};           // become 3, 4, ...; the caller still owns them
+  bool quiet = false;             // stderr is /dev/null too
+};
+
+// Starts a program. Its standard input and output are /dev/null, and its standard error
+// is the caller's. Any thread; if the child asks for a death signal, it gets it when that
+// thread ends. The caller must wait for the child. If the exec fails, returns its error,
+// as "cannot run PATH: ...".
+Result<pid_t> StartProgram(const Program& program, const ChildOptions& options);
+
+// "NAME=VALUE" for each of the names that our environment has.
+std::vector<std::string> KeptEnvironment(const std::vector<std::string>& names);
+
+// Waits until the child has ended, and returns its wait status (waitpid()). If it has not
+// ended after timeout_ms (-1: no limit), kills and reaps it and returns ETIMEDOUT in
+// Error::err. ECHILD: somebody else has reaped it, or SIGCHLD is ignored.
+Result<int> WaitForChild(pid_t pid, int timeout_ms);
+
+// A wait status in words: "was killed by signal 9", "exited with status 1".
+std::string HowItEnded(int wait_status);
+
+// Sets the name that ps(1) shows. A program that was started from an open file
+// (Program::Open) has the number of a descriptor for a name until it calls this.
+void SetProcessName(const char* name);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_BASE_PROCESS_H_

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fetcher/places.h"
+
+#include "base/digest.h"
+
+namespace fastoci {
+namespace {
+
+bool IsFor(const Access& access, const std::string& host) {
+  return CanonicalHost(access.host) == CanonicalHost(host);
+}
+
+HttpSite SiteOf(const HostConfig& host) {
+  HttpSite site;
+  site.ca_pem = host.ca_pem;
+  site.insecure = host.skip_verify;
+  site.client_cert_pem = host.client_cert_pem;
+  site.client_key_pem = host.client_key_pem;
+  site.headers = host.headers;
+  site.connect_timeout_ms = host.dial_timeout_ms;
+  return site;
+}
+
+void Override(const Access& access, HttpSite* site) {
+  if (access.insecure) site->insecure = true;
+  if (!access.ca_pem.empty()) site->ca_pem = access.ca_pem;
+  if (access.client_cert_pem.empty()) return;
+  site->client_cert_pem = access.client_cert_pem;
+  site->client_key_pem = access.client_key_pem;
+}
+
+// access: null, or what is for the registry itself.
+Place AtHost(const FetchBlob& blob, const BlobLocation& source, const HostConfig& host,
+             const Access* access) {
+  Place p;
+  const std::string& repository = source.repository.repository;
+  p.name = source.ToString();
+  p.url = host.Url(repository, "blobs/" + blob.digest);
+  p.server.origin = host.scheme + "://" + host.authority;
+  p.scope = {source.repository.host, repository};
+  if (!host.ns.empty()) {
+    p.name = host.authority + "/" + repository + " for " + source.repository.host;
+    p.scope.host = host.authority;
+  }
+  HttpSite site = SiteOf(host);
+  if (access != nullptr) {
+    Override(*access, &site);
+    if (access->HasCredential()) {
+      p.server.credential = access->credential;
+      p.server.image_id = access->image_id;
+      p.server.repository = access->repository;
+    }
+  }
+  if (site != HttpSite()) p.server.site = std::make_shared<const HttpSite>(std::move(site));
+  return p;
+}
+
+bool PeerIsPrivate(const std::string& url) {
+  if (url.starts_with("https://")) return true;
+  const size_t begin = url.find("://") + 3;
+  return IsLoopbackHost(url.substr(begin, url.find('/', begin) - begin));
+}
+
+// The peers' ways to what is at a registry itself. Passwords and tokens are for the
+// registry: a peer gets them only where nobody else can read them.
+void AddPeers(const Place& own, const Knowledge& k, std::vector<Place>* places) {
+  if (!k.p2p.empty()) {
+    Place p = own;
+    auto origin = UrlOrigin(k.p2p);
+    p.name = own.name + " by way of " + (origin.ok() ? *origin : k.p2p);
+    p.url = k.p2p + "/" + own.url;
+    p.server = Server();
+    p.server.origin = origin.ok() ? *origin : k.p2p;
+    p.peer_of = own.server;
+    p.without_authorization = !PeerIsPrivate(k.p2p);
+    places->push_back(std::move(p));
+  }
+  if (!k.p2p_proxy.empty()) {
+    Place p = own;
+    HttpSite site = own.server.site ? *own.server.site : HttpSite();
+    site.proxy = k.p2p_proxy;
+    p.name += " by way of " + k.p2p_proxy;
+    p.server.site = std::make_shared<const HttpSite>(std::move(site));
+    places->push_back(std::move(p));
+  }
+}
+
+Status AddRegistry(const FetchBlob& blob, const BlobLocation& source, const Knowledge& k,
+                   std::vector<Place>* places) {
+  const std::string& registry = source.repository.host;
+  std::vector<const Access*> given;
+  bool plain = k.plain_http || IsLoopbackHost(registry);
+  for (const Access& a : k.accesses) {
+    if (!IsFor(a, registry)) continue;
+    given.push_back(&a);
+    plain |= a.plain_http;
+  }
+  if (given.empty()) given.push_back(nullptr);
+  auto known = k.hosts.find(registry);
+  std::vector<HostConfig> hosts;
+  if (known != k.hosts.end()) hosts = known->second;
+  if (hosts.empty()) hosts.push_back(DefaultHost(registry, false));
+  std::vector<Place> mirrors, own;
+  for (HostConfig& host : hosts) {
+    if (!host.pull) continue;
+    if (!host.ns.empty()) {  // a mirror
+      mirrors.push_back(AtHost(blob, source, host, nullptr));
+      continue;
+    }
+    if (!host.scheme_said) {
+      if (source.scheme == "http" && !plain)
+        return InvalidError("http to " + registry + " is not allowed");
+      host.scheme = source.scheme;
+    }
+    for (const Access* access : given) own.push_back(AtHost(blob, source, host, access));
+  }
+  for (const Place& p : own) AddPeers(p, k, places);
+  places->insert(places->end(), mirrors.begin(), mirrors.end());
+  places->insert(places->end(), own.begin(), own.end());
+  return OkStatus();
+}
+
+}  // namespace
+
+std::string Server::Key() const {
+  if (site == nullptr && !credential) return origin;
+  Sha256 hash;
+  auto add = [&](const std::string& text) {
+    hash.Update(AsBytes(std::to_string(text.size()) + ":"));
+    hash.Update(AsBytes(text));
+  };
+  const HttpSite s = site ? *site : HttpSite();
+  for (const std::string& text :
+       {s.ca_pem, s.client_cert_pem, s.proxy, std::to_string(s.insecure),
+        std::to_string(s.connect_timeout_ms)})
+    add(text);
+  add(s.client_key_pem.Reveal());
+  for (const auto& [name, value] : s.headers) {
+    add(name);
+    add(value.Reveal());
+  }
+  if (credential) {
+    add(credential->username);
+    add(credential->password.Reveal());
+    add(credential->identity_token.Reveal());
+    add(image_id);
+    add(repository);
+  }
+  return origin + " " + HexEncode(hash.Finish());
+}
+
+std::vector<Access> AccessesFor(const FetchImage& image, std::vector<Access> accesses) {
+  auto names = [&](const Access& access) {
+    for (const FetchBlob& blob : image.blobs)
+      for (const BlobLocation& l : blob.sources)
+        if (l.type == BlobLocation::Type::kRegistry && IsFor(access, l.repository.host) &&
+            (access.repository.empty() || access.repository == l.repository.repository))
+          return true;
+    return false;
+  };
+  std::erase_if(accesses, [&](const Access& access) { return !names(access); });
+  return accesses;
+}
+
+Result<std::vector<Place>> PlacesOf(const FetchBlob& blob, const Knowledge& knowledge) {
+  std::vector<Place> places;
+  for (const BlobLocation& source : blob.sources) {
+    if (source.type == BlobLocation::Type::kFile) {
+      Place p;
+      p.name = source.ToString();
+      p.path = source.path;
+      places.push_back(std::move(p));
+    } else {
+      FASTOCI_CHECK_OK(AddRegistry(blob, source, knowledge, &places));
+    }
+  }
+  // The registry itself comes last, and stays.
+  while (places.size() > kMaxBlobLocations) places.erase(places.end() - 2);
+  return places;
+}
+
+}  // namespace fastoci

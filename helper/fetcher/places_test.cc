@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fetcher/places.h"
+
+#include <gtest/gtest.h>
+
+#include "fetcher/protocol.h"
+
+namespace fastoci {
+namespace {
+
+FetchBlob Blob(const std::string& host, const std::string& scheme = "https") {
+  BlobLocation l;
+  l.type = BlobLocation::Type::kRegistry;
+  l.scheme = scheme;
+  l.repository.host = host;
+  l.repository.repository = "team/app";
+  return {"sha256:a", 10, {l}};
+}
+
+Access Given(const std::string& host, const std::string& password = "p") {
+  Access a;
+  a.host = host;
+  a.ca_pem = "CA";
+  a.client_cert_pem = "CERT";
+  a.client_key_pem = Secret("KEY");
+  a.credential = {"u", Secret(password), {}};
+  return a;
+}
+
+std::vector<Place> Places(const FetchBlob& blob, const Knowledge& k) {
+  auto places = PlacesOf(blob, k);
+  EXPECT_TRUE(places.ok()) << (places.ok() ? "" : places.error().message);
+  return places.ok() ? *places : std::vector<Place>();
+}
+
+TEST(Places, WhatAttachWasGivenIsForOneRegistryInAnySpelling) {
+  Knowledge k;
+  k.accesses = {Given("Registry.Example:443")};
+  auto own = Places(Blob("registry.example"), k);
+  ASSERT_EQ(own.size(), 1U);
+  EXPECT_EQ(own[0].server.credential->password.Reveal(), "p");
+  EXPECT_EQ(own[0].server.site->ca_pem, "CA");
+  EXPECT_EQ(own[0].server.site->client_key_pem.Reveal(), "KEY");
+  auto other = Places(Blob("other.example"), k);
+  ASSERT_EQ(other.size(), 1U);
+  EXPECT_EQ(other[0].server.site, nullptr);
+  EXPECT_FALSE(other[0].server.credential);
+}
+
+TEST(Places, MirrorsGetNothingOfTheRegistrys) {
+  Knowledge k;
+  k.accesses = {Given("registry.example")};
+  auto hosts = ParseHostsToml(
+      "server = \"https://registry.example\"\nskip_verify = true\n"
+      "[host.\"http://mirror.example:80\"]\n[host.\"http://mirror.example:80\".header]\nx = \"y\"\n"
+      "[host.\"https://registry.example\"]\n",
+      "/d", "registry.example");
+  ASSERT_TRUE(hosts.ok()) << hosts.error().message;
+  k.hosts["registry.example"] = *hosts;
+  auto all = Places(Blob("registry.example"), k);
+  ASSERT_EQ(all.size(), 3U);
+  EXPECT_EQ(all[0].url, "http://mirror.example:80/v2/team/app/blobs/sha256:a?ns=registry.example");
+  EXPECT_EQ(all[0].scope.name(), "mirror.example:80/team/app");
+  EXPECT_FALSE(all[0].server.credential);
+  EXPECT_EQ(all[0].server.site->ca_pem, "");
+  EXPECT_EQ(all[0].server.site->client_key_pem.Reveal(), "");
+  EXPECT_EQ(all[0].server.site->headers.size(), 1U);
+  for (int i : {1, 2}) {
+    EXPECT_EQ(all[i].url, "https://registry.example/v2/team/app/blobs/sha256:a");
+    EXPECT_TRUE(all[i].server.credential);
+    EXPECT_TRUE(all[i].server.site->headers.empty());
+  }
+}
+
+TEST(Places, ServersDifferByWhatTheyAreToldAndTheirKeysAreNoSecrets) {
+  Knowledge none, one, two;
+  one.accesses = {Given("r.example", "password-one")};
+  two.accesses = {Given("r.example", "password-two")};
+  auto key = [](const Knowledge& k) { return Places(Blob("r.example"), k)[0].server.Key(); };
+  EXPECT_EQ(key(none), "https://r.example");
+  EXPECT_EQ(key(one), key(one));
+  EXPECT_NE(key(one), key(two));
+  EXPECT_NE(key(one), key(none));
+  EXPECT_EQ(key(one).find("password"), std::string::npos);
+  // Two attaches of one image: each may be the one that works.
+  one.accesses.push_back(two.accesses[0]);
+  EXPECT_EQ(Places(Blob("r.example"), one).size(), 2U);
+}
+
+TEST(Places, PlainHttpOnlyWhereAllowed) {
+  Knowledge k;
+  EXPECT_FALSE(PlacesOf(Blob("r.example", "http"), k).ok());
+  EXPECT_TRUE(PlacesOf(Blob("127.0.0.1:5000", "http"), k).ok());
+  Access a;
+  a.host = "other.example";
+  a.plain_http = true;
+  k.accesses = {a};
+  EXPECT_FALSE(PlacesOf(Blob("r.example", "http"), k).ok());
+  k.accesses[0].host = "r.example";
+  EXPECT_EQ(Places(Blob("r.example", "http"), k)[0].server.origin, "http://r.example");
+  k.accesses.clear();
+  k.plain_http = true;
+  EXPECT_TRUE(PlacesOf(Blob("r.example", "http"), k).ok());
+}
+
+TEST(Places, PeersComeFirstAndGetNoPasswordInTheClear) {
+  Knowledge k;
+  k.hosts["r.example"] = *ParseHostsToml("[host.\"https://m.example\"]\n", "/d", "r.example");
+  k.p2p_proxy = "http://127.0.0.1:4001";
+  for (const auto& [url, is_private] : std::vector<std::pair<std::string, bool>>{
+           {"http://localhost:9731/accelerator", true},
+           {"http://127.0.0.1:65001", true},
+           {"https://peer.example/x", true},
+           {"http://peer.example/x", false}}) {
+    k.p2p = url;
+    auto all = Places(Blob("r.example"), k);
+    ASSERT_EQ(all.size(), 4U);
+    EXPECT_EQ(all[0].url, url + "/https://r.example/v2/team/app/blobs/sha256:a");
+    EXPECT_EQ(all[0].peer_of->Key(), all[3].server.Key());
+    EXPECT_EQ(all[0].without_authorization, !is_private) << url;
+    EXPECT_EQ(all[1].server.site->proxy, k.p2p_proxy);
+    EXPECT_EQ(all[1].url, all[3].url);
+    EXPECT_EQ(all[2].server.origin, "https://m.example");
+    EXPECT_EQ(all[3].server.Key(), "https://r.example");
+  }
+}
+
+TEST(Places, AreBoundedAndKeepTheRegistry) {
+  Knowledge k;
+  std::string toml;
+  for (size_t i = 0; i < kMaxHosts; i++) toml += "[host.\"https://m" + std::to_string(i) + "\"]\n";
+  k.hosts["r.example"] = *ParseHostsToml(toml, "/d", "r.example");
+  auto all = Places(Blob("r.example"), k);
+  ASSERT_EQ(all.size(), kMaxBlobLocations);
+  EXPECT_EQ(all.front().server.origin, "https://m0");
+  EXPECT_EQ(all.back().server.origin, "https://r.example");
+}
+
+}  // namespace
+}  // namespace fastoci

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// The image for one platform in an index. An index may name other indexes, as
+// BuildKit's do; then the platform stands in the inner one. An entry without a
+// platform is looked at: its config may name one.
+#ifndef FASTOCI_IMAGE_PLATFORM_H_
+#define FASTOCI_IMAGE_PLATFORM_H_
+
+#include <functional>
+#include <string>
+
+#include "base/result.h"
+#include "registry/client.h"
+
+namespace fastoci {
+
+inline constexpr int kMaxIndexDepth = 4;
+
+// Where manifests and configs come from; both by digest.
+struct ManifestReader {
+  std::function<Result<Manifest>(const std::string& digest)> manifest;
+  std::function<Result<std::string>(const std::string& digest)> config;
+};
+
+// Returns top itself if it is the manifest of an image. Otherwise looks in the index for
+// arch (GOARCH) on Linux. kNotFound if there is no such image.
+Result<Manifest> ManifestOfPlatform(const Manifest& top, const std::string& arch,
+                                    const ManifestReader& reader);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_IMAGE_PLATFORM_H_

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/platform.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/digest.h"
+
+namespace fastoci {
+namespace {
+
+using Json = nlohmann::json;
+
+// Manifests and configs by digest.
+class PlatformTest : public testing::Test {
+ protected:
+  std::string Add(const Json& j) {
+    const std::string body = j.dump(), digest = DigestString(Sha256::Of(AsBytes(body)));
+    bodies_[digest] = body;
+    return digest;
+  }
+  std::string Image(const std::string& name, const std::string& arch) {
+    const std::string config = Add({{"os", "linux"}, {"architecture", arch}, {"name", name}});
+    return Add({{"schemaVersion", 2}, {"name", name},
+                {"config", {{"mediaType", "application/vnd.oci.image.config.v1+json"}, {"digest", config}, {"size", 1}}},
+                {"layers", Json::array()}});
+  }
+  static Json Entry(const std::string& digest, const std::string& os, const std::string& arch) {
+    Json e = {{"digest", digest}, {"size", 1}};
+    if (!os.empty() || !arch.empty()) e["platform"] = {{"os", os}, {"architecture", arch}};
+    return e;
+  }
+  static Json Index(const std::vector<Json>& entries) { return {{"schemaVersion", 2}, {"manifests", entries}}; }
+  // The name of the image that is found, or the error.
+  std::string Find(const Json& top, const std::string& arch) {
+    auto get = [this](const std::string& digest) -> Result<std::string> {
+      auto it = bodies_.find(digest);
+      if (it == bodies_.end()) return NotFoundError("absent");
+      return it->second;
+    };
+    const ManifestReader reader{[&](const std::string& digest) -> Result<Manifest> {
+                                  FASTOCI_TRY(std::string body, get(digest));
+                                  return Manifest{"", digest, body};
+                                },
+                                get};
+    auto found = ManifestOfPlatform({"", "", top.dump()}, arch, reader);
+    return found.ok() ? Json::parse(found->body)["name"].get<std::string>() : "error: " + found.error().message;
+  }
+  std::map<std::string, std::string> bodies_;
+};
+
+TEST_F(PlatformTest, AManifestIsTakenAsItIs) {
+  EXPECT_EQ(Find(Json::parse(bodies_[Image("one", "pdp11")]), "amd64"), "one");
+}
+
+TEST_F(PlatformTest, TheEntryOfThePlatformIsTaken) {
+  Json index = Index({Entry(Image("w", "amd64"), "windows", "amd64"), Entry(Image("r", "riscv64"), "linux", "riscv64"),
+                      Entry(Image("a", "amd64"), "linux", "amd64"), Entry(Image("m", "arm64"), "linux", "arm64")});
+  EXPECT_EQ(Find(index, "amd64"), "a");
+  EXPECT_EQ(Find(index, "arm64"), "m");
+  EXPECT_NE(Find(index, "s390x").find("no manifest for linux/s390x"), std::string::npos);
+}
+
+TEST_F(PlatformTest, IndexesWithinAnIndexAreDescendedInto) {
+  const std::string inner = Add(Index({Entry(Image("a", "amd64"), "linux", "amd64")}));
+  const std::string other = Add(Index({Entry(Image("m", "arm64"), "linux", "arm64")}));
+  EXPECT_EQ(Find(Index({Entry(inner, "", ""), Entry(other, "", "")}), "arm64"), "m");
+  std::string deep = inner;
+  for (int i = 0; i < kMaxIndexDepth; i++) deep = Add(Index({Entry(deep, "", "")}));
+  EXPECT_NE(Find(Index({Entry(deep, "", "")}), "amd64").find("indexes within indexes"), std::string::npos);
+}
+
+TEST_F(PlatformTest, AnEntryWithoutAPlatformIsLookedAt) {
+  const std::string artifact = Add({{"schemaVersion", 2}, {"name", "sbom"},
+                                    {"config", {{"mediaType", "application/vnd.oci.empty.v1+json"}, {"digest", "x"}}}});
+  Json attestation = Entry(Image("att", "amd64"), "", "");
+  attestation["annotations"]["vnd.docker.reference.type"] = "attestation-manifest";
+  Json blob = Entry("sha256:" + std::string(64, '0'), "", "");
+  blob["mediaType"] = "text/plain";
+  EXPECT_EQ(Find(Index({Entry(artifact, "", ""), Entry(artifact, "linux", ""), attestation, blob,
+                        Entry(Image("m", "arm64"), "", ""), Entry(Image("a", "amd64"), "", "")}),
+                 "amd64"),
+            "a");
+}
+
+}  // namespace
+}  // namespace fastoci

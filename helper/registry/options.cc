@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "registry/options.h"
+
+#include <unistd.h>
+
+#include "base/unique_fd.h"
+#include "registry/kubelet_providers.h"
+
+namespace fastoci {
+namespace {
+
+constexpr size_t kMaxPemBytes = 1 << 20;
+
+Status CheckReadable(const std::string& path) {
+  if (path.empty() || ::access(path.c_str(), R_OK) == 0) return OkStatus();
+  return ErrnoError(path);
+}
+
+Result<std::string> ReadPem(const std::string& path) {
+  if (path.empty()) return std::string();
+  return ReadFile(path, kMaxPemBytes);
+}
+
+Result<Credential> SplitUser(const std::string& user) {
+  FASTOCI_TRY(Credentials parsed, Credentials::FromUserPassword(user));
+  return *parsed.Find("any.example", "any");
+}
+
+}  // namespace
+
+Result<TlsOptions> ReadTlsFlags(const TlsFlags& f) {
+  TlsOptions tls;
+  tls.insecure = f.insecure;
+  if (!f.cert_dir.empty()) {
+    auto there = [](const std::string& p) { return ::access(p.c_str(), F_OK) == 0; };
+    if (!there(f.cert_dir)) return ErrnoError("--cert-dir " + f.cert_dir);
+    if (there(f.cert_dir + "/ca.crt")) tls.ca_file = f.cert_dir + "/ca.crt";
+    if (there(f.cert_dir + "/client.cert")) {
+      tls.client_cert = f.cert_dir + "/client.cert";
+      tls.client_key = f.cert_dir + "/client.key";
+    }
+  }
+  if (!f.root_ca.empty()) tls.ca_file = f.root_ca;
+  if (!f.client_cert.empty()) {
+    const size_t colon = f.client_cert.find(':');
+    if (colon == std::string::npos) return InvalidError("--client-cert must have the form CERT:KEY, with two PEM files");
+    tls.client_cert = f.client_cert.substr(0, colon);
+    tls.client_key = f.client_cert.substr(colon + 1);
+  }
+  for (const std::string& path : {tls.ca_file, tls.client_cert, tls.client_key})
+    FASTOCI_CHECK_OK(CheckReadable(path));
+  return tls;
+}
+
+Result<CredentialSourcePtr> OpenCredentials(const std::string& user, const std::string& host,
+                                            const std::string& file) {
+  if (!user.empty()) {
+    FASTOCI_TRY(Credential c, SplitUser(user));
+    return HostSource(host, std::move(c), "-u");
+  }
+  if (!file.empty()) {
+    FASTOCI_CHECK_OK(CheckReadable(file));
+    DockerConfigOptions options;
+    options.path = file;
+    return DockerConfigSource(std::move(options));
+  }
+  std::vector<CredentialSourcePtr> sources = {DefaultSource()};
+  for (KubeletPaths& paths : KnownKubeletPaths()) sources.push_back(KubeletSource(std::move(paths)));
+  return FirstOf(std::move(sources));
+}
+
+Result<Access> MakeAccess(const std::string& host, bool plain_http, const TlsOptions& tls,
+                          const std::string& user) {
+  Access a;
+  a.host = host;
+  a.plain_http = plain_http;
+  a.insecure = tls.insecure;
+  FASTOCI_TRY(a.ca_pem, ReadPem(tls.ca_file));
+  FASTOCI_TRY(a.client_cert_pem, ReadPem(tls.client_cert));
+  FASTOCI_TRY(std::string key, ReadPem(tls.client_key));
+  a.client_key_pem = Secret(std::move(key));
+  if (!user.empty()) {
+    FASTOCI_TRY(a.credential, SplitUser(user));
+  }
+  // It must come out as it went in: no text that JSON cannot have.
+  FASTOCI_TRY(Access again, AccessFromJson(AccessToJson(a).Reveal()));
+  if (again != a) return InvalidError("the user's name or password is not UTF-8");
+  return a;
+}
+
+}  // namespace fastoci

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// The devices of chains of lazy layers. A device is made once and mounted once, read-only,
+// at <root>/mounts/<device>. All snapshots that stand on it share it. Its assembled meta
+// image is kept while a committed snapshot makes the device. So attaching it again, even
+// after a reboot, needs no registry.
+//
+// Only the database says who uses a device. A snapshot's row is written before Ensure() is
+// called for it, and is deleted before Release() is called. The two exclude each other for
+// one device; calls for other devices do not wait.
+//
+// helper/attach does everything that touches a device or its file system, in child
+// processes that have a deadline. Nothing here waits for a registry, except Ensure() for a
+// device that was never assembled.
+#ifndef FASTOCI_SNAPSHOTTER_DEVICES_H_
+#define FASTOCI_SNAPSHOTTER_DEVICES_H_
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "attach/attach.h"
+#include "base/result.h"
+#include "snapshotter/metrics.h"
+#include "snapshotter/start_trace.h"
+#include "snapshotter/store.h"
+
+namespace fastoci {
+
+struct DeviceOptions {
+  std::string root;
+  std::string control_socket = kDefaultControlSocket;
+  std::string node_config;
+  std::string cache_device;     // "": the helper's
+  std::string policy = "hold";  // as AttachRequest has it
+  std::string context;          // of SELinux, for the mounts; "": none
+  bool learn = false;           // what starts read, see start_trace.h
+  uint64_t learn_s = 60;
+  RegistryAccess access;
+};
+
+class ChainDevices {
+ public:
+  // store and metrics outlive it.
+  ChainDevices(DeviceOptions options, SnapshotStore* store, SnapshotterMetrics* metrics);
+  ~ChainDevices();
+
+  // Attaches and mounts the device, and returns the mount point. describe: called for the
+  // layers that make the device if its meta image is not there.
+  using Describe = std::function<Result<LayerStack>()>;
+  Result<std::string> Ensure(const std::string& device, const Describe& describe);
+  // Makes another thread check, after that time, whether the device is still needed. If it is
+  // not, the thread removes it, and tries again while it is busy.
+  void Release(const std::string& device, std::chrono::seconds after = std::chrono::seconds(0));
+  // The same for all that the node has of ours.
+  void ReleaseAll();
+  // Waits until all that was released was looked at once.
+  void Settle();
+
+  std::string MountPoint(const std::string& device) const;
+
+ private:
+  struct Entry {
+    std::mutex mutex;
+  };
+  std::shared_ptr<Entry> EntryOf(const std::string& device);
+  Status Attach(const std::string& device, const Describe& describe);
+  // True: done with it.
+  bool Reap(const std::string& device);
+  void RunReaper();
+
+  const DeviceOptions options_;
+  SnapshotStore& store_;
+  SnapshotterMetrics& metrics_;
+  AttachPaths paths_;
+  StartTraces starts_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::map<std::string, std::shared_ptr<Entry>> entries_;
+  struct Waiting {
+    std::chrono::steady_clock::time_point due;
+    bool told = false, seen = false;
+  };
+  std::map<std::string, Waiting> released_;
+  bool stop_ = false, busy_ = false;
+  std::thread reaper_;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_SNAPSHOTTER_DEVICES_H_

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the layer of a committed snapshot is: an ordinary one, whose files lie in its
+// directory, or a lazy one, which together with all layers below it makes a device.
+// The labels that containerd passes on say which (annotations of the layer's descriptor,
+// and what CRI adds), and so does what was unpacked.
+//
+//   native     an overlaybd layer: taken without a download; or its file, if it was
+//              unpacked nevertheless
+//   meta       a meta layer of turboOCI or FastOCI, unpacked to the directory
+//   artifact   a layer of an ordinary image whose meta layer was found by the
+//              image's referrers, and lies in the directory as a file
+//   trace      overlaybd's prefetch trace: no data, the device is that of the parent
+#ifndef FASTOCI_SNAPSHOTTER_LAYER_H_
+#define FASTOCI_SNAPSHOTTER_LAYER_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "attach/manifest.h"
+#include "base/result.h"
+#include "snapshotter/store.h"
+
+namespace fastoci {
+
+inline constexpr char kRefLabel[] = "containerd.io/snapshot.ref";
+inline constexpr char kImageRefLabel[] = "containerd.io/snapshot/cri.image-ref";
+inline constexpr char kManifestLabel[] = "containerd.io/snapshot/cri.manifest-digest";
+inline constexpr char kLayerDigestLabel[] = "containerd.io/snapshot/cri.layer-digest";
+inline constexpr char kLayersLabel[] = "containerd.io/snapshot/cri.image-layers";
+inline constexpr char kOverlaybdLabel[] = "containerd.io/snapshot/overlaybd/";
+
+enum class LayerKind { kOrdinary, kNative, kMeta, kArtifact, kTrace };
+const char* LayerKindName(LayerKind kind);
+
+struct Layer {
+  LayerKind kind = LayerKind::kOrdinary;
+  std::string image;            // as containerd names it; "": not known
+  std::string manifest_digest;  // of the image; "": not known
+  // What the layer adds to the device, bottom first: one part, or a base layer and one part.
+  // Paths are relative to the snapshot's directory. Ordinary layers and traces have none.
+  std::vector<MetaLayer> parts;
+  bool lazy() const { return kind != LayerKind::kOrdinary; }
+};
+
+// What the labels say before anything is unpacked. For an ordinary layer, and for a meta layer
+// that will be unpacked: the kind and what is known. kInvalid: the labels contradict each other.
+Result<Layer> LayerOfLabels(const Labels& labels);
+
+// What was unpacked to dir. told: what the labels said of it. kInvalid: it looks like a lazy
+// layer, but cannot be one.
+Result<Layer> LayerOfFiles(const Layer& told, const std::string& dir);
+
+std::string LayerToJson(const Layer& layer);  // "" for an ordinary one
+Result<Layer> LayerFromJson(const std::string& text);
+
+// The name of the device of a lazy layer. parent_device: its parent's device; "": none.
+std::string DeviceName(const std::string& parent_device, const Layer& layer);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_SNAPSHOTTER_LAYER_H_

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The snapshots service over gRPC. It makes calls of Snapshotter from requests and status
+// codes from errors, and counts each answer. gRPC's own threads call it, one per request.
+#ifndef FASTOCI_SNAPSHOTTER_SERVICE_H_
+#define FASTOCI_SNAPSHOTTER_SERVICE_H_
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+
+namespace fastoci {
+
+class Snapshotter;
+class SnapshotterMetrics;
+
+class SnapshotServer {
+ public:
+  // Listens on the Unix socket, which only root may use. Replaces a socket that a dead server
+  // left. snapshotter and metrics must outlive the server.
+  static Result<std::unique_ptr<SnapshotServer>> Start(const std::string& socket_path, Snapshotter* snapshotter,
+                                                       SnapshotterMetrics* metrics);
+  // Waits for the requests that run, but not for long.
+  ~SnapshotServer();
+
+ private:
+  struct Impl;
+  explicit SnapshotServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_SNAPSHOTTER_SERVICE_H_

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/snapshotter/rpull_command.h"
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "tools/fastoci/output.h"
+
+namespace fastoci {
+
+CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* o) {
+  CLI::App* rpull = app->add_subcommand("rpull", "pull an image into containerd, without the data that can be fetched later");
+  RpullRequest* r = &o->request;
+  rpull->add_option("image", r->ref, "HOST/REPOSITORY:TAG")->required();
+  rpull->add_option("-a,--address", r->address, std::string("containerd's socket, default ") + kContainerdSocket)
+      ->envname("CONTAINERD_ADDRESS")
+      ->type_name("SOCKET");
+  rpull->add_option("-n,--namespace", r->name_space, "containerd's namespace, default \"default\"")
+      ->envname("CONTAINERD_NAMESPACE")
+      ->type_name("NAME");
+  rpull->add_option("--snapshotter", r->snapshotter, "default fastoci")->type_name("NAME");
+  rpull
+      ->add_option_function<std::string>(
+          "--platform",
+          [r](const std::string& text) {
+            if (text.rfind("linux/", 0) != 0 || text.size() == 6)
+              throw CLI::ValidationError("--platform", "\"" + text + "\" is not a platform such as linux/arm64");
+            r->architecture = text.substr(6);
+          },
+          "default: this machine's")
+      ->type_name("linux/ARCHITECTURE");
+  rpull->add_flag("--all-platforms", o->all_platforms, "refused: only images of this platform can run here");
+  rpull->add_flag("--plain", r->access.plain_http, "use HTTP instead of HTTPS");
+  rpull->add_option("-u,--user", r->access.user_password, "user:password for the pull (default: docker's, podman's and kubelet's)")
+      ->type_name("USER:PASSWORD");
+  rpull->add_option("--credentials", r->access.credentials_file, "file with credentials, as docker's config.json")
+      ->type_name("FILE");
+  rpull->add_option("--root-ca", r->access.tls.root_ca, "PEM file with the registry's CA")->type_name("FILE");
+  rpull->add_flag("--insecure", r->access.tls.insecure, "accept any certificate");
+  rpull->add_flag("--json", o->json, "print JSON");
+  rpull->add_flag("-q,--quiet", o->quiet, "print no progress");
+  return rpull;
+}
+
+int RunRpull(const RpullOptions& o) {
+  if (o.all_platforms)
+    return PrintError(InvalidError("--all-platforms: an image of another platform cannot run here, so there is "
+                                   "nothing to pull lazily; copy it with `fastoci copy`, or pull it with ctr"),
+                      o.json);
+  TerminalProgress progress(o.quiet || o.json);
+  auto result = Rpull(o.request, &progress);
+  progress.End();
+  if (!result.ok()) return PrintError(result.error(), o.json);
+  if (o.json) {
+    const nlohmann::ordered_json j = {{"image", result->name},
+               {"digest", result->digest},
+               {"layers", result->layers},
+               {"taken", result->taken},
+               {"present", result->present},
+               {"fetched_bytes", result->fetched_bytes}};
+    PrintJson(j);
+  } else if (!o.quiet) {
+    std::printf("%s: %zu layers, %zu taken without a download, %zu there before, %s downloaded\n",
+                result->name.c_str(), result->layers, result->taken, result->present,
+                HumanBytes(result->fetched_bytes).c_str());
+  }
+  return kExitOk;
+}
+
+}  // namespace fastoci

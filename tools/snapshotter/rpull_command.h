@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// `fastoci rpull`, which runs `fastoci-snapshotter rpull`.
+#ifndef FASTOCI_TOOLS_SNAPSHOTTER_RPULL_COMMAND_H_
+#define FASTOCI_TOOLS_SNAPSHOTTER_RPULL_COMMAND_H_
+
+#include <CLI/CLI.hpp>
+
+#include "containerd/rpull.h"
+
+namespace fastoci {
+
+struct RpullOptions {
+  RpullRequest request;
+  bool all_platforms = false, json = false, quiet = false;
+};
+
+CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* options);
+int RunRpull(const RpullOptions& options);
+
+}  // namespace fastoci
+
+#endif  // FASTOCI_TOOLS_SNAPSHOTTER_RPULL_COMMAND_H_
