@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # turboOCI images that the reference implementation made (selftests/fixtures) attach, and read as their layers say.
+# once: formats that the helper decodes
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 # shellcheck source=selftests/lib/foreign.sh

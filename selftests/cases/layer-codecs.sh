@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Layers in each form of compression that occurs (lib/recompress.py) convert and attach: the tree is the layers' tree, the
 # content is the blobs'. A zstd layer of many frames is fetched by frames, one of a single frame, or a small one, as a whole.
-# And as many layers as there may be, empty ones, and none.
+# And many layers (LAYERS_POINTS=40; 256 is as many as there may be), one more than there may be, empty ones, and none.
 # once: how layers are packed
 # timeout: 1200
 # shellcheck source=selftests/lib.sh
@@ -76,24 +76,27 @@ check 'the rest of the file is right' cmp "$DISK/small/numbers" "$mnt/numbers"
 is 'and needs no fetch' "$(($(fetched) - before))" "$got"
 check 'a small layer: detach' fastoci -q detach "$mnt"
 
-# As many layers as an image may have: each one above wins.
+# Many layers: each one above wins.
+nr_layers=${LAYERS_POINTS:-40}
 must "$PYTHON" "$SELFTESTS/lib/manylayers.py" 257 "$DISK/many"
-many=("$DISK"/many.{1..256})
+mapfile -t all < <(seq -f "$DISK/many.%g" 257)
+many=("${all[@]:0:nr_layers}")
 mkdir -p "$DISK/many"
 must "$PYTHON" "$SELFTESTS/lib/applylayers.py" "$DISK/many" "${many[@]}"
 list "$DISK/many" > "$WORK/wanted"
 must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" many "${many[@]}"
-must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" more "${many[@]}" "$DISK/many.257"
+must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" more "${all[@]}"
 convert_layout() { "$BIN/convertor" -r "oci:$DISK/layout" -i "$1" --fastoci "$1-fast" --oci; }
-check '256 layers are converted' convert_layout many
-matches 'with a word about overlaybd' "$(cat "$WORK/check.out")" 'has 256 layers, and overlaybd stacks at most 255'
+check "$nr_layers layers are converted" convert_layout many
+[ "$nr_layers" -le 255 ] ||
+	matches 'with a word about overlaybd' "$(cat "$WORK/check.out")" "has $nr_layers layers, and overlaybd stacks at most 255"
 check 'and pushed' fastoci copy "oci:$DISK/layout:many-fast" "$REGISTRY/codecs:many-fast"
-check '256 layers: attach and mount' attached many
-check '256 layers: the tree is what they unpack to' same_tree
-check '256 layers: detach' fastoci -q detach "$mnt"
+check 'many layers: attach and mount' attached many
+check 'many layers: the tree is what they unpack to' same_tree
+check 'many layers: detach' fastoci -q detach "$mnt"
 matches 'one more cannot be converted' "$(convert_layout more 2>&1)" 'the image has 257 layers; at most 256 '
 url=http://$REGISTRY/v2/codecs/manifests oci=application/vnd.oci.image.manifest.v1+json
-curl -s -H "Accept: $oci" "$url/many-fast" | jq '.layers += [.layers[0]]' |
+curl -s -H "Accept: $oci" "$url/many-fast" | jq '.layers[0] as $layer | .layers += [range(257 - (.layers | length)) | $layer]' |
 	curl -sf -X PUT -H "Content-Type: $oci" --data-binary @- "$url/more-fast" || die 'put of a manifest'
 matches 'and not be attached' "$(attached more 2>&1)" 'the manifest has 257 layers; at most 256 '
 # Layers of nothing below and above another, and no layer at all; from a layout.
