@@ -6,6 +6,7 @@
 #include "base/process.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
@@ -18,6 +19,7 @@
 #include <span>
 
 #include "base/packet.h"
+#include "base/privileges.h"
 
 namespace fastoci {
 namespace {
@@ -31,7 +33,8 @@ struct Start {
   char* const* argv = nullptr;
   char* const* envp = nullptr;
   std::span<int> fds;  // the child's to change
-  bool quiet = false;
+  const ChildOptions* options = nullptr;
+  pid_t parent = 0;
   int err = 0;  // why it did not begin
 };
 
@@ -68,18 +71,55 @@ void ResetSignals() {
     ::syscall(SYS_rt_sigaction, signal, &by_default, nullptr, sizeof(by_default.mask));
 }
 
+// In the child: 0 to 2. Only then may Place() take the numbers above.
+bool PlaceStdio(const ChildOptions& options) {
+  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (null < 0) return false;
+  for (int i = 0; i < 3; i++) {
+    int from = options.stdio[static_cast<size_t>(i)];
+    if (from < 0 && (i < 2 || options.quiet)) from = null;
+    if (from >= 0 && from != i && ::dup2(from, i) < 0) return false;
+  }
+  // Which number "null" had matters not: 0 to 2, or one that is closed by the exec.
+  return true;
+}
+
+// In the child. By system calls and not by libc, which would change all threads of ours.
+bool BecomeStranger(int keep_capability, pid_t parent) {
+  ::setsid();
+  const uint32_t bit = keep_capability >= 0 ? 1U << keep_capability : 0;
+  if (::geteuid() == 0) {
+    if (::prctl(PR_SET_KEEPCAPS, bit != 0 ? 1 : 0, 0, 0, 0) != 0 ||
+        ::syscall(SYS_setgroups, 0, nullptr) != 0 ||
+        ::syscall(SYS_setresgid, kNobody, kNobody, kNobody) != 0 ||
+        ::syscall(SYS_setresuid, kNobody, kNobody, kNobody) != 0)
+      return false;
+    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct data[2] = {{bit, bit, bit}, {0, 0, 0}};
+    if (bit != 0 && ::syscall(SYS_capset, &header, data) != 0) return false;
+    if (bit != 0 && ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, keep_capability, 0, 0) != 0)
+      return false;
+  } else if (bit != 0) {
+    // Who is nobody already, with that capability, hands it on; who has not got it does not.
+    (void)::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, keep_capability, 0, 0);
+  }
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return false;
+  // After the change of user, which clears it.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  errno = ESRCH;
+  return ::getppid() == parent;
+}
+
 // In the child. Returns only on failure, with errno.
 void Exec(const Start& s) {
   ResetSignals();
   const int end = kFirstFd + static_cast<int>(s.fds.size());
   int program = -1;
   if (s.program_fd >= 0 && (program = ::fcntl(s.program_fd, F_DUPFD_CLOEXEC, end)) < 0) return;
+  if (!PlaceStdio(*s.options)) return;
   for (size_t i = 0; i < s.fds.size(); i++)
     if (!Place(s.fds, i)) return;
-  const int null = ::open("/dev/null", O_RDWR);  // closed below
-  if (null < 0 || ::dup2(null, 0) < 0 || ::dup2(null, 1) < 0) return;
-  if (s.quiet && ::dup2(null, 2) < 0) return;
-  // Which number "null" had matters not: 0 to 2, or above the child's.
+  if (s.options->stranger && !BecomeStranger(s.options->stranger_capability, s.parent)) return;
   if (::syscall(SYS_close_range, end, ~0U, CLOSE_RANGE_CLOEXEC) != 0) return;
   sigset_t none;
   ::sigemptyset(&none);
@@ -128,12 +168,16 @@ Result<pid_t> StartProgram(const Program& program, const ChildOptions& options) 
                  .argv = argv.data(),
                  .envp = envp.data(),
                  .fds = fds,
-                 .quiet = options.quiet};
+                 .options = &options,
+                 .parent = ::getpid()};
   sigset_t all, before;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int dumpable = ::prctl(PR_GET_DUMPABLE);
   const pid_t pid = VforkAndExec(&start);
   const int err = errno;
+  // Memory of which a process changes its user is not dumpable any more, and it was ours.
+  if (options.stranger && dumpable == 1) ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) return ErrnoError("vfork for " + program.path(), err);
   if (start.err == 0) return pid;

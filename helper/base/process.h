@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only way to start another program. The child gets the arguments, the environment
-// and the descriptors that the caller names. It inherits nothing else: no signal mask,
-// no signal handlers, no other descriptors.
+// Starts another program. The child gets the arguments, the environment and the
+// descriptors that the caller names. It inherits nothing else: no signal mask, no signal
+// handlers, no other descriptors. (A program that enters a sandbox first: attach/bounded.h.)
 #ifndef FASTOCI_BASE_PROCESS_H_
 #define FASTOCI_BASE_PROCESS_H_
 
 #include <sys/types.h>
 
+#include <array>
 #include <memory>
 #include <string>
 #include <utility>
@@ -41,12 +42,19 @@ struct ChildOptions {
   std::vector<std::string> env = {};   // NAME=VALUE
   std::vector<int> fds = {};           // become 3, 4, ...; the caller still owns them
   bool quiet = false;             // stderr is /dev/null too
+  // Become its standard input, output and error; each is 3 or more, and the caller still
+  // owns it. -1: /dev/null for the first two, the caller's for the last.
+  std::array<int, 3> stdio = {-1, -1, -1};
+  // Somebody else's program. It leads a session of its own, runs as nobody if we are root,
+  // cannot gain privileges, and dies with the thread that starts it.
+  bool stranger = false;
+  // The one capability (CAP_*, below 32) that a stranger has, if we have it. -1: none.
+  int stranger_capability = -1;
 };
 
-// Starts a program. Its standard input and output are /dev/null, and its standard error
-// is the caller's. Any thread; if the child asks for a death signal, it gets it when that
-// thread ends. The caller must wait for the child. If the exec fails, returns its error,
-// as "cannot run PATH: ...".
+// Starts a program. Any thread; if the child asks for a death signal, it gets it when that
+// thread ends. The caller must wait for the child. If the child cannot become what the
+// options say, or the exec fails, returns its error, as "cannot run PATH: ...".
 Result<pid_t> StartProgram(const Program& program, const ChildOptions& options);
 
 // "NAME=VALUE" for each of the names that our environment has.

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -114,6 +115,7 @@ TEST_F(PluginTest, RootRunsItAsNobody) {
   c.may_read_files = true;
   r = RunPlugin(c);
   EXPECT_EQ(r->output.Reveal(), "65534\nroot'sNoNewPrivs:\t1\n");
+  EXPECT_EQ(::prctl(PR_GET_DUMPABLE), 1) << "we have not changed";
 }
 
 // A helper that counts how often it is asked.

@@ -2,11 +2,9 @@
 #include "registry/plugin.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -16,6 +14,7 @@
 #include <chrono>
 #include <cstdlib>
 
+#include "base/process.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
@@ -23,9 +22,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr unsigned kNobody = 65534;
 constexpr size_t kMaxErrorBytes = 1024;
-constexpr int kNoPrivilegesLeft = 126, kNoProgram = 127;  // as shells end
 constexpr char kDefaultPath[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 struct Pipe {
@@ -40,13 +37,6 @@ struct Pipe {
   }
 };
 
-std::vector<char*> Pointers(std::vector<std::string>* texts) {
-  std::vector<char*> all;
-  for (std::string& t : *texts) all.push_back(t.data());
-  all.push_back(nullptr);
-  return all;
-}
-
 std::string NameOf(const std::string& assignment) {
   return assignment.substr(0, assignment.find('='));
 }
@@ -60,45 +50,6 @@ std::vector<std::string> Environment(const std::vector<std::string>& more) {
       env.emplace_back(*e);
   }
   return env;
-}
-
-// Only async-signal-safe calls: the parent may have threads.
-bool BecomeNobody(bool may_read_files) {
-  if (may_read_files && ::prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return false;
-  if (::syscall(SYS_setgroups, 0, nullptr) != 0 ||
-      ::syscall(SYS_setresgid, kNobody, kNobody, kNobody) != 0 ||
-      ::syscall(SYS_setresuid, kNobody, kNobody, kNobody) != 0)
-    return false;
-  if (may_read_files) {
-    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    constexpr uint32_t kBit = 1U << CAP_DAC_READ_SEARCH;
-    __user_cap_data_struct data[2] = {{kBit, kBit, kBit}, {0, 0, 0}};
-    if (::syscall(SYS_capset, &header, data) != 0 ||
-        ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH, 0, 0) != 0)
-      return false;
-  }
-  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
-}
-
-[[noreturn]] void Child(const PluginCommand& command, const int fds[3], char* const* argv,
-                        char* const* env, pid_t parent) {
-  ::setsid();
-  for (int i = 0; i < 3; i++)
-    if (::dup2(fds[i], i) < 0) ::_exit(kNoPrivilegesLeft);
-  (void)::syscall(SYS_close_range, 3U, ~0U, 0U);
-  if (::geteuid() == 0 && !BecomeNobody(command.may_read_files)) ::_exit(kNoPrivilegesLeft);
-  // Who is nobody already, with that one capability, hands it on; who has not got it does not.
-  if (::geteuid() != 0 && command.may_read_files)
-    (void)::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH, 0, 0);
-  // After the change of user, which clears it.
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  if (::getppid() != parent) ::_exit(kNoPrivilegesLeft);
-  sigset_t none;
-  ::sigemptyset(&none);
-  ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  ::signal(SIGPIPE, SIG_DFL);
-  ::execve(argv[0], argv, env);
-  ::_exit(kNoProgram);
 }
 
 // A string that is wiped.
@@ -177,15 +128,15 @@ Result<PluginResult> RunPlugin(const PluginCommand& command) {
   in.write.reset(pair[1]);
   FASTOCI_TRY(Pipe out, Pipe::Open());
   FASTOCI_TRY(Pipe err, Pipe::Open());
-  std::vector<std::string> args = command.args, env = Environment(command.env);
-  args.insert(args.begin(), command.program);
-  const std::vector<char*> argv = Pointers(&args), envp = Pointers(&env);
-  const int fds[3] = {in.read.get(), out.write.get(), err.write.get()};
-  const pid_t parent = ::getpid();
   const auto deadline = Clock::now() + std::chrono::milliseconds(command.timeout_ms);
-  const pid_t pid = ::fork();
-  if (pid < 0) return ErrnoError("fork");
-  if (pid == 0) Child(command, fds, argv.data(), envp.data(), parent);
+  FASTOCI_TRY(const pid_t pid,
+              StartProgram(command.program,
+                           {.args = command.args,
+                            .env = Environment(command.env),
+                            .stdio = {in.read.get(), out.write.get(), err.write.get()},
+                            .stranger = true,
+                            .stranger_capability =
+                                command.may_read_files ? CAP_DAC_READ_SEARCH : -1}));
   in.read.reset();
   out.write.reset();
   err.write.reset();
@@ -197,7 +148,6 @@ Result<PluginResult> RunPlugin(const PluginCommand& command) {
   if (failure == 0) failure = WaitForEnd(pid, deadline);
   // Whatever it started; its number stays taken until it is waited for.
   ::kill(-pid, SIGKILL);
-  if (failure != 0) ::kill(pid, SIGKILL);  // perhaps before its setsid()
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
