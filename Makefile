@@ -188,6 +188,10 @@ $(OUT)/bench/lookup_bench: helper/bench/lookup_bench.cc kmod/extent.c kmod/exten
 .PHONY: bench-cold
 bench-cold: helper tools $(OUT)/bench/cold_bench $(OUT)/bench/link_proxy
 	selftests/bench-cold
+## make bench-eager   all of a large image onto the node, beside ordinary pulls: no VM, build/bench/eager.json
+.PHONY: bench-eager
+bench-eager: helper tools $(OUT)/bench/cold_bench
+	selftests/bench-eager
 $(OUT)/bench/cold_bench: $(call objs,helper/bench/cold_bench.cc helper/bench/stand_in_kernel.cc) $(LIBFILES)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)

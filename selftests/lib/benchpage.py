@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PAGE, PLOTS, BENCH = TOP + "/docs/benchmarks.md", TOP + "/docs/benchmarks", TOP + "/build/bench"
 OURS, OTHERS = "#2f6feb", "#9aa5b1"
-ORDER = ["hit", "lookup", "cold", "convert", "cache", "scale"]
+ORDER = ["hit", "lookup", "cold", "eager", "convert", "cache", "scale"]
 
 HEAD = """# Benchmarks
 
@@ -193,6 +193,31 @@ def cold():
                                                                   for k, what in seconds.items() if k in data])
 
 
+EAGER_NAMES = {"fastoci": "fastoci prefetch", "ranges": "parallel ranges, igzip | tar (SOCI's way)", "containerd": "containerd pull",
+               "umoci": "skopeo copy, umoci raw unpack"}
+
+
+def eager():
+    data = load("eager")
+    if not data:
+        return None
+    text = (f"How long until all of an image is on the node. Two images of {data['data_mib']:.0f} MiB of files: in one layer, and in 30. "
+            "`selftests/bench-eager` says how each peer is run.\n\n" + stamp("eager", "make bench GROUP=eager") +
+            f"Each figure is the median of {data['rounds']} rounds.\n\n")
+    text += aims_table(data, {"over_best_peer": ("our time over that of the fastest peer, the worse image", 0.55, "<=")}) + "\n"
+    for name, what in (("one", "one layer"), ("many", "30 layers")):
+        ways = [w for w in EAGER_NAMES if f"{w}_s" in data[name]]
+        text += bars(f"eager-{name}", f"All of {data[name]['blob_mib']:.0f} MiB in {what}", [EAGER_NAMES[w] for w in ways],
+                     [data[name][f"{w}_s"] for w in ways], {EAGER_NAMES["fastoci"]}, "s")
+    text += "\n" + table(["seconds", "one layer", "30 layers"], [[EAGER_NAMES[w], *("{:.1f} ({:.1f} to {:.1f})".format(
+        data[n][f"{w}_s"], *data[n]["spread"][w]) for n in ("one", "many"))] for w in EAGER_NAMES])
+    counts = list(data["model"])
+    text += ("\nBy a model and not measured: with more CPUs, the fetch of the one layer takes its CPU time divided by them, if registry and "
+             "disk keep up; a peer inflates one layer as one stream, whatever the number of CPUs.\n\n")
+    return text + table(["seconds, by CPUs", *counts], [[what, *(f"{data['model'][n][key]:.1f}" for n in counts)] for key, what in (
+        ("fastoci", "fastoci prefetch"), ("one_stream", "igzip alone, one layer"))])
+
+
 def convert():
     data = load("convert")
     if not data:
@@ -224,7 +249,7 @@ def scale():
     return text + table(["figure", "measured"], [[f"`{k}`", f"{v:,}" if isinstance(v, int) else f"{v:.4g}"] for k, v in data.items()])
 
 
-TITLES = {"hit": "A read of what is cached", "lookup": "Look-ups in the extent table", "cold": "A miss, and an eager fetch",
+TITLES = {"hit": "A read of what is cached", "lookup": "Look-ups in the extent table", "cold": "A miss, and an eager fetch", "eager": "All of a large image",
           "convert": "A conversion", "cache": "Which chunks stay in the cache", "scale": "Many of everything"}
 
 
@@ -237,7 +262,7 @@ def main():
         pass
     parts = [HEAD]
     for name in ORDER:
-        made = {"hit": hit, "lookup": lookup, "cold": cold, "convert": convert, "cache": cache, "scale": scale}[name]()
+        made = {"hit": hit, "lookup": lookup, "cold": cold, "eager": eager, "convert": convert, "cache": cache, "scale": scale}[name]()
         body = f"## {TITLES[name]}\n\n{made}" if made else old.get(name)
         if body:
             parts.append(f"<!-- begin {name} -->\n{body}<!-- end {name} -->\n")
