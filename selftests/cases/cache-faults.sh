@@ -3,6 +3,7 @@
 # Cache devices that refuse slots or cannot be read any more, are full or read-only, have another geometry or belong to
 # something else: reads go on where a way exists.
 # timeout: 900
+# once: what the helper does about a cache device
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 lib=$SELFTESTS/lib
@@ -219,14 +220,14 @@ dmsetup remove t
 stop_helper
 must modprobe -r scsi_debug
 
-# A file system with room for some 20 of the image's 40 chunks.
+# A file system with room for some 30 of the image's 40 chunks.
 must mkfs.ext4 -q -m 0 -O ^has_journal -E lazy_itable_init=1 /dev/ram2
 mkdir -p "$WORK/small"; must mount /dev/ram2 "$WORK/small"
 defer umount "$WORK/small"
 mkdir "$WORK/small/c"
 check 'the helper starts on a file system that will be full' start "$WORK/small/c" --cache-size-mb 128
 free=$(df --output=avail -k "$WORK/small" | tail -1)
-must fallocate -l $((free - 1300))K "$WORK/small/filler"
+must fallocate -l $((free - 2000))K "$WORK/small/filler"
 cache=$(helper_stat cache_device)
 check 'creates a device' create "$cache"
 check 'every read is right though it is full' same

@@ -3,6 +3,7 @@
 # Order of writes and flushes under cache file and database: dm-log-writes records them while the cache fills and evicts, and
 # the record is replayed to random points, as a disk could have been left by a power cut. LOGWRITES_POINTS: more of them.
 # timeout: 400
+# more: it takes minutes
 # once: order of writes in user space
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Many containers of several images at the same time; exec, commit, prune, image removal and garbage collection meanwhile.
 # Each reads the right bytes, and nothing is left. MANY_POINTS: containers (10), of a fifth as many images.
+# more: it takes minutes
 # once: what it tests does not depend on the kernel
 # One CPU: QEMU now and then runs code that the kernel patches for the first memory cgroup on the other one (int3).
 # vm: -m 3G -c 1

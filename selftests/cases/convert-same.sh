@@ -3,6 +3,7 @@
 # Conversion is a function of its input: the same digests with another clock, directory, environment, number of cores and
 # concurrency, for each format and file system.
 # timeout: 400
+# more: it takes minutes
 # once: the convertor
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # The helper's netlink client and cache device against the module: build/test/kernel serves misses itself.
+# once: the helper's netlink client; kernel-protocol is for each kernel
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 lib=$SELFTESTS/lib
