@@ -278,8 +278,8 @@ Scheduler::Range Scheduler::Take(const Candidate& c, const Room& room, Urgency u
       {limits_.range_bytes, bytes_left, room.urgent_bytes - std::min(room.urgent_bytes, held)});
   for (; it != jobs_.end() && range.nr_spans < space.max_spans; ++it) {
     Job& job = it->second;
-    const uint64_t bytes = space.bytes(it->first.second);
     if (it->first != SpanKey{c.space, c.span + range.nr_spans}) break;
+    const uint64_t bytes = space.bytes(it->first.second);
     if (range.nr_spans > 0 && (job.running || job.urgency < least || !job.tried.empty() ||
                                range.bytes + bytes > most))
       break;

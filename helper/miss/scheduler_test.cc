@@ -72,6 +72,25 @@ TEST(SchedulerTest, AdjacentSpansAreOneRangeUpToItsLimits) {
   EXPECT_TRUE(s.IsRunning(1, 6));
 }
 
+// Spans are numbers in a table of their own space.
+TEST(SchedulerTest, ARangeLooksAtNoSpanOfAnotherSpace) {
+  Scheduler s;
+  AddSpaces(&s, 2, kMiB, 64);
+  s.AddSpace(3, [](uint32_t span) {
+    EXPECT_LT(span, 2u);
+    return kMiB;
+  }, 64);
+  s.SetSources(3, {{3, 3}});
+  s.SetHost(3, 8);
+  s.AddSpace(4, Each(kMiB), 64);
+  s.SetSources(4, {{4, 4}});
+  s.SetHost(4, 8);
+  s.Want(3, 0, 0, Urgency::kDemand, 3);
+  s.Want(3, 1, 0, Urgency::kDemand, 3);
+  s.Want(4, 12000, 0, Urgency::kDemand, 3);
+  EXPECT_EQ(s.Pick(kMuch)->nr_spans, 2u);
+}
+
 TEST(SchedulerTest, AReadersRangeTakesNothingAlongThatNobodyReads) {
   Scheduler s;
   AddSpaces(&s, 1, kMiB, 64);
