@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 
 #include <CLI/CLI.hpp>
@@ -103,8 +104,7 @@ std::string Reload(const HelperOptions& given, HelperOptions* now, MissService* 
   if (!wanted.ok()) {
     LogEvent(LogLevel::kError, {.kind = "reload"}, "the configuration stays as it was: %s",
              wanted.error().message.c_str());
-    const nlohmann::json refusal = {{"error", wanted.error().message}};
-    return refusal.dump();
+    return ControlLine({{"error", wanted.error().message}});
   }
   const std::vector<std::string> restart = NeedRestart(*now, *wanted);
   for (const std::string& key : restart)
@@ -122,7 +122,7 @@ std::string Reload(const HelperOptions& given, HelperOptions* now, MissService* 
   }
   LogEvent(LogLevel::kInfo, {.kind = "reload"}, "configuration from %s",
       wanted->source.empty() ? "defaults" : wanted->source.c_str());
-  return reply.dump();
+  return ControlLine(reply);
 }
 
 // Until a signal, or until another helper took over or asked to.
@@ -173,6 +173,16 @@ Status SetStackSize(size_t bytes) {
   return err == 0 ? OkStatus() : Status(ErrnoError("stack size", err));
 }
 
+// Each layer of an image has a descriptor here, so the usual 1024 are few. 512 Ki is systemd's hard limit.
+void RaiseDescriptorLimit() {
+  constexpr rlim_t kWanted = 512 << 10;
+  rlimit limit;
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= kWanted) return;
+  limit.rlim_cur = std::min(limit.rlim_max, kWanted);
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
+    Log(LogLevel::kWarning, "the limit of descriptors stays as it is: %s", std::strerror(errno));
+}
+
 // Blocks these signals and returns a signalfd for them.
 Result<UniqueFd> SignalFd(std::initializer_list<int> signals, int flags) {
   sigset_t set;
@@ -187,6 +197,7 @@ Result<UniqueFd> SignalFd(std::initializer_list<int> signals, int flags) {
 
 Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events) {
   FASTOCI_CHECK_OK(SetStackSize(kStackBytes));
+  RaiseDescriptorLimit();
   if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
     Log(LogLevel::kWarning, "mlockall: %s: misses may wait for our own memory",
         std::strerror(errno));

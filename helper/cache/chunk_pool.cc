@@ -38,9 +38,13 @@ ChunkBuffer ChunkPool::Take() {
 
 ChunkBuffer ChunkPool::TakeUntil(std::chrono::steady_clock::time_point deadline) {
   MutexLock lock(mutex_);
-  changed_.WaitUntil(mutex_, deadline,
-                     [this]() REQUIRES(mutex_) { return stop_ || nr_out_ < max_buffers_; });
-  return TakeLocked();
+  for (;;) {
+    changed_.WaitUntil(mutex_, deadline,
+                       [this]() REQUIRES(mutex_) { return stop_ || nr_out_ < max_buffers_; });
+    ChunkBuffer buffer = TakeLocked();
+    if (buffer || stop_ || std::chrono::steady_clock::now() >= deadline) return buffer;
+    changed_.WaitUntil(mutex_, deadline);  // there is no memory: until some comes back
+  }
 }
 
 void ChunkPool::GiveBack(std::unique_ptr<AlignedBuffer> memory) {
@@ -55,6 +59,11 @@ void ChunkPool::Interrupt() {
   MutexLock lock(mutex_);
   stop_ = true;
   changed_.NotifyAll();
+}
+
+bool ChunkPool::interrupted() const {
+  MutexLock lock(mutex_);
+  return stop_;
 }
 
 size_t ChunkPool::nr_out() const {

@@ -51,10 +51,12 @@ class ChunkPool : public std::enable_shared_from_this<ChunkPool> {
 
   // Does not wait; empty if the limit is reached.
   ChunkBuffer Take();
-  // Waits for a buffer until the deadline. Empty at the deadline, and after Interrupt().
+  // Waits for a buffer until the deadline. Empty at the deadline, also if the system has no memory
+  // for one, and at once after Interrupt().
   ChunkBuffer TakeUntil(std::chrono::steady_clock::time_point deadline);
   // Ends all waiting in TakeUntil(), for good.
   void Interrupt();
+  bool interrupted() const;
   size_t chunk_bytes() const { return chunk_bytes_; }
   size_t nr_out() const;
   size_t nr_spare() const;

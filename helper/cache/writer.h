@@ -76,6 +76,9 @@ class ChunkWriter {
     return pool_->TakeUntil(deadline);
   }
 
+  // After Stop() has begun: no chunk is written any more.
+  bool stopped() const { return pool_->interrupted(); }
+
   // Queues chunks and returns. Each chunk comes to done exactly once. After Stop() it comes within
   // this call, with ECANCELED. Any thread may call it, also done.
   void Write(std::vector<VerifiedChunk> chunks);

@@ -88,7 +88,9 @@ Result<nlohmann::json> CallHelper(const std::string& path, const nlohmann::json&
 Status FollowHelper(const std::string& path, const nlohmann::json& request, int64_t timeout_ms,
                     const std::function<bool(const std::string&)>& on_line) {
   FASTOCI_TRY(UniqueFd fd, Connect(path));
-  std::string buffered = request.dump() + "\n";
+  // Names as they were typed may be no UTF-8.
+  std::string buffered =
+      request.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   const auto size = static_cast<ssize_t>(buffered.size());  // small: the socket takes it whole
   if (::send(fd.get(), buffered.data(), buffered.size(), MSG_NOSIGNAL) != size)
     return NoHelper(path, std::strerror(errno), errno);

@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <utility>
 
 #include "decoder/client.h"
 
 namespace fastoci {
 
-Result<std::shared_ptr<const SpanIndex>> SpanIndex::Make(BlobInfo* blob) {
+Result<std::shared_ptr<const SpanIndex>> SpanIndexes::Take(BlobInfo* blob) {
   static std::atomic<uint64_t> next_key{1};
   auto made = std::make_shared<SpanIndex>();
   BlobInfo& t = made->table;
@@ -18,15 +19,28 @@ Result<std::shared_ptr<const SpanIndex>> SpanIndex::Make(BlobInfo* blob) {
   t.data_bytes = blob->data_bytes;
   t.blob_bytes = blob->blob_bytes;
   t.codec = blob->codec;
-  t.spans = std::move(blob->spans);
+  t.spans = std::exchange(blob->spans, {});
   Sha256 hash;
   hash.Update({reinterpret_cast<const uint8_t*>(t.spans.data()), t.spans.size() * sizeof(Span)});
   hash.Update(blob->index);
   made->digest = hash.Finish();
+  // Raw blobs of any content have equal spans, and no index.
+  Sha256 of_all;
+  of_all.Update(made->digest);
+  of_all.Update(t.data_space_id);
+  of_all.Update(t.blob_digest);
+  const uint64_t numbers[] = {t.data_bytes, t.blob_bytes, t.codec};
+  of_all.Update({reinterpret_cast<const uint8_t*>(numbers), sizeof(numbers)});
+  std::weak_ptr<const SpanIndex>& known = all_[of_all.Finish()];
+  if (auto have = known.lock()) {
+    blob->index = Bytes();
+    return have;
+  }
   made->key = next_key++;
   FASTOCI_TRY(made->memfd, MakeSealedMemfd("fastoci-index", blob->index));
   blob->index = Bytes();
-  blob->spans.clear();
+  known = made;
+  std::erase_if(all_, [](const auto& i) { return i.second.expired(); });
   return std::shared_ptr<const SpanIndex>(std::move(made));
 }
 
@@ -61,10 +75,7 @@ void BlobSource::SetLocations(uint32_t image, const std::vector<FetchLocation>& 
     auto [it, is_new] = locations_.try_emplace(l.location);
     it->second.host = l.host;
     it->second.images.insert(image);
-    if (is_new) {
-      order_.push_back(l.location);
-      lost_ = false;
-    }
+    if (is_new) order_.push_back(l.location);
   }
   for (auto& [number, location] : locations_)
     if (!now.count(number)) location.images.erase(image);
@@ -83,7 +94,6 @@ void BlobSource::RemoveImage(uint32_t image) {
 void BlobSource::ForgetLocations() {
   locations_.clear();
   order_.clear();
-  lost_ = false;
   MakePairs();
 }
 
@@ -172,7 +182,6 @@ void BlobSource::OnFound(uint32_t location) {
   if (it == locations_.end()) return;
   it->second.gone_rounds = 0;
   it->second.trouble.clear();
-  lost_ = false;
 }
 
 void BlobSource::OnBad(uint32_t pair) {
@@ -192,21 +201,25 @@ void BlobSource::ReleaseHost(uint32_t host) {
 
 bool BlobSource::OnGone(uint32_t location, int64_t now) {
   auto it = locations_.find(location);
-  if (it == locations_.end()) return lost_;
+  if (it == locations_.end()) return false;
   Location& l = it->second;
   // Answers within the retry time count as one round: their requests were under way together.
   if (l.gone_rounds == 0 || now >= l.gone_at + gone_retry_ms_) {
     l.gone_rounds++;
     l.gone_at = now;
   }
-  lost_ = std::all_of(locations_.begin(), locations_.end(), [](const auto& other) {
-    return other.second.gone_rounds >= kGoneRounds;
-  });
-  if (!lost_) {
+  if (std::any_of(locations_.begin(), locations_.end(), [](const auto& other) {
+        return other.second.gone_rounds < kGoneRounds;
+      })) {
     l.held_until = std::max(l.held_until, l.gone_at + gone_retry_ms_);
     return false;
   }
-  for (auto& [number, other] : locations_) other.held_until = 0;
+  // What is wanted from now on asks each of them once more.
+  for (auto& [number, other] : locations_) {
+    other.held_until = 0;
+    other.gone_rounds = kGoneRounds - 1;
+    other.gone_at = now - gone_retry_ms_;
+  }
   return true;
 }
 

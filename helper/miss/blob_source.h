@@ -9,8 +9,8 @@
 // image with a bad index or a bad mirror breaks no other image.
 //
 // A location may be held until a time: its repository refuses us, or it has no such blob. A blob
-// that no location has is lost after two rounds, kGoneRetryMs apart. Then each new want tries all
-// of them once more, and their first answer decides.
+// that no location has is lost after two rounds, kGoneRetryMs apart. What is wanted after that asks
+// each of them once more.
 #ifndef FASTOCI_MISS_BLOB_SOURCE_H_
 #define FASTOCI_MISS_BLOB_SOURCE_H_
 
@@ -37,8 +37,17 @@ struct SpanIndex {
   UniqueFd memfd;         // sealed; the index bytes
   Sha256Digest digest{};  // of spans and index
   uint64_t key = 0;       // of the decoders: never used again
+};
+
+// One SpanIndex of each kind, however many images have it: each takes a descriptor. Not
+// thread-safe.
+class SpanIndexes {
+ public:
   // Moves the spans and the index out of *blob.
-  static Result<std::shared_ptr<const SpanIndex>> Make(BlobInfo* blob);
+  Result<std::shared_ptr<const SpanIndex>> Take(BlobInfo* blob);
+
+ private:
+  std::map<Sha256Digest, std::weak_ptr<const SpanIndex>> all_;
 };
 
 class BlobSource {
@@ -90,9 +99,8 @@ class BlobSource {
   void Hold(uint32_t location, int64_t until);
   // A gate of this host was opened before its time.
   void ReleaseHost(uint32_t host);
-  // The location has no such blob. True: the blob is lost.
+  // The location has no such blob. True: no location has it, the blob is lost.
   bool OnGone(uint32_t location, int64_t now);
-  bool lost() const { return lost_; }
 
  private:
   struct Location {
@@ -114,7 +122,6 @@ class BlobSource {
   std::vector<uint32_t> order_;  // of locations, as they came
   std::vector<Pair> pairs_;
   uint32_t next_pair_ = 1;
-  bool lost_ = false;
 };
 
 }  // namespace fastoci

@@ -13,7 +13,7 @@ std::shared_ptr<const SpanIndex> Index(uint8_t content) {
   blob.data_bytes = blob.blob_bytes = 1000;
   blob.spans = {{0, 0}};
   blob.index = {content};
-  auto index = SpanIndex::Make(&blob);
+  auto index = SpanIndexes().Take(&blob);
   EXPECT_TRUE(index.ok());
   EXPECT_TRUE(blob.index.empty() && blob.spans.empty()) << "it is the index's now";
   return *index;
@@ -99,12 +99,31 @@ TEST(BlobSource, ABlobIsLostAfterTwoRoundsAtEveryLocation) {
   EXPECT_EQ(LocationsOf(s, kRetry), (std::vector<uint32_t>{10}));
   EXPECT_FALSE(s.OnGone(10, kRetry));
   EXPECT_TRUE(s.OnGone(11, kRetry + 20));
-  EXPECT_TRUE(s.lost());
   EXPECT_EQ(LocationsOf(s, kRetry + 20).size(), 2u) << "each new want tries once more";
-  EXPECT_TRUE(s.OnGone(10, kRetry + 30));
-  s.OnGood(s.Usable(kRetry + 30)[0].id);
-  EXPECT_FALSE(s.lost());
-  EXPECT_FALSE(s.OnGone(11, 5 * kRetry)) << "one has it";
+  EXPECT_FALSE(s.OnGone(10, kRetry + 30));
+  EXPECT_EQ(LocationsOf(s, kRetry + 30), (std::vector<uint32_t>{11})) << "and asks each of them";
+  EXPECT_TRUE(s.OnGone(11, kRetry + 40));
+  EXPECT_FALSE(s.OnGone(10, kRetry + 50));
+  s.OnGood(s.Usable(kRetry + 50)[0].id);  // it was pushed to the second one again
+  EXPECT_FALSE(s.OnGone(10, 5 * kRetry)) << "one has it";
+}
+
+TEST(SpanIndexes, OneForAllImagesThatHaveIt) {
+  SpanIndexes all;
+  auto blob = [](uint8_t id, uint8_t index) {
+    BlobInfo b;
+    b.data_space_id[0] = id;
+    b.spans = {{0, 0}};
+    b.index = Bytes(10, index);
+    return b;
+  };
+  BlobInfo a = blob(1, 1), same = blob(1, 1), other = blob(2, 1), third = blob(1, 2);
+  auto first = all.Take(&a), second = all.Take(&same);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(*first, *second);
+  EXPECT_TRUE(same.index.empty() && same.spans.empty());
+  EXPECT_NE(*all.Take(&other), *first) << "another blob";
+  EXPECT_NE(*all.Take(&third), *first) << "another index";
 }
 
 TEST(BlobSource, OfAnotherFetcherEverythingIsNew) {

@@ -114,7 +114,7 @@ void Catalog::Run() {
       if (!orphans_.empty()) until = std::min(until, Clock::now() + kOrphanRetry);
       until = std::min(until, refresh_at);
       for (const auto& [no, image] : images_)
-        if (image.meta && !image.opened) until = std::min(until, image.open_at);
+        if ((image.meta && !image.opened) || image.unread) until = std::min(until, image.open_at);
       changed_.WaitUntil(mutex_, until, [&] {
         mutex_.AssertHeld();
         return stop_ || refresh_;
@@ -283,9 +283,10 @@ void Catalog::ApplyRecorded(Cache* cache, MetaImage* meta) {
   }
 }
 
-Catalog::Image Catalog::ReadImage(const ImageInfo& info) {
+Catalog::Image Catalog::ReadImage(const ImageInfo& info, uint32_t backoff_ms) {
   Image image;
   image.info = info;
+  image.open_backoff_ms = backoff_ms;
   image.json_bytes = std::make_shared<const Bytes>();
   auto read = devices_.read_meta(info.meta_dev);
   Status status = read.ok() ? OkStatus() : Status(read.error());
@@ -299,7 +300,7 @@ Catalog::Image Catalog::ReadImage(const ImageInfo& info) {
       // first miss fetches and caches all of the blob by one request.
       if (IsSmall(blob) && blob.data_bytes <= kMaxRatio * options_.whole_layer_bytes)
         blob.spans.resize(1);
-      auto index = SpanIndex::Make(&blob);
+      auto index = indexes_.Take(&blob);
       if (!index.ok()) {
         status = index.error();
         break;
@@ -311,7 +312,22 @@ Catalog::Image Catalog::ReadImage(const ImageInfo& info) {
     image.meta = std::make_shared<const MetaImage>(std::move(*read));
   else
     image.error = status.error().message;
+  // Wrong it is for good; what fails for another reason may succeed later.
+  image.unread = !status.ok() && status.error().kind != ErrorKind::kInvalid &&
+                 status.error().kind != ErrorKind::kMismatch &&
+                 status.error().kind != ErrorKind::kUnsupported;
+  if (image.unread) PutOff(&image);
   return image;
+}
+
+// Another try to read or to open the image, later.
+void Catalog::PutOff(Image* image) {
+  image->open_backoff_ms =
+      std::clamp(image->open_backoff_ms * 2, kMinOpenBackoffMs, kMaxOpenBackoffMs);
+  image->open_at = Clock::now() + std::chrono::milliseconds(image->open_backoff_ms);
+  LogEvent(LogLevel::kWarning, FieldsOf("open_failed", *image),
+           "image %u: %s: tried again in %u ms", image->info.image,
+           (image->unread ? image->error : image->open_error).c_str(), image->open_backoff_ms);
 }
 
 void Catalog::RefreshImages(const std::vector<ImageInfo>& images) {
@@ -370,12 +386,7 @@ void Catalog::OpenImage(Image* image) {
     image->meta = nullptr;
     return;
   }
-  image->open_backoff_ms =
-      std::clamp(image->open_backoff_ms * 2, kMinOpenBackoffMs, kMaxOpenBackoffMs);
-  image->open_at = Clock::now() + std::chrono::milliseconds(image->open_backoff_ms);
-  LogEvent(LogLevel::kWarning, FieldsOf("open_failed", *image),
-           "image %u: %s: tried again in %u ms", image->info.image, image->open_error.c_str(),
-           image->open_backoff_ms);
+  PutOff(image);
 }
 
 uint64_t Catalog::Forgotten() {
@@ -395,18 +406,25 @@ void Catalog::ForgetLocations() {
   changed_.NotifyAll();
 }
 
-// Opens the images that are not open yet and whose time has come.
+// Opens the images that are not open yet and whose time has come; reads before what could not be
+// read.
 void Catalog::OpenImages() {
   bool any = false;
   for (Image& image : Images()) {
-    if (!image.meta || image.opened || image.open_at > Clock::now()) continue;
+    if ((!image.meta && !image.unread) || image.opened || image.open_at > Clock::now()) continue;
     const uint64_t before = Forgotten();
-    OpenImage(&image);
+    const bool was_unread = image.unread;
+    if (was_unread) image = ReadImage(image.info, image.open_backoff_ms);
+    if (image.meta) OpenImage(&image);
     any = true;
     MutexLock lock(mutex_);
     auto it = images_.find(image.info.image);
     if (it == images_.end()) continue;
     if (forgotten_ != before) image.opened = false;  // at a fetcher that is gone
+    if (was_unread) {
+      it->second = std::move(image);
+      continue;
+    }
     it->second.opened = image.opened;
     it->second.open_error = image.open_error;
     it->second.open_backoff_ms = image.open_backoff_ms;

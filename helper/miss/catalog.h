@@ -52,6 +52,7 @@ class Catalog {
     std::shared_ptr<const MetaImage> meta;  // null: could not be read, or is refused
     std::vector<std::shared_ptr<const SpanIndex>> indexes;  // by blob
     std::string error;                      // why, or empty
+    bool unread = false;                    // it is read again at open_at
     std::string name = {};                  // of its device, once it is known
     Clock::time_point since = Clock::now();
     bool announced = false;
@@ -132,9 +133,11 @@ class Catalog {
   bool AddCache(const CacheInfo& info);
   void EndCache(CacheEntry entry, bool keep);
   void RefreshImages(const std::vector<ImageInfo>& images);
-  Image ReadImage(const ImageInfo& info);
+  // backoff_ms: since the last try, if this is not the first.
+  Image ReadImage(const ImageInfo& info, uint32_t backoff_ms = 0);
   void OpenImages();
   void OpenImage(Image* image);
+  void PutOff(Image* image);
   void RefreshSpaces(const std::vector<SpaceInfo>& spaces);
   void PutSpaces();
   void RefreshPins();
@@ -159,6 +162,7 @@ class Catalog {
   KernelLink* link_ = nullptr;
   Hooks hooks_;
 
+  Mutex put_mutex_;  // while spaces are told; mutex_ and the dispatcher's lock are taken with it
   Mutex mutex_;
   CondVar changed_;
   bool stop_ GUARDED_BY(mutex_) = false;
@@ -171,6 +175,7 @@ class Catalog {
   std::map<uint32_t, PinList> pins_ GUARDED_BY(mutex_);  // by cache
   std::vector<Orphan> orphans_ GUARDED_BY(mutex_);
   uint64_t told_evictions_ = 0;  // the thread's
+  SpanIndexes indexes_;          // likewise
   std::thread thread_;
   // Writes to the database that belong to no cache which is open.
   std::unique_ptr<Committer> db_writes_;

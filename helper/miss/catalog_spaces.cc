@@ -71,6 +71,7 @@ void Catalog::PutSpaces() {
   };
   std::vector<Put> puts;
   std::vector<std::pair<uint32_t, uint32_t>> unused;
+  MutexLock put_lock(put_mutex_);
   {
     MutexLock lock(mutex_);
     for (const auto& [key, info] : spaces_) {
@@ -293,7 +294,7 @@ std::function<bool()> Catalog::ReplaceBlob(const std::shared_ptr<const SpaceView
     }
   }
   PutSpaces();
-  // The caller's own view counts as one.
+  // The caller's own view counts as one, so nobody else may share that object.
   return [old = std::move(old), own = std::weak_ptr<const BlobInfo>(own->blob)] {
     return std::none_of(old.begin(), old.end(), [&](const auto& o) {
       return o.use_count() > (!own.owner_before(o) && !o.owner_before(own) ? 1 : 0);

@@ -45,7 +45,7 @@ Status ChunkBuilder::BeginChunk(uint32_t chunk_no) {
   }
   while (!chunk_) {
     chunk_ = view_.writer->WaitForChunk(std::chrono::steady_clock::now() + kMemoryPoll);
-    if (!chunk_ && (stop_() || work_->failed()))
+    if (!chunk_ && (stop_() || view_.writer->stopped() || work_->failed()))
       return Error{ErrorKind::kUnavailable, ECANCELED, "stopping"};
     if (!chunk_) Flush();  // what we hold may be what is missing
   }

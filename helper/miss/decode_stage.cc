@@ -17,6 +17,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr uint64_t kNoSpace = 0;  // a key that no index has
+constexpr int kUnwokenPollMs = 20;  // there was no descriptor left for an eventfd
 
 }  // namespace
 
@@ -136,18 +137,21 @@ Status DecodeStage::Driver::Feed(SpanWork* work) {
 // Waits for a message of the decoder, or for input.
 Status DecodeStage::Driver::Wait(SpanWork* work) {
   const bool wants_input = !all_fed_ && client_->inputs_open() < kMaxInputs;
+  const int wake = wants_input ? work->wake_fd() : -1;
   pollfd fds[3] = {{client_->socket_fd(), POLLIN, 0},
                    {stage_->stop_fd_.get(), POLLIN, 0},
-                   {wants_input ? work->wake_fd() : -1, POLLIN, 0}};
+                   {wake, POLLIN, 0}};
   // A decoder that waits for input sends nothing, so there is no limit on the wait.
-  const int n = ::poll(fds, 3, wants_input ? -1 : stage_->options_.stall_ms);
+  const int no_limit = wake >= 0 ? -1 : kUnwokenPollMs;
+  const int n = ::poll(fds, 3, wants_input ? no_limit : stage_->options_.stall_ms);
   if (n < 0 && errno != EINTR) return ErrnoError("decoder: poll");
   if (fds[1].revents || stage_->stop_) {
     Error error{ErrorKind::kUnavailable, ECANCELED, "stopping"};
     work->Fail(Fault::kStopped, error);
     return error;
   }
-  if (n == 0) return Error{ErrorKind::kUnavailable, EPIPE, "it made no progress for too long"};
+  if (n == 0 && !wants_input)
+    return Error{ErrorKind::kUnavailable, EPIPE, "it made no progress for too long"};
   return OkStatus();
 }
 

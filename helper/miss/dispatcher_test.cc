@@ -29,7 +29,7 @@ std::shared_ptr<const SpanIndex> Index(uint8_t content) {
   blob.blob_bytes = kDataBytes / 2;
   for (uint64_t at = 0; at < kDataBytes; at += kSpan) blob.spans.push_back({at, at / 2});
   blob.index = {content};
-  return *SpanIndex::Make(&blob);
+  return *SpanIndexes().Take(&blob);
 }
 
 class DispatcherTest : public ::testing::Test {

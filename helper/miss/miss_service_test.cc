@@ -226,7 +226,8 @@ class MissServiceTest : public ::testing::Test {
     o.verify_on_read = verify_on_read_;
     Catalog::Devices devices;
     devices.open_cache = [this](uint32_t) { return CacheDevice::Open(dir_ + "/cache"); };
-    devices.read_meta = [this](uint32_t) {
+    devices.read_meta = [this](uint32_t) -> Result<MetaImage> {
+      if (unread_ > 0 && unread_-- > 0) return ErrnoError("meta image", EMFILE);
       MetaImage m;
       m.blobs.push_back(blob_);
       std::string sources;
@@ -319,6 +320,7 @@ class MissServiceTest : public ::testing::Test {
   bool verify_on_read_ = false;
   uint64_t whole_layer_bytes_ = 0;
   std::atomic<int> recorded_{0};
+  std::atomic<int> unread_{0};  // tries to read the meta image, yet to fail
   std::vector<Trick> tricks_;  // of the first Fetches
   uint64_t readahead_bytes_ = DispatcherOptions().readahead_bytes;
   Bytes data_;
@@ -740,21 +742,19 @@ TEST_F(MissServiceTest, ACheckReplacesADecoderThatStalls) {
 
 // What works with an old view of a blob may do so for as long as a registry is down.
 TEST_F(MissServiceTest, ACheckThatWaitsForOthersToEndHoldsUpNoStop) {
+  CountRecorded();
   whole_ = WholePolicy::kFail;
   download_.delay_s = download_.delay_extra_s = 0;
-  nr_sources_ = 2;
-  held_ = {1, 2};
+  held_ = {1};
   Make(300000, 64, false);
-  // The check's range and the read's, each at a host of its own.
+  // The check's range and the read's.
   std::thread reader([&] { EXPECT_TRUE(ReadsRight(1)); });
   while (fetcher_->running() < 2) std::this_thread::yield();
-  uint32_t host = 0;
   for (const FetchRequest& r : fetcher_->Fetches())
-    if (r.miss_class != FASTOCI_CLASS_DEMAND) host = r.location;
-  ASSERT_NE(host, 0u);
-  fetcher_->Hold(host, false);
+    if (r.miss_class != FASTOCI_CLASS_DEMAND) fetcher_->AnswerHeld(1, r.miss_class);
   while (!IsWhole()) std::this_thread::yield();
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_EQ(recorded_, 0) << "what the read fetches was not compared";
   Stop();
   held_.clear();
   Start();
@@ -864,6 +864,31 @@ TEST_F(MissServiceTest, AMissBeforeItsImageIsServedLaterOrFailsInTime) {
   while (service_->counters().misses < 2) std::this_thread::yield();
   kernel_->ShowImage(true);
   service_->OnImage({}, true);
+  reader.join();
+}
+
+TEST_F(MissServiceTest, AnImageThatCannotBeReadAtOnceIsReadAgain) {
+  unread_ = 2;
+  Make(200000, 64);
+  EXPECT_TRUE(ReadsRight(1));
+}
+
+TEST_F(MissServiceTest, ACacheThatGoesAmidFetchesTakesNoDecoderAlong) {
+  nr_decoders_ = 1;
+  held_ = {1};
+  Make(200000, 64);
+  std::thread reader([&] { EXPECT_TRUE(ReadsRight(1)); });
+  while (fetcher_->running() == 0) std::this_thread::yield();
+  kernel_->ShowImage(false);
+  kernel_->ShowCache(false);
+  service_->OnCacheRemoved(1);
+  while (!service_->Caches().empty()) std::this_thread::yield();
+  fetcher_->Hold(1, false);
+  kernel_->ShowCache(true);
+  kernel_->ShowImage(true);
+  service_->OnImage({}, true);
+  while (service_->Images().empty()) std::this_thread::yield();
+  service_->OnLost();
   reader.join();
 }
 

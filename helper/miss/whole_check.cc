@@ -80,7 +80,9 @@ std::shared_ptr<const SpaceView> WholeCheck::Next() {
       if (it != states_.end() && it->second.at > now) continue;
       if (!dispatcher_->CanGoOn(view->info.cache, view->info.space)) continue;
       // A small blob does not wait for the download's delay.
-      if (download_->IsDue(view->image) || catalog_->IsSmall(*view->blob)) return view;
+      // A copy: ReplaceBlob() must be able to tell it from the view that jobs share.
+      if (download_->IsDue(view->image) || catalog_->IsSmall(*view->blob))
+        return std::make_shared<const SpaceView>(*view);
     }
   }
   return nullptr;
@@ -152,7 +154,8 @@ void WholeCheck::Check(const std::shared_ptr<const SpaceView>& view) {
   Reader& reader = readers_[key];
   if (!reader.reader)
     reader = {view->blob->data_space_id, std::make_unique<WholeReader>(reader_parts_)};
-  auto digests = reader.reader->Run(view, IsDownload(*view));
+  // A copy again, as chunks that it caches may be in the writer's queue after its end.
+  auto digests = reader.reader->Run(std::make_shared<const SpaceView>(*view), IsDownload(*view));
   if (stop_ || dispatcher_->stopping() || !dispatcher_->ViewOf(key.first, key.second)) return;
   const bool lied = !digests.ok() && digests.error().kind == ErrorKind::kMismatch;
   if (digests.ok() || lied) readers_.erase(key);

@@ -44,15 +44,17 @@ void FakeFetchService::Hold(uint32_t host, bool on) {
   if (!on) AnswerAll(host);
 }
 
-void FakeFetchService::AnswerHeld(uint32_t host) {
+void FakeFetchService::AnswerHeld(uint32_t host, std::optional<uint8_t> miss_class) {
   std::lock_guard<std::mutex> lock(mutex_);
-  AnswerAll(host);
+  AnswerAll(host, miss_class);
 }
 
-void FakeFetchService::AnswerAll(uint32_t host) {
+void FakeFetchService::AnswerAll(uint32_t host, std::optional<uint8_t> miss_class) {
   std::vector<FetchRequest> waiting;
   for (const auto& [id, request] : running_)
-    if (auto it = places_.find(request.location); it != places_.end() && it->second.host == host)
+    if (auto it = places_.find(request.location);
+        it != places_.end() && it->second.host == host &&
+        miss_class.value_or(request.miss_class) == request.miss_class)
       waiting.push_back(request);
   for (const FetchRequest& request : waiting) Answer(request);
 }

@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,7 +38,8 @@ class FakeFetchService : public FetchService {
   void Fail(uint32_t location, Failure failure);
   // While held, Fetches at that host stay unanswered; Cancel still ends them.
   void Hold(uint32_t host, bool on);
-  void AnswerHeld(uint32_t host);  // those that wait now; the next ones are held
+  // Those that wait now, or of them those of one class; the next ones are held.
+  void AnswerHeld(uint32_t host, std::optional<uint8_t> miss_class = {});
   // Sends a Host event and keeps the state; Fetches beyond its window, or while it
   // is gated, fail with kGated.
   void SetHost(HostState state);
@@ -59,7 +61,7 @@ class FakeFetchService : public FetchService {
   Result<FetchEvent> Receive() override;
 
  private:
-  void AnswerAll(uint32_t host);  // with mutex_ held
+  void AnswerAll(uint32_t host, std::optional<uint8_t> miss_class = {});  // with mutex_ held
   struct Place {
     std::string digest;
     uint32_t host = 0;
