@@ -6,7 +6,20 @@ CONTAINERD=$WORK/containerd.sock SNAPSHOTTER=$WORK/snapshotter.sock
 SNAP_ROOT=$DISK/snapshotter
 snapshotter_options=()
 
-ctr() { command ctr -a "$CONTAINERD" -n "${name_space:-default}" "$@"; }
+# CONTAINERD_TREE: where another release's containerd is unpacked (selftests/nodetest-containerd). It and its ctr and runc run in
+# a chroot there, and see the machine's /run, where all is that a case makes.
+TREE=/tree in_tree=(command)
+enter_tree() {
+	[ -n "${CONTAINERD_TREE:-}" ] && ! mountpoint -q $TREE || return 0
+	mkdir $TREE
+	must mount --bind "$CONTAINERD_TREE" $TREE # a mount in one that is not shared: runc's pivot_root wants both
+	must mount --make-rshared /run
+	for dir in proc sys dev run; do must mount --rbind /$dir $TREE/$dir; done
+	cp -L /etc/hosts /etc/resolv.conf $TREE/etc/ # containers get them
+	in_tree=(chroot $TREE)
+}
+ctr() { "${in_tree[@]}" ctr -a "$CONTAINERD" -n "${name_space:-default}" "$@"; }
+containerd_version() { "${in_tree[@]}" containerd --version | awk '{ print $3 }'; }
 cri() { "$PYTHON" "$SELFTESTS/lib/cri.py" "$CONTAINERD" "$@"; }
 rpull() { "$BIN/fastoci" rpull -a "$CONTAINERD" -q "$@"; }
 containerd_ready() { ctr version; }
@@ -15,6 +28,7 @@ snapshotter_ready() { [ -S "$SNAPSHOTTER" ] && grep -q 'serving on' "$WORK/snaps
 # cri FILE: a part of containerd's configuration for its CRI plugin; without: it is not loaded
 start_containerd() { # [CRI_TOML]
 	use_disk
+	enter_tree
 	mkdir -p "$DISK/containerd" "$WORK/containerd"
 	cat > "$WORK/containerd.toml" <<-TOML
 	version = 2
@@ -26,9 +40,15 @@ start_containerd() { # [CRI_TOML]
 	[proxy_plugins.fastoci]
 	  type = "snapshot"
 	  address = "$SNAPSHOTTER"
+	[proxy_plugins.fastoci.exports]
+	  root = "$SNAP_ROOT"
+	  enable_remote_snapshot_annotations = "true"
+	[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+	  platform = "linux/amd64"
+	  snapshotter = "fastoci"
 	${1+$(cat "$1")}
 	TOML
-	command containerd -c "$WORK/containerd.toml" >> "$WORK/containerd.log" 2>&1 &
+	"${in_tree[@]}" containerd -c "$WORK/containerd.toml" >> "$WORK/containerd.log" 2>&1 &
 	containerd_pid=$!
 	[ -n "${containerd_deferred:-}" ] || defer stop_containerd
 	containerd_deferred=1
