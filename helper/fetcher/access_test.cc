@@ -3,6 +3,7 @@
 // mirrors of hosts.toml.
 #include <chrono>
 
+#include "base/base64.h"
 #include "fetcher/fetcher_test.h"
 #include "registry/access.h"
 
@@ -265,6 +266,61 @@ TEST_F(FetcherAccess, PeersComeFirstAndTheRegistryStays) {
   EXPECT_EQ(stub_.CountRequests("GET", ""), before);
   ExpectGood(Run(places[1], 10, 1000));
   EXPECT_EQ(peer.CountRequests("GET", ""), 2) << "asked once, and not again with another answer";
+}
+
+// Of two attaches of an image, one of which may be sent in the clear, the other one's password
+// does not take its place.
+TEST_F(FetcherAccess, WhatWasGivenForHttpsIsNotSentInTheClear) {
+  auto sent = [&](const std::string& password) {
+    const std::string basic = "Basic " + Base64Encode("user:" + password);
+    for (StubRequest& r : stub_.Requests())
+      if (r.headers["authorization"] == basic) return true;
+    return false;
+  };
+  stub_.RequireAuth(Auth::kBasic, "user", "second");
+  Write(config_, "{}");
+  Access a = AccessOf(stub_, "first");
+  a.host = "registry.example";
+  a.plain_http = true;
+  GiveAccess("one", id_, a);
+  a.credential.password = Secret("second");
+  a.plain_http = false;
+  GiveAccess("two", id_, a);
+  Start({"--p2p-proxy", stub_.url()});  // which plays the registry, too
+  auto places = OpenAs(2, id_, HostSource("http", "registry.example"));
+  ASSERT_EQ(places.size(), 2U);
+  const uint32_t host = places[0].host;
+  ExpectFailed(Run(places[0], 10, 1000), FetchOutcome::kTransient, EACCES, "credentials");
+  EXPECT_TRUE(sent("first"));
+  ASSERT_EQ(unlink((images_ + "/one/access.json").c_str()), 0);
+  WaitForHost(host, [](const HostState& h) { return h.openings > 0; });
+  ExpectFailed(Run(places[0], 10, 1000), FetchOutcome::kTransient, EACCES, "credentials");
+  EXPECT_FALSE(sent("second"));
+  const uint32_t openings = hosts_[host].openings;
+  a.plain_http = true;
+  GiveAccess("two", id_, a);
+  WaitForHost(host, [=](const HostState& h) { return h.openings > openings; });
+  EXPECT_EQ(Run(places[0], 10, 1000).outcome, FetchOutcome::kGone) << "the stub has no such path";
+  EXPECT_TRUE(sent("second"));
+}
+
+// Not at first, and not when it asks for it.
+TEST_F(FetcherAccess, AProxyGetsNoPasswordInTheClear) {
+  UniqueFd ipv6(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!ipv6.valid()) GTEST_SKIP() << "no IPv6";
+  stub_.RequireAuth(Auth::kBasic, "user", "right");
+  Write(config_, R"({"auths":{"registry.example":{"username":"user","password":"right"}}})");
+  // A name of the stub that does not look like one of this machine.
+  const std::string port = stub_.host().substr(stub_.host().find(':'));
+  Start({"--plain-http", "--p2p-proxy", "http://[::ffff:127.0.0.1]" + port});
+  auto places = OpenAs(2, id_, HostSource("http", "registry.example"));
+  ASSERT_EQ(places.size(), 2U);
+  FetchEvent e = Run(places[0], 10, 1000);
+  EXPECT_EQ(e.outcome, FetchOutcome::kTransient);
+  EXPECT_NE(e.error.message.find("401"), std::string::npos) << e.error.message;
+  auto asked = stub_.Requests();
+  ASSERT_EQ(asked.size(), 1U) << "and it is not asked again";
+  EXPECT_EQ(asked[0].headers.count("authorization"), 0U);
 }
 
 // What root can mend is asked for again, and is no image's end.

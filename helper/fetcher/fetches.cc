@@ -77,7 +77,8 @@ void Fetches::FindGiven(const Server& server, const TokenScope& scope,
         for (size_t i = 0; all.ok() && i < all->size(); i++) {
           const Access& a = (*all)[i];
           if (!a.HasCredential() || a.repository != server.repository ||
-              CanonicalHost(a.host) != CanonicalHost(scope.host))
+              CanonicalHost(a.host) != CanonicalHost(scope.host) ||
+              (server.http_by_attach && !a.plain_http))
             continue;
           kept |= a.credential == *server.credential;
           if (other == nullptr) other = &a;

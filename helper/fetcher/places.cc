@@ -55,14 +55,19 @@ Place AtHost(const FetchBlob& blob, const BlobLocation& source, const HostConfig
   return p;
 }
 
+bool IsAtLoopback(const std::string& origin) {
+  return IsLoopbackHost(origin.substr(origin.find("://") + 3));
+}
+
 bool PeerIsPrivate(const std::string& url) {
-  if (url.starts_with("https://")) return true;
-  const size_t begin = url.find("://") + 3;
-  return IsLoopbackHost(url.substr(begin, url.find('/', begin) - begin));
+  auto origin = UrlOrigin(url);
+  return origin.ok() && (origin->starts_with("https://") || IsAtLoopback(*origin));
 }
 
 // The peers' ways to what is at a registry itself. Passwords and tokens are for the
-// registry: a peer gets them only where nobody else can read them.
+// registry: a peer gets them only where nobody else can read them. What goes through a
+// proxy to an https registry is encrypted for the registry. A loopback address means this
+// machine only as long as no proxy is asked for it.
 void AddPeers(const Place& own, const Knowledge& k, std::vector<Place>* places) {
   if (!k.p2p.empty()) {
     Place p = own;
@@ -75,10 +80,13 @@ void AddPeers(const Place& own, const Knowledge& k, std::vector<Place>* places) 
     p.without_authorization = !PeerIsPrivate(k.p2p);
     places->push_back(std::move(p));
   }
-  if (!k.p2p_proxy.empty()) {
+  if (!k.p2p_proxy.empty() && !IsAtLoopback(own.server.origin)) {
     Place p = own;
     HttpSite site = own.server.site ? *own.server.site : HttpSite();
     site.proxy = k.p2p_proxy;
+    p.without_authorization =
+        !own.server.origin.starts_with("https://") && !PeerIsPrivate(k.p2p_proxy);
+    if (p.without_authorization) site.headers.clear();  // they may hold tokens
     p.name += " by way of " + k.p2p_proxy;
     p.server.site = std::make_shared<const HttpSite>(std::move(site));
     places->push_back(std::move(p));
@@ -88,14 +96,14 @@ void AddPeers(const Place& own, const Knowledge& k, std::vector<Place>* places) 
 Status AddRegistry(const FetchBlob& blob, const BlobLocation& source, const Knowledge& k,
                    std::vector<Place>* places) {
   const std::string& registry = source.repository.host;
-  std::vector<const Access*> given;
-  bool plain = k.plain_http || IsLoopbackHost(registry);
+  std::vector<const Access*> given, given_for_http;
   for (const Access& a : k.accesses) {
     if (!IsFor(a, registry)) continue;
     given.push_back(&a);
-    plain |= a.plain_http;
+    if (a.plain_http) given_for_http.push_back(&a);
   }
-  if (given.empty()) given.push_back(nullptr);
+  const bool only_by_attach =
+      source.scheme == "http" && !k.plain_http && !IsLoopbackHost(registry);
   auto known = k.hosts.find(registry);
   std::vector<HostConfig> hosts;
   if (known != k.hosts.end()) hosts = known->second;
@@ -107,12 +115,16 @@ Status AddRegistry(const FetchBlob& blob, const BlobLocation& source, const Know
       mirrors.push_back(AtHost(blob, source, host, nullptr));
       continue;
     }
-    if (!host.scheme_said) {
-      if (source.scheme == "http" && !plain)
-        return InvalidError("http to " + registry + " is not allowed");
-      host.scheme = source.scheme;
+    const bool by_attach = only_by_attach && !host.scheme_said;
+    if (by_attach && given_for_http.empty())
+      return InvalidError("http to " + registry + " is not allowed");
+    if (!host.scheme_said) host.scheme = source.scheme;
+    std::vector<const Access*> accesses = by_attach ? given_for_http : given;
+    if (accesses.empty()) accesses.push_back(nullptr);
+    for (const Access* access : accesses) {
+      own.push_back(AtHost(blob, source, host, access));
+      own.back().server.http_by_attach = by_attach;
     }
-    for (const Access* access : given) own.push_back(AtHost(blob, source, host, access));
   }
   for (const Place& p : own) AddPeers(p, k, places);
   places->insert(places->end(), mirrors.begin(), mirrors.end());
@@ -145,6 +157,7 @@ std::string Server::Key() const {
     add(credential->identity_token.Reveal());
     add(image_id);
     add(repository);
+    add(std::to_string(http_by_attach));
   }
   return origin + " " + HexEncode(hash.Finish());
 }

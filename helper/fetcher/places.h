@@ -5,7 +5,8 @@
 //
 // What is meant for one server goes to no other. What attach was given is for the
 // image's registry, not for its mirrors. A mirror's client certificate and headers are
-// for that mirror.
+// for that mirror. What one attach allowed to send in the clear is its own, and nothing
+// that another attach of the image was given.
 #ifndef FASTOCI_FETCHER_PLACES_H_
 #define FASTOCI_FETCHER_PLACES_H_
 
@@ -36,6 +37,8 @@ struct Knowledge {
 // A server, and how it is accessed.
 struct Server {
   std::string origin;                    // scheme://authority
+  // It is http because attach was told so. Only what such attaches were given may go there.
+  bool http_by_attach = false;
   std::shared_ptr<const HttpSite> site;  // null: nothing special
   std::optional<Credential> credential;  // instead of those that the node has
   std::string image_id, repository;      // of the image whose attach gave the credential

@@ -103,6 +103,59 @@ TEST(Places, PlainHttpOnlyWhereAllowed) {
   EXPECT_TRUE(PlacesOf(Blob("r.example", "http"), k).ok());
 }
 
+TEST(Places, WhatOneAttachMaySendInTheClearIsItsOwn) {
+  Access plain = Given("r.example", "plain"), other = Given("r.example", "other");
+  plain.plain_http = true;
+  Knowledge k;
+  k.accesses = {other, plain};
+  auto http = Places(Blob("r.example", "http"), k);
+  ASSERT_EQ(http.size(), 1U);
+  EXPECT_EQ(http[0].server.credential->password.Reveal(), "plain");
+  EXPECT_TRUE(http[0].server.http_by_attach);
+  EXPECT_EQ(Places(Blob("r.example"), k).size(), 2U) << "https is for both";
+  // Where the node itself says http, nobody else is asked.
+  k.plain_http = true;
+  http = Places(Blob("r.example", "http"), k);
+  ASSERT_EQ(http.size(), 2U);
+  EXPECT_FALSE(http[0].server.http_by_attach);
+  k.plain_http = false;
+  k.hosts["r.example"] = *ParseHostsToml("server = \"http://r.example\"\n", "/d", "r.example");
+  EXPECT_EQ(Places(Blob("r.example", "http"), k).size(), 2U);
+}
+
+TEST(Places, AProxyGetsNoPasswordInTheClear) {
+  Knowledge k;
+  k.plain_http = true;
+  k.accesses = {Given("r.example")};
+  k.hosts["r.example"] = *ParseHostsToml(
+      "server = \"https://r.example\"\n[header]\nAuthorization = \"Basic abc\"\n", "/d",
+      "r.example");
+  k.hosts["r.example"][0].scheme_said = false;
+  for (const auto& [proxy, is_private] : std::vector<std::pair<std::string, bool>>{
+           {"http://127.0.0.1:4001", true},
+           {"http://[::1]:4001", true},
+           {"https://proxy.example", true},
+           {"http://proxy.example:4001", false},
+           {"http://localhost:1@proxy.example:4001", false}}) {
+    k.p2p_proxy = proxy;
+    auto http = Places(Blob("r.example", "http"), k), https = Places(Blob("r.example"), k);
+    ASSERT_EQ(http.size(), 2U);
+    ASSERT_EQ(https.size(), 2U);
+    EXPECT_EQ(http[0].without_authorization, !is_private) << proxy;
+    EXPECT_EQ(http[0].server.site->headers.empty(), !is_private) << proxy;
+    EXPECT_FALSE(https[0].without_authorization) << proxy;
+    EXPECT_EQ(https[0].server.site->headers.size(), 1U);
+    for (const auto& places : {http, https}) {
+      EXPECT_FALSE(places[1].without_authorization);
+      EXPECT_EQ(places[1].server.site->headers.size(), 1U);
+      EXPECT_EQ(places[1].server.site->proxy, "");
+    }
+  }
+  // Another machine's loopback is another one.
+  for (const char* host : {"127.0.0.1:5000", "localhost"})
+    EXPECT_EQ(Places(Blob(host, "http"), k).size(), 1U) << host;
+}
+
 TEST(Places, PeersComeFirstAndGetNoPasswordInTheClear) {
   Knowledge k;
   k.hosts["r.example"] = *ParseHostsToml("[host.\"https://m.example\"]\n", "/d", "r.example");

@@ -173,7 +173,8 @@ void Transfer::OnStatus(const std::string& asked, const HttpResponse& response) 
   if (status == 404 || status == 410) return End(FetchOutcome::kGone, Fault::kNone, error);
   if (status == 416) return End(FetchOutcome::kMismatch, Fault::kNone, error);
   // A peer that is not let in: the registry itself says what it wants.
-  if (!registry || location_->is_peer() || !RefusesCredentials(response))
+  if (!registry || location_->is_peer() || location_->without_authorization ||
+      !RefusesCredentials(response))
     return End(FetchOutcome::kTransient, Fault::kLocation, error);
   if (renewed_)
     return End(FetchOutcome::kTransient, Fault::kCredentials, error.Wrap("credentials"));
