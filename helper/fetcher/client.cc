@@ -211,6 +211,8 @@ Status FetcherClient::Check(const WorkReply& m) {
     return m.gate <= HostGate::kProbing && hosts_.size() <= kMaxHosts ? OkStatus()
                                                                       : Status(ProtocolError());
   }
+  if (m.op == WorkOp::kHostGone)
+    return hosts_.erase(m.host) == 1 ? OkStatus() : Status(ProtocolError());
   auto it = running_.find(m.id);
   if (it == running_.end()) return ProtocolError();
   Running& r = it->second;
@@ -243,6 +245,11 @@ Result<FetchEvent> FetcherClient::Receive() {
   if (m.op == WorkOp::kHost) {
     e.kind = FetchEvent::kHost;
     e.host = HostOf(m);
+    return e;
+  }
+  if (m.op == WorkOp::kHostGone) {
+    e.kind = FetchEvent::kHostGone;
+    e.host.host = m.host;
     return e;
   }
   e.id = m.id;

@@ -69,7 +69,7 @@ struct HostState {
 };
 
 struct FetchEvent {
-  enum Kind { kData, kDone, kFailed, kHost };
+  enum Kind { kData, kDone, kFailed, kHost, kHostGone };
   Kind kind = kData;
   uint32_t id = 0;     // kData, kDone, kFailed
   uint64_t total = 0;  // kData, kDone, kFailed: bytes in the arena so far
@@ -83,7 +83,7 @@ struct FetchEvent {
   // closed. kGated and 0: there was no room in the window.
   int64_t retry_at_ms = 0;
   FetchTally tally;  // kDone, kFailed
-  HostState host;    // kHost
+  HostState host;    // kHost; kHostGone: its number
 };
 
 class FetchService {

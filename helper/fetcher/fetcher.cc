@@ -153,7 +153,7 @@ void Fetcher::Handle(const ControlMessage& m, const std::vector<UniqueFd>& fds) 
   if (m.op == ControlOp::kOpenImage) {
     s = OpenImage(m, fds);
   } else if (m.op == ControlOp::kCloseImage) {
-    for (const auto& gone : locations_.Close(m.image)) fetches_->Forget(*gone);
+    Forget(locations_.Close(m.image));
     ControlMessage reply{};
     reply.op = ControlOp::kDone;
     reply.call = m.call;
@@ -162,6 +162,11 @@ void Fetcher::Handle(const ControlMessage& m, const std::vector<UniqueFd>& fds) 
     s = InvalidError("unknown control message");
   }
   if (!s.ok()) Fail(m.call, s.error());
+}
+
+void Fetcher::Forget(const Locations::Gone& gone) {
+  for (const auto& location : gone.locations) fetches_->Forget(*location);
+  for (uint32_t host : gone.hosts) fetches_->DropHost(host);
 }
 
 // Answers when the keeper has answered, unless it fails.
@@ -217,7 +222,7 @@ void Fetcher::Answered(const std::shared_ptr<Opening>& opening) {
 Status Fetcher::FinishOpening(const Opening& o) {
   FASTOCI_TRY(Locations::Opened opened, locations_.Open(o.image, o.parsed, o.knowledge));
   for (const auto& host : opened.new_hosts) fetches_->AddHost(host.number, host.name, host.server);
-  for (const auto& gone : opened.gone) fetches_->Forget(*gone);
+  Forget(opened.gone);
 
   ControlMessage reply{};
   reply.op = ControlOp::kLocations;

@@ -65,6 +65,7 @@ class Fetcher {
   Status OpenImage(const ControlMessage& m, const std::vector<UniqueFd>& fds);
   void Answered(const std::shared_ptr<Opening>& opening);
   Status FinishOpening(const Opening& opening);
+  void Forget(const Locations::Gone& gone);
   void Fail(uint32_t call, const Error& error);
 
   const UniqueFd control_, work_;

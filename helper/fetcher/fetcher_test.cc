@@ -386,6 +386,34 @@ TEST_F(FetcherTest, ControlCallsAreAnswered) {
   ExpectGood(End(id));
 }
 
+// The broker is told, also while a Fetch runs there, which is not disturbed.
+TEST_F(FetcherTest, AServerGoesWithItsLastLocation) {
+  auto gone = [&](uint32_t host) {
+    for (const FetchEvent& e : events_)
+      if (e.kind == FetchEvent::kHostGone && e.host.host == host) return true;
+    return false;
+  };
+  ASSERT_NE(Open(8, RegistrySource(stub_, "other")).host, 0U);
+  WaitForGate(there_.host, HostGate::kOpen);
+  ASSERT_TRUE(client_->CloseImage(1).ok());
+  stub_.Hold(true);
+  const FetchLocation other = Open(8, RegistrySource(stub_, "other"));
+  EXPECT_EQ(other.host, there_.host);
+  const uint32_t id = Begin(other, 0, 1000);
+  ASSERT_TRUE(Eventually([&] { return stub_.CountHeld() == 1; }));
+  EXPECT_FALSE(gone(there_.host));
+  ASSERT_TRUE(client_->CloseImage(8).ok());
+  while (!gone(there_.host) && !HasFailure()) Next();
+  EXPECT_EQ(hosts_.count(there_.host), 0U);
+  stub_.Hold(false);
+  ExpectGood(End(id));
+  EXPECT_EQ(hosts_.count(there_.host), 0U) << "nothing more is told of it";
+  const FetchLocation again = Open(1, RegistrySource(stub_));
+  EXPECT_NE(again.host, there_.host);
+  ExpectGood(Run(again, 0, 1000));
+  EXPECT_EQ(hosts_[again.host].name, stub_.url());
+}
+
 std::vector<pid_t> Children(pid_t pid) {
   std::ifstream in("/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/children");
   std::vector<pid_t> pids;

@@ -128,6 +128,7 @@ class FetcherTest : public testing::Test {
       auto e = client_->Receive();
       if (e.ok()) {
         if (e->kind == FetchEvent::kHost) hosts_[e->host.host] = e->host;
+        if (e->kind == FetchEvent::kHostGone) hosts_.erase(e->host.host);
         events_.push_back(*e);
         return *e;
       }

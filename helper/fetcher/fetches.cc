@@ -96,6 +96,17 @@ void Fetches::AddHost(uint32_t number, const std::string& name, const Server& se
       new HostEntry{{number, name, env_.times, random}, {TokenEnv(server), server.origin}});
 }
 
+void Fetches::DropHost(uint32_t number) {
+  auto node = hosts_.extract(number);
+  if (node.empty()) return;
+  node.mapped()->dropped = true;
+  if (node.mapped()->sent_ms == 0) return;
+  WorkReply m{};
+  m.op = WorkOp::kHostGone;
+  m.host = number;
+  env_.outbox->Push(m);
+}
+
 void Fetches::Forget(const Location& location) {
   redirects_.Drop(location.number);
   if (auto it = hosts_.find(location.host); it != hosts_.end())
@@ -132,7 +143,7 @@ Status Fetches::Start(const WorkRequest& m) {
     Refuse(m, FetchOutcome::kRefused, RangeError(m, *location));
     return OkStatus();
   }
-  HostEntry* entry = hosts_[location->host].get();
+  std::shared_ptr<HostEntry> entry = hosts_.at(location->host);
   auto r = std::make_unique<Running>();
   Host::Refusal refusal;
   if (!entry->host.Enter(MonotonicMs(), location->scope.name(), location->number, &r->ticket,
@@ -145,15 +156,15 @@ Status Fetches::Start(const WorkRequest& m) {
   }
   r->request = m;
   r->told_ms = r->ticket.started;
-  r->host = entry;
+  r->host = std::move(entry);
+  if (location->host != kLocalHost) r->token_host = hosts_.at(location->token_host);
   Running* p = r.get();
   r->transfer = std::make_unique<Transfer>(
       Transfer::Env{
           .http = env_.http,
           .files = env_.files,
           .redirects = &redirects_,
-          .tokens = location->host == kLocalHost ? nullptr
-                                                 : &hosts_[location->token_host]->tokens,
+          .tokens = r->token_host ? &r->token_host->tokens : nullptr,
           .on_data = [this, p] { OnData(p); },
           .on_end = [this, p](const std::optional<Error>& error) { OnEnd(p, error); },
       },
@@ -215,7 +226,7 @@ void Fetches::OnEnd(Running* r, const std::optional<Error>& error) {
     m.retry_at_ms = until;
     // The broker learns of the gate first.
     r->host->changed |= r->host->host.TakeChanged(now);
-    if (r->host->changed) SendHost(r->host, now);
+    if (r->host->changed) SendHost(r->host.get(), now);
     if (verdict.fault == FetchVerdict::Fault::kCredentials) next_look_ms_ = now + kLookMs;
   }
   env_.outbox->Push(m);
@@ -226,6 +237,7 @@ void Fetches::OnEnd(Running* r, const std::optional<Error>& error) {
 }
 
 void Fetches::SendHost(HostEntry* entry, int64_t now) {
+  if (entry->dropped) return;
   entry->host.Prune(now);
   entry->changed = false;
   entry->sent_ms = now;

@@ -43,6 +43,8 @@ class Fetches {
   explicit Fetches(Env env);
 
   void AddHost(uint32_t number, const std::string& name, const Server& server);
+  // No image names that host any more. Fetches that run there go on.
+  void DropHost(uint32_t number);
   // No image names that location any more.
   void Forget(const Location& location);
   // An Error: the broker breaks the protocol.
@@ -55,13 +57,14 @@ class Fetches {
   struct HostEntry {
     Host host;
     TokenSource tokens;
+    bool dropped = false;
     bool changed = true;
-    int64_t sent_ms = 0;
+    int64_t sent_ms = 0;  // 0: never
     uint64_t sent_activity = 0;
   };
   struct Running {
     WorkRequest request;
-    HostEntry* host = nullptr;
+    std::shared_ptr<HostEntry> host, token_host;  // token_host: null for files
     Host::Ticket ticket;
     std::unique_ptr<Transfer> transfer;
     uint64_t told = 0;        // bytes, by Data
@@ -84,7 +87,7 @@ class Fetches {
   const Env env_;
   Redirects redirects_;
   std::minstd_rand random_{std::random_device{}()};
-  std::map<uint32_t, std::unique_ptr<HostEntry>> hosts_;
+  std::map<uint32_t, std::shared_ptr<HostEntry>> hosts_;
   std::map<uint32_t, std::unique_ptr<Running>> running_;  // by id
   std::set<uint32_t> untold_;                             // have bytes that Data told not
   std::vector<std::unique_ptr<Running>> ended_;           // deleted by Tick()

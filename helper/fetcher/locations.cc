@@ -8,6 +8,10 @@
 namespace fastoci {
 namespace {
 
+Error TooMany(const std::string& what) {
+  return {ErrorKind::kUnavailable, EAGAIN, "too many " + what + " at a time"};
+}
+
 // No part but the last holds a line break. The size is in it: an image that lies
 // about it gets a location of its own.
 std::string KeyOf(const FetchBlob& blob, const Place& place) {
@@ -22,7 +26,7 @@ std::string KeyOf(const FetchBlob& blob, const Place& place) {
 Result<Locations::Opened> Locations::Open(uint32_t image, const FetchImage& parsed,
                                           const Knowledge& knowledge) {
   auto old = images_.find(image);
-  if (old == images_.end() && images_.size() >= kMaxImages) return InvalidError("too many images");
+  if (old == images_.end() && images_.size() >= kMaxImages) return TooMany("images");
   std::vector<std::vector<Place>> places;
   for (const FetchBlob& blob : parsed.blobs) {
     FASTOCI_TRY(std::vector<Place> of_blob, PlacesOf(blob, knowledge));
@@ -38,13 +42,9 @@ Result<Locations::Opened> Locations::Open(uint32_t image, const FetchImage& pars
       opened.blobs.back().push_back(entries_[number].location);
     }
   }
-  if (hosts_.size() > kMaxServers) {
-    for (const auto& host : opened.new_hosts) {
-      hosts_.erase(host.server.Key());
-      names_.erase(host.name);
-    }
+  if (servers_.size() > kMaxServers) {
     (void)Release(mentions);
-    return InvalidError("too many hosts");
+    return TooMany("servers");
   }
   std::vector<uint32_t> before = std::exchange(images_[image], std::move(mentions));
   opened.gone = Release(before);
@@ -53,13 +53,27 @@ Result<Locations::Opened> Locations::Open(uint32_t image, const FetchImage& pars
 
 uint32_t Locations::InternServer(const Server& server, Opened* opened) {
   const std::string key = server.Key();
-  auto [host, added] = hosts_.try_emplace(key, next_host_);
-  if (!added) return host->second;
-  std::string name = server.origin;
-  for (int n = 2; !names_.insert(name).second; n++)
-    name = server.origin + " (" + std::to_string(n) + ")";
-  opened->new_hosts.push_back({next_host_, std::move(name), server});
-  return next_host_++;
+  auto [it, added] = servers_.try_emplace(key);
+  KnownServer& known = it->second;
+  known.uses++;
+  if (!added) return known.number;
+  known.number = next_host_++;
+  server_keys_[known.number] = key;
+  known.name = server.origin;
+  for (int n = 2; !names_.insert(known.name).second; n++)
+    known.name = server.origin + " (" + std::to_string(n) + ")";
+  opened->new_hosts.push_back({known.number, known.name, server});
+  return known.number;
+}
+
+void Locations::ReleaseServer(uint32_t number, Gone* gone) {
+  auto key = server_keys_.find(number);
+  auto it = servers_.find(key->second);
+  if (--it->second.uses > 0) return;
+  gone->hosts.push_back(number);
+  names_.erase(it->second.name);
+  servers_.erase(it);
+  server_keys_.erase(key);
 }
 
 uint32_t Locations::Intern(const FetchBlob& blob, const Place& place, Opened* opened) {
@@ -68,6 +82,11 @@ uint32_t Locations::Intern(const FetchBlob& blob, const Place& place, Opened* op
     entries_[it->second].images++;
     return it->second;
   }
+  std::vector<uint32_t> hosts;
+  auto use = [&](const Server& server) {
+    hosts.push_back(InternServer(server, opened));
+    return hosts.back();
+  };
   auto l = std::make_shared<Location>();
   l->number = next_location_++;
   l->digest = blob.digest;
@@ -77,32 +96,32 @@ uint32_t Locations::Intern(const FetchBlob& blob, const Place& place, Opened* op
     l->host = kLocalHost;
     l->path = place.path;
   } else {
-    l->host = InternServer(place.server, opened);
+    l->host = use(place.server);
     l->url = place.url;
     l->scope = place.scope;
     l->site = place.server.site;
-    l->token_host = place.peer_of ? InternServer(*place.peer_of, opened) : l->host;
+    l->token_host = place.peer_of ? use(*place.peer_of) : l->host;
     l->without_authorization = place.without_authorization;
   }
   numbers_[key] = l->number;
-  entries_[l->number] = {l, key, 1};
+  entries_[l->number] = {l, key, std::move(hosts), 1};
   return l->number;
 }
 
-std::vector<std::shared_ptr<const Location>> Locations::Release(
-    const std::vector<uint32_t>& numbers) {
-  std::vector<std::shared_ptr<const Location>> gone;
+Locations::Gone Locations::Release(const std::vector<uint32_t>& numbers) {
+  Gone gone;
   for (uint32_t number : numbers) {
     auto it = entries_.find(number);
     if (it == entries_.end() || --it->second.images > 0) continue;
     numbers_.erase(it->second.key);
-    gone.push_back(it->second.location);
+    gone.locations.push_back(it->second.location);
+    for (uint32_t host : it->second.hosts) ReleaseServer(host, &gone);
     entries_.erase(it);
   }
   return gone;
 }
 
-std::vector<std::shared_ptr<const Location>> Locations::Close(uint32_t image) {
+Locations::Gone Locations::Close(uint32_t image) {
   auto it = images_.find(image);
   if (it == images_.end()) return {};
   std::vector<uint32_t> numbers = std::move(it->second);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Locations: the places that open images name, numbered across images. Equal places
-// of one blob have one number for as long as an image names them; a server has one
-// number for good, and another one with other credentials or certificates. Pure.
+// of one blob have one number for as long as an image names them. So does a server, which
+// has another number with other credentials or certificates. Pure.
 #ifndef FASTOCI_FETCHER_LOCATIONS_H_
 #define FASTOCI_FETCHER_LOCATIONS_H_
 
@@ -40,6 +40,11 @@ struct Location {
 
 class Locations {
  public:
+  // What no image names any more.
+  struct Gone {
+    std::vector<std::shared_ptr<const Location>> locations;
+    std::vector<uint32_t> hosts;
+  };
   struct Opened {
     std::vector<std::vector<std::shared_ptr<const Location>>> blobs;
     // Servers that were not known.
@@ -50,12 +55,12 @@ class Locations {
       Server server;
     };
     std::vector<NewHost> new_hosts;
-    std::vector<std::shared_ptr<const Location>> gone;  // that no image names any more
+    Gone gone;
   };
-  // Replaces an image of that number.
+  // Replaces an image of that number. kUnavailable: there are too many images or servers, until
+  // other images are closed.
   Result<Opened> Open(uint32_t image, const FetchImage& parsed, const Knowledge& knowledge = {});
-  // Returns the locations that no image names any more.
-  std::vector<std::shared_ptr<const Location>> Close(uint32_t image);
+  Gone Close(uint32_t image);
   // nullptr: no such location.
   std::shared_ptr<const Location> Find(uint32_t number) const;
 
@@ -63,16 +68,24 @@ class Locations {
   struct Entry {
     std::shared_ptr<const Location> location;
     std::string key;
+    std::vector<uint32_t> hosts = {};  // a number for each use
     uint32_t images = 0;
+  };
+  struct KnownServer {
+    uint32_t number = 0;
+    std::string name;
+    uint32_t uses = 0;  // by locations
   };
   uint32_t Intern(const FetchBlob& blob, const Place& place, Opened* opened);
   uint32_t InternServer(const Server& server, Opened* opened);
-  std::vector<std::shared_ptr<const Location>> Release(const std::vector<uint32_t>& numbers);
+  Gone Release(const std::vector<uint32_t>& numbers);
+  void ReleaseServer(uint32_t number, Gone* gone);
 
   uint32_t next_location_ = 1;
   uint32_t next_host_ = 1;
-  std::map<std::string, uint32_t> hosts_;    // by Server::Key()
-  std::set<std::string> names_;              // of hosts
+  std::map<std::string, KnownServer> servers_;  // by Server::Key()
+  std::map<uint32_t, std::string> server_keys_;
+  std::set<std::string> names_;              // of servers
   std::map<std::string, uint32_t> numbers_;  // by key
   std::map<uint32_t, Entry> entries_;
   std::map<uint32_t, std::vector<uint32_t>> images_;  // a number for each mention

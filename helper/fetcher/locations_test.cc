@@ -65,21 +65,47 @@ TEST(Locations, EqualOnesOfAllImagesAreOne) {
 TEST(Locations, LiveAsLongAsAnImageNamesThem) {
   Locations l;
   uint32_t number = l.Open(1, Image({Registry("h.io", "a")}))->blobs[0][0]->number;
-  EXPECT_TRUE(l.Open(2, Image({Registry("h.io", "a")}))->gone.empty());
-  EXPECT_TRUE(l.Close(1).empty());
-  EXPECT_TRUE(l.Close(1).empty());
+  const uint32_t host = l.Find(number)->host;
+  EXPECT_TRUE(l.Open(2, Image({Registry("h.io", "a")}))->gone.locations.empty());
+  EXPECT_TRUE(l.Close(1).locations.empty());
+  EXPECT_TRUE(l.Close(1).locations.empty());
   EXPECT_NE(l.Find(number), nullptr);
   // Replaced by an image that still names it, and by one that does not.
-  EXPECT_TRUE(l.Open(2, Image({Registry("h.io", "a"), File("/x")}))->gone.empty());
+  auto both = l.Open(2, Image({Registry("h.io", "a"), Registry("h.io", "b"), File("/x")}));
+  EXPECT_TRUE(both->gone.locations.empty());
+  auto one = l.Open(2, Image({Registry("h.io", "a"), File("/x")}));
+  EXPECT_EQ(one->gone.locations.size(), 1U);
+  EXPECT_TRUE(one->gone.hosts.empty()) << "it has another location";
   auto replaced = l.Open(2, Image({File("/x")}));
-  ASSERT_EQ(replaced->gone.size(), 1U);
-  EXPECT_EQ(replaced->gone[0]->number, number);
+  ASSERT_EQ(replaced->gone.locations.size(), 1U);
+  EXPECT_EQ(replaced->gone.locations[0]->number, number);
+  EXPECT_EQ(replaced->gone.hosts, std::vector<uint32_t>{host});
   EXPECT_EQ(l.Find(number), nullptr);
-  EXPECT_EQ(l.Close(2).size(), 1U);
-  // Never the same number again; the server keeps its own.
+  EXPECT_EQ(l.Close(2).locations.size(), 1U);
+  // Never the same number again, but the same name.
   auto again = l.Open(3, Image({Registry("h.io", "a")}));
   EXPECT_NE(again->blobs[0][0]->number, number);
-  EXPECT_TRUE(again->new_hosts.empty());
+  ASSERT_EQ(again->new_hosts.size(), 1U);
+  EXPECT_NE(again->new_hosts[0].number, host);
+  EXPECT_EQ(again->new_hosts[0].name, "https://h.io");
+}
+
+// The server that a peer stands for lives as long as the peer's location, also if they are one.
+TEST(Locations, ServersLiveAsLongAsTheirLocations) {
+  Locations l;
+  Knowledge k;
+  for (const char* peer : {"https://h.io", "http://localhost:1"}) {
+    k.p2p = peer;
+    auto opened = l.Open(1, Image({Registry("h.io", "a")}), k);
+    ASSERT_TRUE(opened.ok());
+    const size_t nr_hosts = opened->new_hosts.size();
+    EXPECT_EQ(l.Close(1).hosts.size(), nr_hosts) << peer;
+  }
+  // One that another image uses stays.
+  ASSERT_TRUE(l.Open(1, Image({Registry("h.io", "a")}), k).ok());
+  ASSERT_TRUE(l.Open(2, Image({Registry("h.io", "b")})).ok());
+  EXPECT_EQ(l.Close(1).hosts.size(), 1U) << "the peer";
+  EXPECT_EQ(l.Close(2).hosts.size(), 1U);
 }
 
 TEST(Locations, DockerHubIsOneServerByAnyName) {
@@ -94,12 +120,23 @@ TEST(Locations, DockerHubIsOneServerByAnyName) {
 TEST(Locations, AreBounded) {
   Locations l;
   for (uint32_t i = 0; i < kMaxImages; i++) ASSERT_TRUE(l.Open(i, Image({File("/x")})).ok());
-  EXPECT_FALSE(l.Open(kMaxImages, Image({File("/x")})).ok());
+  auto refused = l.Open(kMaxImages, Image({File("/x")}));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().kind, ErrorKind::kUnavailable);
   EXPECT_TRUE(l.Open(5, Image({File("/y")})).ok());
   for (uint32_t i = 0; i < kMaxServers; i++)
-    ASSERT_TRUE(l.Open(6, Image({Registry("h" + std::to_string(i), "a")})).ok());
-  EXPECT_FALSE(l.Open(6, Image({Registry("more", "a")})).ok());
-  EXPECT_TRUE(l.Open(7, Image({Registry("h7", "a")})).ok());
+    ASSERT_TRUE(l.Open(i / 2, Image({Registry("h" + std::to_string(i / 2 * 2), "a"),
+                                     Registry("h" + std::to_string(i), "a")})).ok());
+  refused = l.Open(kMaxImages - 1, Image({Registry("more", "a")}));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().kind, ErrorKind::kUnavailable);
+  EXPECT_TRUE(l.Open(kMaxImages - 1, Image({Registry("h7", "a")})).ok());
+  // As soon as another image is closed, there is room again.
+  (void)l.Close(0);
+  EXPECT_TRUE(l.Open(0, Image({Registry("more", "a")})).ok());
+  // However many servers there were.
+  for (uint32_t i = 0; i < 2 * kMaxServers; i++)
+    ASSERT_TRUE(l.Open(0, Image({Registry("o" + std::to_string(i), "a")})).ok());
 }
 
 }  // namespace

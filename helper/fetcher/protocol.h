@@ -22,8 +22,8 @@
 // then the registry, once for each attach that was given credentials. Equal ones of
 // all images have one number. It lives as long as an image that names it. A host is a
 // scheme, an authority, and how it is accessed (the credentials of an attach,
-// certificates); host 0 stands for local files. Numbers are never used again in one
-// process.
+// certificates), and lives as long as one of its locations; host 0 stands for local files.
+// Numbers are never used again in one process.
 //
 // Work. A Fetch is one attempt at a range of one location. Redirects, a token, and
 // one repetition with a new token after a refusal are part of it. The body goes to
@@ -41,8 +41,9 @@
 //
 // A Host reply tells a host's state. It comes after OpenImage has named a new host, and
 // when the state changes, at most every kHostEventMs. If a failure has changed the
-// host's state, the Host reply comes before the Failed(kTransient). OpenGate opens the
-// gates of a host at once; for host number kAllHosts, those of all hosts.
+// host's state, the Host reply comes before the Failed(kTransient). HostGone: no location
+// is at the host any more, and nothing more is told of it. OpenGate opens the gates of a
+// host at once; for host number kAllHosts, those of all hosts.
 #ifndef FASTOCI_FETCHER_PROTOCOL_H_
 #define FASTOCI_FETCHER_PROTOCOL_H_
 
@@ -105,6 +106,7 @@ enum class WorkOp : uint32_t {
   kDone,
   kFailed,
   kHost,
+  kHostGone,
 };
 
 // Fetch: on a connection of its own, with a request that caches pass on.
@@ -154,7 +156,7 @@ struct WorkReply {
   uint32_t requests;       // Done, Failed: HTTP requests, those for tokens included
   uint32_t retries;        // Done, Failed: of these, repeated ones
   uint32_t tokens;         // Done, Failed: tokens received
-  uint32_t host;           // Host
+  uint32_t host;           // Host, HostGone
   HostGate gate;           // Host
   uint32_t window;         // Host: Fetches that it takes at a time, 0 while gated
   uint32_t in_flight;      // Host

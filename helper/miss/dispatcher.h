@@ -195,6 +195,7 @@ class Dispatcher {
 
   // ---- hosts: of the thread that hears the fetcher ----
   void SetHost(const HostState& host) EXCLUDES(mutex_);
+  void RemoveHost(uint32_t host) EXCLUDES(mutex_);  // no location is there any more
   // The fetcher is gone: no host, no location is known. The next one's number.
   uint64_t ForgetHosts() EXCLUDES(mutex_);
   void CountBytes(uint32_t image, uint64_t bytes, Urgency urgency) EXCLUDES(mutex_);

@@ -188,6 +188,12 @@ void Dispatcher::SetHost(const HostState& host) {
   });
 }
 
+void Dispatcher::RemoveHost(uint32_t host) {
+  MutexLock lock(mutex_);
+  hosts_.erase(host);
+  scheduler_.RemoveHost(host);
+}
+
 uint64_t Dispatcher::ForgetHosts() {
   MutexLock lock(mutex_);
   hosts_.clear();

@@ -310,6 +310,7 @@ bool FetchStage::Send(Flight flight, uint64_t offset, uint64_t length, bool fres
 
 void FetchStage::OnEvent(const FetchEvent& event) {
   if (event.kind == FetchEvent::kHost) return dispatcher_->SetHost(event.host);
+  if (event.kind == FetchEvent::kHostGone) return dispatcher_->RemoveHost(event.host.host);
   auto it = flights_.find(event.id);
   if (it == flights_.end()) return;
   OnProgress(&it->second, event);

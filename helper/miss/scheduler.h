@@ -89,6 +89,7 @@ class Scheduler {
   // A host that was never told has no room. window: requests that it takes at a time; 0: none.
   // open: it answered when it was last asked.
   void SetHost(uint32_t host, uint32_t window, bool open = true);
+  void RemoveHost(uint32_t host) { hosts_.erase(host); }
   void RemoveHosts() { hosts_.clear(); }
   uint32_t in_flight(uint32_t host) const;
 
