@@ -63,8 +63,12 @@ DecoderClient::~DecoderClient() {
   if (!output_.empty()) munmap(const_cast<uint8_t*>(output_.data()), output_.size());
 }
 
+// The protocol allows so few messages at a time that the socket has room for them.
 Status DecoderClient::Send(DecodeMessage message, int fd) {
-  return SendDecodeMessage(socket_.get(), message, fd);
+  Status s = SendDecodeMessage(socket_.get(), message, fd, /*dont_wait=*/true);
+  if (!s.ok() && s.error().err == EAGAIN)
+    return Error{ErrorKind::kInvalid, EPROTO, "the decoder does not read what it is sent"};
+  return s;
 }
 
 Status DecoderClient::OpenSpace(uint64_t space, uint32_t codec, uint64_t data_bytes,

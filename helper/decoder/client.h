@@ -5,7 +5,8 @@
 //
 // The client does not trust the decoder: Receive() checks each reply against the job's
 // state, and pieces are copied out of the shared ring before anything looks at them.
-// After an error other than a timeout, destroy the client and spawn a new one.
+// After an error other than a timeout, destroy the client and spawn a new one. Nothing but
+// Receive() waits: a decoder that does not read breaks the protocol (EPROTO in Error::err).
 //
 // A job: OpenSpace() if need be, Decode(), then Input() as bytes arrive in the
 // arena, and Receive() until Done or Failed. After each Output: Copy(), OutputDone().

@@ -422,6 +422,17 @@ TEST_F(DecoderTest, ForgetsTheLeastRecentlyUsedSpace) {
   EXPECT_EQ(Run({4, 1000, 0, 0, 0, 65536}, data).err, 0);
 }
 
+// A decoder that reads nothing must not hold up the broker.
+TEST_F(DecoderTest, OneThatDoesNotReadBreaksTheProtocol) {
+  ASSERT_EQ(kill(client_->pid(), SIGSTOP), 0);
+  auto index = MakeSealedMemfd("index", {});
+  Status s = OkStatus();
+  for (int i = 0; s.ok() && i < 100000; i++)
+    s = client_->OpenSpace(1, FASTOCI_CODEC_RAW, 1, 1, index->get());
+  ASSERT_FALSE(s.ok());
+  EXPECT_EQ(s.error().err, EPROTO) << s.error().message;
+}
+
 TEST_F(DecoderTest, Cancel) {
   Bytes data = MakeData(1 << 20);
   ASSERT_TRUE(OpenSpace(1, FASTOCI_CODEC_RAW, data.size(), data.size(), {}).ok());

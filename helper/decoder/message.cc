@@ -12,8 +12,8 @@ Error Named(const Error& error) { return {error.kind, error.err, "decoder socket
 
 }  // namespace
 
-Status SendDecodeMessage(int socket, const DecodeMessage& message, int fd) {
-  Status sent = SendPacket(socket, ObjectBytes(message), {&fd, fd >= 0 ? 1U : 0U});
+Status SendDecodeMessage(int socket, const DecodeMessage& message, int fd, bool dont_wait) {
+  Status sent = SendPacket(socket, ObjectBytes(message), {&fd, fd >= 0 ? 1U : 0U}, dont_wait);
   return sent.ok() ? sent : Status(Named(sent.error()));
 }
 

@@ -9,8 +9,10 @@
 
 namespace fastoci {
 
-// fd: sent along if not -1; the caller keeps it. Blocks while the socket is full.
-Status SendDecodeMessage(int socket, const DecodeMessage& message, int fd = -1);
+// fd: sent along if not -1; the caller keeps it. While the socket is full, blocks, or with
+// dont_wait fails with EAGAIN in Error::err.
+Status SendDecodeMessage(int socket, const DecodeMessage& message, int fd = -1,
+                         bool dont_wait = false);
 
 // Waits up to timeout_ms (-1: for ever). kUnavailable: timeout (ETIMEDOUT) or
 // the other end is gone (EPIPE); kInvalid: not one of our messages. *fd gets a
