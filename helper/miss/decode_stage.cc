@@ -254,13 +254,21 @@ void DecodeStage::Put(std::shared_ptr<SpanWork> work) {
     return other->job().urgency < work->job().urgency;
   });
   queue.works.insert(at, std::move(work));
-  queue.changed.NotifyOne();
+  // See Next(): while a decoder is started, not every thread can use a call.
+  if (queue.starting > 0)
+    queue.changed.NotifyAll();
+  else
+    queue.changed.NotifyOne();
 }
 
+// A thread without a decoder starts one, unless others do so for all the works that wait.
+// Meanwhile a thread that has one may take the work.
 std::shared_ptr<SpanWork> DecodeStage::Next(Queue* queue, Driver* driver) {
   MutexLock lock(mutex_);
   for (;;) {
-    queue->changed.Wait(mutex_, [&] { return stop_ || !queue->works.empty(); });
+    queue->changed.Wait(mutex_, [&] {
+      return stop_ || queue->works.size() > (driver->ready() ? 0 : queue->starting);
+    });
     if (stop_) return nullptr;
     if (driver->ready()) {
       auto work = std::move(queue->works.front());
@@ -268,16 +276,19 @@ std::shared_ptr<SpanWork> DecodeStage::Next(Queue* queue, Driver* driver) {
       return work;
     }
     if (Clock::now() < start_at_) {
-      queue->changed.NotifyOne();  // one that has a decoder may be idle
+      queue->changed.NotifyAll();  // one that has a decoder may be idle
       start_.WaitUntil(mutex_, start_at_);
       continue;
     }
     // If the last start failed, other threads wait until this one has ended.
     if (start_pause_ms_ != 0) start_at_ = Clock::now() + std::chrono::milliseconds(start_pause_ms_);
+    queue->starting++;
+    queue->changed.NotifyAll();  // likewise
     lock.Unlock();
     StartFor(driver);
     lock.Lock();
-    if (!driver->ready()) queue->changed.NotifyOne();
+    queue->starting--;
+    if (!driver->ready()) queue->changed.NotifyAll();
   }
 }
 

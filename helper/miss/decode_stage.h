@@ -51,6 +51,7 @@ class DecodeStage {
   class Driver;
   struct Queue {
     std::deque<std::shared_ptr<SpanWork>> works;
+    size_t starting = 0;  // threads that start a decoder, each for one of the works
     CondVar changed;
   };
   void Run(Queue* queue);

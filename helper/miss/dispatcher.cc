@@ -232,6 +232,14 @@ bool Dispatcher::TakeRequest(const FetchLocation& location, Urgency urgency) {
   return scheduler_.TakeRequest(location.host, urgency);
 }
 
+void Dispatcher::PutBack(const FetchWork& work) {
+  MutexLock lock(mutex_);
+  scheduler_.RequestEnded(work.location.host);
+  nr_fetching_ -= work.jobs.size();
+  for (const SpanJob& job : work.jobs)
+    for (uint32_t i = 0; i < job.nr_spans; i++) scheduler_.Requeue(job.space, job.first + i);
+}
+
 void Dispatcher::RequestEnded(const FetchLocation& location) {
   After after;
   MutexLock lock(mutex_);

@@ -152,6 +152,8 @@ class Dispatcher {
   std::optional<FetchWork> NextFetch(const Scheduler::Room& room) EXCLUDES(mutex_);
   // One more request for a transfer that runs.
   bool TakeRequest(const FetchLocation& location, Urgency urgency) EXCLUDES(mutex_);
+  // What NextFetch() gave cannot begin now: queues its jobs again. Hooks::fetch is not called.
+  void PutBack(const FetchWork& work) EXCLUDES(mutex_);
   void RequestEnded(const FetchLocation& location) EXCLUDES(mutex_);
   // A location for bytes of a space that are no span's; RequestEnded() when it is done. None: OK in
   // why if one can be asked soon (ask again then), EAGAIN in Error::err if not for some time,

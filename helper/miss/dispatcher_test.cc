@@ -55,7 +55,7 @@ class DispatcherTest : public ::testing::Test {
         kernel_.get(), kernel_->GetCaches()->at(0),
         std::make_unique<FaultDevice>(std::move(*CacheDevice::Open(path)), std::move(hooks)),
         nullptr, &counters_);
-    d_.SetHooks({.fetch = [] {},
+    d_.SetHooks({.fetch = [this] { wakes_++; },
                  .cached = [] {},
                  .idle = [] {},
                  .ended = [](uint32_t, const Status&) {},
@@ -117,6 +117,7 @@ class DispatcherTest : public ::testing::Test {
   std::string dir_;
   bool takes_none_ = false;  // the cache device
   int probes_ = 0;
+  int wakes_ = 0;  // Hooks::fetch
   std::unique_ptr<CacheDevice> device_;
   BlobInfo blob_;
   std::unique_ptr<FakeKernel> kernel_;
@@ -138,6 +139,42 @@ TEST_F(DispatcherTest, AWantOfASpaceThatNobodyKnowsIsNotTaken) {
   EXPECT_FALSE(Next());
   Done(*work);
   EXPECT_EQ(d_.nr_jobs(), 0u);
+}
+
+// There is no place for it in the arena. Whoever finds that out is not told that there is work.
+TEST_F(DispatcherTest, WhatCannotBeginNowIsPutBack) {
+  Put(5, {{{10, 1}, 1}});
+  ASSERT_TRUE(Want(5, 0));
+  auto work = Next();
+  ASSERT_TRUE(work);
+  const int wakes = wakes_;
+  for (int i = 0; i < 20; i++) {  // more often than the host takes requests
+    d_.PutBack(*work);
+    EXPECT_EQ(d_.nr_running(), 0u);
+    work = Next();
+    ASSERT_TRUE(work);
+  }
+  EXPECT_EQ(wakes_, wakes);
+  EXPECT_EQ(work->jobs.at(0).attempt, 0u);
+  Done(*work);
+  EXPECT_EQ(d_.nr_jobs(), 0u);
+}
+
+// The fetcher says that a host is gone.
+TEST_F(DispatcherTest, AHostThatIsGoneIsForgotten) {
+  Put(5, {{{10, 1}, 1}, {{20, 2}, 1}});
+  EXPECT_EQ(d_.Hosts().size(), 3u);
+  ASSERT_TRUE(Want(5, 0));
+  auto work = Next();
+  ASSERT_TRUE(work);
+  d_.RemoveHost(work->location.host);
+  EXPECT_EQ(d_.Hosts().size(), 2u);
+  Done(*work);  // what runs there ends as ever
+  ASSERT_TRUE(Want(5, 100));
+  auto other = Next();
+  ASSERT_TRUE(other);
+  EXPECT_NE(other->location.host, work->location.host);
+  Done(*other);
 }
 
 // The image that was attached first has an index that is wrong under honest digests.

@@ -9,13 +9,14 @@
 
 #include "base/event.h"
 #include "base/monotonic.h"
+#include "base/thread.h"
 
 namespace fastoci {
 namespace {
 
 constexpr uint32_t kMaxOutstanding = 2;  // Fetches of one transfer at a time
 constexpr int kIdleMs = 5000;            // then unused memory is given back
-constexpr int kMaxSpawnBackoffMs = 5000;
+constexpr auto kShortLife = std::chrono::seconds(1);  // of a fetcher: the next one waits a little
 constexpr int kPollReadsMs = 50;
 constexpr int kPollRoomMs = 5;
 constexpr size_t kMaxStreamPlaces = 3;  // one is consumed, one is ready, one comes
@@ -56,7 +57,7 @@ Status FetchStage::Start(Hooks hooks) {
     MutexLock lock(mutex_);
     session_ = std::move(session);
   }
-  thread_ = std::thread([this] { Run(); });
+  FASTOCI_TRY(thread_, StartThread([this] { Run(); }));
   return OkStatus();
 }
 
@@ -95,6 +96,7 @@ void FetchStage::CloseImage(uint32_t image) {
 
 template <class T>
 T FetchStage::Called(Session* session, T result) {
+  if (result.ok()) session->answered = true;
   if (!result.ok() && result.error().err == ETIMEDOUT) {
     session->hangs = true;
     Wake();
@@ -110,13 +112,14 @@ Status FetchStage::OpenGate(uint32_t host) {
 // ---- the loop ----
 
 int FetchStage::TimeoutMs() {
-  if (spawn_backoff_ms_ > 0 && !session()) return spawn_backoff_ms_;
-  int timeout = kIdleMs;
-  if (auto at = dispatcher_->NextTimer()) {
+  auto until = [](Dispatcher::Clock::time_point at) {
     const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(*at - Dispatcher::Clock::now());
-    timeout = static_cast<int>(std::clamp<int64_t>(left.count() + 1, 0, timeout));
-  }
+        std::chrono::duration_cast<std::chrono::milliseconds>(at - Dispatcher::Clock::now());
+    return static_cast<int>(std::clamp<int64_t>(left.count() + 1, 0, kIdleMs));
+  };
+  if (!session()) return until(spawn_at_);
+  int timeout = kIdleMs;
+  if (auto at = dispatcher_->NextTimer()) timeout = until(*at);
   // Nobody says when a place is free again.
   if (no_room_ || !growing_.empty()) timeout = std::min(timeout, kPollRoomMs);
   MutexLock lock(mutex_);
@@ -126,7 +129,7 @@ int FetchStage::TimeoutMs() {
 void FetchStage::Run() {
   while (!stop_) {
     auto s = session();
-    if (!s) {
+    if (!s && Dispatcher::Clock::now() >= spawn_at_) {
       Replace();
       s = session();
     }
@@ -144,6 +147,7 @@ void FetchStage::Run() {
     for (;;) {
       auto event = s->service->Receive();
       if (event.ok()) {
+        s->answered = true;
         OnEvent(*event);
         continue;
       }
@@ -157,20 +161,27 @@ void FetchStage::Run() {
   for (auto& t : growing_) FailTransfer(t.get(), FetchOutcome::kCanceled, Stopping(), 0);
 }
 
+int FetchStage::PauseSpawns() {
+  spawn_pause_ms_ = std::clamp(spawn_pause_ms_ * 2, kMinSpawnPauseMs, kMaxSpawnPauseMs);
+  spawn_at_ = Dispatcher::Clock::now() + std::chrono::milliseconds(spawn_pause_ms_);
+  return spawn_pause_ms_;
+}
+
+// What was under way is fetched again by the next one.
 void FetchStage::Lose(Session* session, const std::string& why) {
+  if (session->answered) spawn_pause_ms_ = 0;
+  const bool worked =
+      session->answered && Dispatcher::Clock::now() - session->since >= kShortLife;
+  const int pause_ms = worked ? 0 : PauseSpawns();
   LogEvent(LogLevel::kWarning, {.kind = "fetcher_gone"},
-           "the fetcher has ended (%s); starting another one", why.c_str());
+           "the fetcher has ended (%s); starting another one in %d ms", why.c_str(), pause_ms);
   {
     MutexLock lock(mutex_);
     session_ = nullptr;
   }
   for (auto& [id, flight] : flights_) session->places.push_back(flight.place);
-}
-
-// Starts another fetcher. What was under way is fetched again by it.
-void FetchStage::Replace() {
   const Error gone{ErrorKind::kUnavailable, EPIPE, "the fetcher is gone"};
-  const uint64_t number = dispatcher_->ForgetHosts();
+  next_session_ = dispatcher_->ForgetHosts();
   hooks_.gone();
   std::map<uint32_t, Flight> flights;
   flights.swap(flights_);
@@ -181,15 +192,18 @@ void FetchStage::Replace() {
   }
   for (auto& t : growing_) FailTransfer(t.get(), FetchOutcome::kCanceled, gone, 0);
   growing_.clear();
-  auto session = std::make_shared<Session>();
+}
+
+void FetchStage::Replace() {
   auto service = spawn_(arena_->fd());
   if (!service.ok()) {
-    spawn_backoff_ms_ = std::clamp(spawn_backoff_ms_ * 2, 100, kMaxSpawnBackoffMs);
-    Log(LogLevel::kError, "fetcher: %s", service.error().message.c_str());
+    const int pause_ms = PauseSpawns();
+    Log(LogLevel::kError, "fetcher: %s; the next try is in %d ms",
+        service.error().message.c_str(), pause_ms);
     return;
   }
-  spawn_backoff_ms_ = 0;
-  session->number = number;
+  auto session = std::make_shared<Session>();
+  session->number = next_session_;
   session->service = std::move(*service);
   {
     MutexLock lock(mutex_);
@@ -204,7 +218,7 @@ void FetchStage::Pump() {
     const std::shared_ptr<Transfer> t = *it;
     while (!t->failed && t->next < t->work.input_end && t->outstanding < kMaxOutstanding &&
            MayGrow(t.get()))
-      if (!FetchMore(t, false)) break;
+      if (!FetchMore(t)) break;
     it = t->failed || t->next >= t->work.input_end ? growing_.erase(it) : std::next(it);
   }
   while (!stop_) {
@@ -224,7 +238,14 @@ void FetchStage::Pump() {
   PumpReads();
 }
 
+// False: there is no place for it. The dispatcher has it again, and does not wake this thread,
+// which tries again after kPollRoomMs.
 bool FetchStage::Begin(FetchWork work) {
+  auto place = arena_->Take(std::min(kMaxFetchBytes, work.input_end - work.input_begin));
+  if (!place) {
+    dispatcher_->PutBack(work);
+    return false;
+  }
   auto t = std::make_shared<Transfer>();
   t->work = std::move(work);
   t->next = t->gone = t->work.input_begin;
@@ -238,11 +259,7 @@ bool FetchStage::Begin(FetchWork work) {
     tracer_->Add(Traced(j.work->job()), MissTracer::Stage::kBegun);
     t->jobs.push_back(std::move(j));
   }
-  if (!FetchMore(t, true)) {
-    FailTransfer(t.get(), FetchOutcome::kCanceled,
-                 {ErrorKind::kUnavailable, EAGAIN, "the arena has no free memory now"}, 0);
-    return false;
-  }
+  (void)FetchNext(t, std::move(place));
   if (t->next < t->work.input_end) growing_.push_back(t);
   return true;
 }
@@ -258,15 +275,17 @@ bool FetchStage::MayGrow(Transfer* t) {
   return held < (stream->work->started() ? kMaxStreamPlaces : 1);
 }
 
-// The next Fetch of a transfer. has_request: the host has room for it already.
-bool FetchStage::FetchMore(const std::shared_ptr<Transfer>& t, bool has_request) {
-  const uint64_t length = std::min(kMaxFetchBytes, t->work.input_end - t->next);
-  if (!has_request && !dispatcher_->TakeRequest(t->work.location, t->work.urgency)) return false;
-  auto place = arena_->Take(length);
-  if (!place) {
-    dispatcher_->RequestEnded(t->work.location);
-    return false;
-  }
+// One more Fetch of a transfer, if there is room for it. The place comes first: a request that is
+// given back would wake this thread.
+bool FetchStage::FetchMore(const std::shared_ptr<Transfer>& t) {
+  auto place = arena_->Take(std::min(kMaxFetchBytes, t->work.input_end - t->next));
+  return place && dispatcher_->TakeRequest(t->work.location, t->work.urgency) &&
+         FetchNext(t, std::move(place));
+}
+
+// The host has room for it.
+bool FetchStage::FetchNext(const std::shared_ptr<Transfer>& t, std::shared_ptr<ArenaPlace> place) {
+  const uint64_t length = place->bytes();
   t->segments.push_back({.begin = t->next, .end = t->next + length, .place = place});
   Flight flight;
   flight.transfer = t;
@@ -439,6 +458,8 @@ void FetchStage::PumpReads() {
   for (const auto& read : reads) {
     if (read->begun) continue;
     const BlobRange& range = read->range;
+    auto place = arena_->Take(range.length);  // first, as in FetchMore()
+    if (!place) continue;
     auto taken = dispatcher_->TakeLocation(range.cache, range.space, read->choice);
     if (!taken.location) {
       if (taken.why.ok()) continue;
@@ -451,11 +472,7 @@ void FetchStage::PumpReads() {
     flight.location = *taken.location;
     flight.image = range.image;
     flight.fetcher = s->number;
-    flight.place = arena_->Take(range.length);
-    if (!flight.place) {
-      dispatcher_->RequestEnded(*taken.location);
-      continue;
-    }
+    flight.place = std::move(place);
     read->begun = true;
     (void)Send(std::move(flight), range.offset, range.length, read->choice.fresh);
   }

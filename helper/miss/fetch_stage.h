@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // FetchStage: one thread that turns what the dispatcher picks into Fetches of the fetcher, and
 // hands the bytes that come to the decode stage. It replaces a fetcher that died. What was under
-// way is then fetched again. The caller opens the images again (Hooks::replaced).
+// way is then fetched again. The caller opens the images again (Hooks::replaced). If a fetcher
+// cannot be started, or ends before it has answered, the next start waits for longer each time.
 //
 //   NextFetch() -> Transfer -> Fetch, Fetch, ... -> segments of the arena -> SpanWork -> decoders
 //
@@ -36,6 +37,7 @@ struct FetchStageOptions {
 
 class FetchStage {
  public:
+  static constexpr int kMinSpawnPauseMs = 100, kMaxSpawnPauseMs = 5000;
   // Starts a fetcher that writes to the arena.
   using Spawn = std::function<Result<std::unique_ptr<FetchService>>(int arena_fd)>;
   using Locations = std::vector<std::vector<FetchLocation>>;  // by blob
@@ -128,6 +130,8 @@ class FetchStage {
     std::vector<std::shared_ptr<ArenaPlace>> places;
     uint64_t number = 0;
     std::atomic<bool> hangs = false;        // it does not answer a call
+    std::atomic<bool> answered = false;     // it works
+    Dispatcher::Clock::time_point since = Dispatcher::Clock::now();
     std::unique_ptr<FetchService> service;  // destroyed first
   };
 
@@ -136,7 +140,8 @@ class FetchStage {
   void PumpReads() EXCLUDES(mutex_);
   bool Begin(FetchWork work);
   static bool MayGrow(Transfer* t);
-  bool FetchMore(const std::shared_ptr<Transfer>& t, bool has_request);
+  bool FetchMore(const std::shared_ptr<Transfer>& t);
+  bool FetchNext(const std::shared_ptr<Transfer>& t, std::shared_ptr<ArenaPlace> place);
   bool Send(Flight flight, uint64_t offset, uint64_t length, bool fresh);
   void OnEvent(const FetchEvent& event) EXCLUDES(mutex_);
   void OnProgress(Flight* flight, const FetchEvent& event);
@@ -150,6 +155,8 @@ class FetchStage {
   void OnWorkEnd(const SpanJob& job, const SpanWork::End& end);
   void Replace() EXCLUDES(mutex_);
   void Lose(Session* session, const std::string& why) EXCLUDES(mutex_);
+  // The next start waits; returns for how long.
+  int PauseSpawns();
   template <class T>
   T Called(Session* session, T result);
   std::shared_ptr<Session> session() EXCLUDES(mutex_);
@@ -171,7 +178,9 @@ class FetchStage {
   std::unordered_map<uint32_t, uint64_t> held_;  // bytes of their places, by host
   std::list<std::shared_ptr<Transfer>> growing_;  // that need further Fetches
   uint32_t next_id_ = 1;
-  int spawn_backoff_ms_ = 0;
+  int spawn_pause_ms_ = 0;  // after the last start; 0: it was good
+  Dispatcher::Clock::time_point spawn_at_ = {};  // no start before
+  uint64_t next_session_ = 0;                    // its number
   bool no_room_ = false;  // for a transfer that was to begin
 
   Mutex mutex_;

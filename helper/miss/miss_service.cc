@@ -70,7 +70,8 @@ Status MissService::Start(KernelLink* link, bool takeover) {
   catalog_->SetLink(link);
   FASTOCI_CHECK_OK(link->Register(takeover));
   FASTOCI_CHECK_OK(fetch_->Start({.gone = [this] { catalog_->ForgetLocations(); },
-                                  .replaced = [this] { catalog_->RefreshSoon(); }}));
+                                  // Images that wait for their next try are opened at once.
+                                  .replaced = [this] { catalog_->ForgetLocations(); }}));
   started_ = true;
   decode_->Start();
   checker_->Start();

@@ -53,6 +53,7 @@ struct Source {
   // Of fetchers while they open an image, yet to come.
   std::atomic<int> deaths{0}, hangs{0};
   std::atomic<int> spawns{0};
+  std::atomic<bool> stillborn{false}, no_starts{false};  // fetchers, as long as it is true
   bool has_index = false;
   void Play(std::vector<Trick> tricks) {
     std::lock_guard lock(mutex);
@@ -200,11 +201,13 @@ class MissServiceTest : public ::testing::Test {
     void* p = ::mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd, 0);
     if (p == MAP_FAILED) return ErrnoError("arena");
     source_->spawns++;
+    if (source_->no_starts) return ErrnoError("fork", EAGAIN);
     auto fetcher = std::make_unique<TrickyFetcher>(
         source_.get(), std::span(static_cast<uint8_t*>(p), kArenaBytes));
     fetcher->AddBlob(DigestString(blob_.blob_digest), file_);
     for (uint32_t location : liars_) fetcher->SetData(location, std::string(file_.size(), 'x'));
     for (uint32_t host : held_) fetcher->Hold(host, true);
+    if (source_->stillborn) fetcher->Die();
     fetcher_ = fetcher.get();
     return std::unique_ptr<FetchService>(std::move(fetcher));
   }
@@ -459,6 +462,26 @@ TEST_F(MissServiceTest, AFetcherThatDiesWhileAnImageIsAnnouncedFailsNoRead) {
   EXPECT_EQ(service_->counters().fails, 0u);
 }
 
+// One that ends before it has answered, or cannot be started: nothing spins, and all is well as
+// soon as one works.
+TEST_F(MissServiceTest, AFetcherThatDoesNotWorkIsStartedAgainAfterAPause) {
+  Make(1000001, 64);
+  EXPECT_TRUE(ReadsRight(0));
+  uint32_t chunk = 5;
+  for (std::atomic<bool>* trouble : {&source_->stillborn, &source_->no_starts}) {
+    const int spawns = source_->spawns;
+    *trouble = true;
+    fetcher_->Die();
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    EXPECT_GE(source_->spawns - spawns, 2);
+    EXPECT_LE(source_->spawns - spawns, 6);
+    *trouble = false;
+    EXPECT_TRUE(ReadsRight(chunk));
+    chunk += 5;
+  }
+  EXPECT_EQ(service_->counters().fails, 0u);
+}
+
 TEST_F(MissServiceTest, AFetcherThatDoesNotAnswerIsReplaced) {
   Make(1000001, 64);
   Stop();
@@ -496,6 +519,17 @@ TEST_F(MissServiceTest, ADecoderThatCannotBeStartedIsWaitedFor) {
   SetLogSink(nullptr);
   EXPECT_EQ(source_->jobs, 1);
   EXPECT_EQ(works, 1);
+}
+
+TEST_F(MissServiceTest, AReadDoesNotWaitForADecoderThatIsBeingStarted) {
+  MakeDecoder("mkdir $dir/once 2>/dev/null || /bin/sleep 3");
+  readahead_bytes_ = 0;
+  Make(1000001, 64);
+  for (uint32_t chunk : {0, 5, 10, 15}) {
+    const auto begin = std::chrono::steady_clock::now();
+    EXPECT_TRUE(ReadsRight(chunk));
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(2500)) << chunk;
+  }
 }
 
 TEST_F(MissServiceTest, WithoutDigestsBytesAreCountedAsUnverified) {
