@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 #include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -16,6 +18,23 @@
 
 namespace fastoci {
 namespace {
+
+// Where std::thread throws.
+TEST(Thread, ThatCannotBeStartedIsAnError) {
+  auto child = [] {
+    const rlimit none{0, 0};
+    if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) _exit(0);  // root has no limit
+    if (setrlimit(RLIMIT_NPROC, &none) != 0) _exit(2);
+    auto thread = StartThread([] {});
+    if (thread.ok()) _exit(3);
+    const bool right = thread.error().kind == ErrorKind::kUnavailable && thread.error().err == EAGAIN;
+    int ran = 0;
+    for (const Status& s : RunParallel(4, 4, [&](size_t) { return ran++, OkStatus(); }))
+      if (!s.ok()) _exit(4);
+    _exit(right && ran == 4 ? 0 : 5);
+  };
+  EXPECT_EXIT(child(), testing::ExitedWithCode(0), "");
+}
 
 TEST(ByteReader, ReadPastTheEndFailsForGood) {
   const uint8_t data[] = {1, 2, 3, 4, 5};

@@ -4,15 +4,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <thread>
 #include <vector>
 
-#include "base/result.h"
+#include "base/thread.h"
 
 namespace fastoci {
 
 // Runs task(0) to task(n - 1) on up to nr_threads threads; the caller's thread is one of
-// them. The tasks begin in that order. No task begins after one has failed. Returns how
+// them; there are fewer if no more are to be had. The tasks begin in that order. No task begins
+// after one has failed. Returns how
 // each task ended; OK for a task that was never begun.
 template <typename Task>
 std::vector<Status> RunParallel(size_t n, size_t nr_threads, const Task& task) {
@@ -26,7 +26,11 @@ std::vector<Status> RunParallel(size_t n, size_t nr_threads, const Task& task) {
     }
   };
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min(n, nr_threads); i++) threads.emplace_back(work);
+  for (size_t i = 1; i < std::min(n, nr_threads); i++) {
+    auto thread = StartThread(work);
+    if (!thread.ok()) break;
+    threads.push_back(std::move(*thread));
+  }
   work();
   for (std::thread& t : threads) t.join();
   return results;

@@ -7,7 +7,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <system_error>
+
+#include "base/thread.h"
 
 namespace fastoci {
 namespace {
@@ -22,11 +23,7 @@ Result<std::unique_ptr<FileReader>> FileReader::Open() {
   std::unique_ptr<FileReader> reader(new FileReader);
   reader->event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!reader->event_.valid()) return ErrnoError("eventfd");
-  try {
-    reader->thread_ = std::thread([r = reader.get()] { r->Run(); });
-  } catch (const std::system_error& e) {
-    return ErrnoError("file thread", e.code().value());
-  }
+  FASTOCI_TRY(reader->thread_, StartThread([r = reader.get()] { r->Run(); }));
   return reader;
 }
 

@@ -15,12 +15,12 @@
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
-#include <thread>
 
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "base/mutex.h"
 #include "base/packet.h"
+#include "base/thread.h"
 #include "fetcher/fetches.h"
 #include "fetcher/keeper_json.h"
 #include "fetcher/reply.h"
@@ -72,7 +72,7 @@ class KeeperServer {
       if (!ReceivePacket(kSocket, WritableObjectBytes(&q), -1).ok()) _exit(0);
       switch (Enter(q)) {
         case Entry::kRuns:
-          std::thread([this, q] { Serve(q); }).detach();
+          Begin(q);
           break;
         case Entry::kWaits:
           break;
@@ -108,6 +108,14 @@ class KeeperServer {
     running_++;
     name.running++;
     return Entry::kRuns;
+  }
+
+  void Begin(KeeperQuestion q) {
+    auto thread = StartThread([this, q] { Serve(q); });
+    if (thread.ok()) return thread->detach();
+    do {
+      Answer(q, thread.error());
+    } while (Next(&q));
   }
 
   // And then those that wait for it.
@@ -239,8 +247,10 @@ Result<std::vector<Access>> KeeperWork::AccessOf(const std::string& image_id) co
   std::vector<Access> all;
   for (const std::string& root : options_.state_dirs) {
     std::error_code ignored;
-    for (const auto& entry : std::filesystem::directory_iterator(root, ignored)) {
-      const std::string path = entry.path().string() + "/access.json";
+    // A range-based loop would throw if the directory cannot be read to its end.
+    for (std::filesystem::directory_iterator it(root, ignored), end; !ignored && it != end;
+         it.increment(ignored)) {
+      const std::string path = it->path().string() + "/access.json";
       auto text = ReadFile(path, kMaxAccessBytes);
       if (!text.ok() && (text.error().err == ENOENT || text.error().err == ENOTDIR)) continue;
       auto access = text.ok() ? AccessFromJson(*text) : Result<Access>(text.error());

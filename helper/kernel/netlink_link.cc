@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "fastoci_netlink.h"
 
 namespace fastoci {
@@ -94,7 +95,7 @@ Result<std::unique_ptr<NetlinkLink>> NetlinkLink::Open(KernelEvents* events) {
   (void)::setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &one, sizeof(one));
   link->wake_.reset(::eventfd(0, EFD_CLOEXEC));
   if (!link->wake_.valid()) return ErrnoError("eventfd");
-  link->receiver_ = std::thread([l = link.get()] { l->Receive(); });
+  FASTOCI_TRY(link->receiver_, StartThread([l = link.get()] { l->Receive(); }));
   return link;
 }
 

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "base/thread.h"
+
 namespace fastoci {
 
 Result<std::unique_ptr<SocketLink>> SocketLink::Open(const std::string& path,
@@ -19,7 +21,7 @@ Result<std::unique_ptr<SocketLink>> SocketLink::Open(const std::string& path,
   if (!link->socket_.valid() ||
       ::connect(link->socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
     return ErrnoError("kernel socket " + path);
-  link->receiver_ = std::thread([l = link.get()] { l->Receive(); });
+  FASTOCI_TRY(link->receiver_, StartThread([l = link.get()] { l->Receive(); }));
   return link;
 }
 

@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace fastoci {
 
@@ -149,7 +150,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::Open(const std::string& listen, 
                             : reinterpret_cast<sockaddr_in*>(&own)->sin_port);
   server->shared_ = std::make_shared<Shared>();
   server->shared_->handler = std::move(handler);
-  server->thread_ = std::thread([s = server.get()] { s->Accept(); });
+  FASTOCI_TRY(server->thread_, StartThread([s = server.get()] { s->Accept(); }));
   return server;
 }
 
@@ -183,13 +184,21 @@ void HttpServer::Accept() {
       }
       shared_->clients++;
     }
-    std::thread([shared = shared_, client = std::move(fd)]() mutable {
-      ServeClient(client.get(), shared->handler);
-      client.reset();
+    auto client = std::make_shared<UniqueFd>(std::move(fd));
+    auto thread = StartThread([shared = shared_, client] {
+      ServeClient(client->get(), shared->handler);
+      client->reset();
       std::lock_guard lock(shared->mutex);
       shared->clients--;
       shared->left.notify_all();
-    }).detach();
+    });
+    if (thread.ok()) {
+      thread->detach();
+      continue;
+    }
+    Send(client->get(), {503, "text/plain", "too many clients\n"});
+    std::lock_guard lock(shared_->mutex);
+    shared_->clients--;
   }
 }
 

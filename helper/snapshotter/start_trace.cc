@@ -13,6 +13,7 @@
 #include "control/client.h"
 #include "base/event.h"
 #include "base/json.h"
+#include "base/thread.h"
 #include "base/unique_fd.h"
 #include "kernel/dm_control.h"
 
@@ -99,10 +100,16 @@ void StartTraces::Attached(const std::string& device, const std::string& image_i
   }
   if (workers_.size() >= kMaxWorkers) return;
   Worker& worker = workers_.emplace_back();
-  worker.thread = std::thread([this, &worker, device, image_id] {
+  auto thread = StartThread([this, &worker, device, image_id] {
     Run(device, image_id);
     worker.done = true;
   });
+  if (thread.ok()) {
+    worker.thread = std::move(*thread);
+    return;
+  }
+  Log(LogLevel::kWarning, "%s: start: %s", device.c_str(), thread.error().message.c_str());
+  workers_.pop_back();
 }
 
 void StartTraces::Forget(const std::string& device) { ::unlink(PathOf(device).c_str()); }
