@@ -195,13 +195,24 @@ std::vector<Cache::Unchecked> Cache::ToCheck(size_t max, const std::set<uint32_t
 
 // ---- life ----
 
-void Cache::StartCommits(std::chrono::milliseconds interval) {
+Status Cache::StartCommits(std::chrono::milliseconds interval) {
   auto work = [this] {
+    bool resync;
+    {
+      MutexLock lock(mutex_);
+      resync = resync_due_;
+    }
+    if (resync) Resync();
     TestSlots();
     SweepIfDue();
     Commit();
   };
-  committer_ = std::make_unique<Committer>(work, interval);
+  FASTOCI_TRY(committer_, Committer::Start(work, interval));
+  return OkStatus();
+}
+
+void Cache::StopCommits() {
+  if (committer_) committer_->Stop();
 }
 
 void Cache::Commit() {

@@ -16,7 +16,8 @@
 // Commit() waits for the device's disk and for the database's.
 //
 // Invariants:
-// 1. A slot is written only in kTaken. Only the thread that took the slot ends that state.
+// 1. A slot is written only in kTaken, or in kRetired to test it. Only the thread that took the
+//    slot ends kTaken; only the committing thread tests.
 // 2. A restored chunk is served only after Claim(), a verification and
 //    Publish().
 // 3. Rows are hints. A row may be stale or missing after a crash. That does no harm,
@@ -155,14 +156,17 @@ class Cache {
 
   void OnEvicted(std::span<const ChunkEntry> chunks);
   void OnSlotBad(std::span<const ChunkEntry> chunks);
-  // After events were lost: finds the evictions that have ended and the slots that became bad.
+  // After events were lost: finds the evictions that have ended or never began, and the slots that
+  // became bad. If the kernel does not tell, the committing thread tries again.
   void Resync();
 
   // ---- life ----
 
   // Starts a thread that commits every interval, and once more at the end. It also reads the
   // kernel's access bits.
-  void StartCommits(std::chrono::milliseconds interval);
+  Status StartCommits(std::chrono::milliseconds interval);
+  // Commits once more and ends that thread. From then on only the caller's threads call the kernel.
+  void StopCommits();
   // Flushes the device, then commits the rows of the slots that were written before.
   void Commit();
   // Ends all waiting in TakeSlots(), now and later.
@@ -213,6 +217,8 @@ class Cache {
   void Sweep() EXCLUDES(mutex_);
   bool EvictSome() REQUIRES(reclaim_mutex_);
   bool EvictSlots(const std::vector<uint32_t>& slots);
+  void ResyncSlots() REQUIRES(order_);
+  void KeepPresent(uint32_t slot) REQUIRES(mutex_);
   void RemoveRow(uint32_t slot);
   void RetireUnreadable(uint32_t slot) REQUIRES(mutex_);
   void TellUnreadable(const std::string& which) REQUIRES(mutex_);
@@ -244,6 +250,7 @@ class Cache {
   Clock::time_point only_used_until_ GUARDED_BY(mutex_);
   std::atomic<bool> wrote_ = false;             // a slot was written since the last eviction
   bool takes_none_ GUARDED_BY(mutex_) = false;  // the device took no write at the last try
+  bool resync_due_ GUARDED_BY(mutex_) = false;  // it failed
   Trouble device_trouble_ GUARDED_BY(mutex_);
   Trouble read_trouble_ GUARDED_BY(mutex_);
   Trouble db_trouble_ GUARDED_BY(mutex_);

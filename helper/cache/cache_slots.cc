@@ -285,7 +285,8 @@ bool Cache::EvictSome() {
 }
 
 // slots: no longer in the policy. A present one comes back reserved, by
-// OnEvicted(); a restored one is free at once.
+// OnEvicted(); a restored one is free at once. If the kernel refuses, those that it still serves
+// are present again. False: nothing is evicted.
 bool Cache::EvictSlots(const std::vector<uint32_t>& slots) {
   std::vector<ChunkEntry> present;
   std::vector<uint32_t> restored;
@@ -306,14 +307,21 @@ bool Cache::EvictSlots(const std::vector<uint32_t>& slots) {
       RemoveRow(slot);
     }
   }
-  counters_->evictions += present.size() + restored.size();
+  size_t nr_kept = 0;
   if (!present.empty()) {
     Status s = link_->Evict(info_.cache, present);
-    if (!s.ok()) Log(LogLevel::kError, "cache %u: %s", info_.cache, s.error().message.c_str());
+    if (!s.ok()) {
+      Log(LogLevel::kError, "cache %u: %s", info_.cache, s.error().message.c_str());
+      ResyncSlots();
+      MutexLock lock(mutex_);
+      for (const ChunkEntry& c : present) nr_kept += table_.Find(c.space, c.chunk_no).has_value();
+    }
   }
   order.Unlock();
   Drop(restored);
-  return !present.empty() || !restored.empty();
+  const size_t nr_evicted = present.size() - nr_kept + restored.size();
+  counters_->evictions += nr_evicted;
+  return nr_evicted > 0;
 }
 
 void Cache::EvictChunk(uint32_t space, uint32_t chunk_no) {
@@ -450,19 +458,41 @@ void Cache::SetMayGrow(bool may_grow) {
 }
 
 void Cache::Resync() {
-  std::vector<uint8_t> states(info_.nr_slots, FASTOCI_SLOT_FREE);
   WriterLock order(order_);  // no EVICT between the two looks
+  ResyncSlots();
+}
+
+// It was to be evicted, but the kernel serves it. Its row is gone, and comes again when the chunk
+// has been compared.
+void Cache::KeepPresent(uint32_t slot) {
+  const uint32_t space = table_.space(slot), chunk_no = table_.chunk_no(slot);
+  if (auto other = table_.Find(space, chunk_no)) {  // published meanwhile; the kernel kept this one
+    if (other->use != SlotUse::kPresent) return;
+    policy_.Removed(other->slot);
+    has_row_[other->slot] = false;
+    RemoveRow(other->slot);
+    table_.Set(other->slot, SlotUse::kReserved);
+  }
+  table_.SetChunk(slot, SlotUse::kPresent, space, chunk_no);
+  policy_.Restored(slot, KeyOf(space, chunk_no));
+  nr_missed_rows_++;
+}
+
+void Cache::ResyncSlots() {
+  std::vector<uint8_t> states(info_.nr_slots, FASTOCI_SLOT_FREE);
   Status s = link_->GetSlots(info_.cache, false, [&](const SlotInfo& i) {
     if (i.slot < states.size()) states[i.slot] = i.state;
   });
-  if (!s.ok()) return;
   MutexLock lock(mutex_);
+  resync_due_ = !s.ok();
+  if (!s.ok()) return;
   for (uint32_t slot = 0; slot < info_.nr_slots; slot++) {
     if (states[slot] == FASTOCI_SLOT_BAD) RetireUnreadable(slot);
     if (states[slot] == FASTOCI_SLOT_RESERVED) ToTest(slot);
     if (table_.use(slot) != SlotUse::kEvicting) continue;
     if (states[slot] == FASTOCI_SLOT_RESERVED) table_.Set(slot, SlotUse::kReserved);
     if (states[slot] == FASTOCI_SLOT_FREE) table_.Set(slot, SlotUse::kFree);
+    if (states[slot] == FASTOCI_SLOT_PRESENT) KeepPresent(slot);
   }
   changed_.NotifyAll();
 }

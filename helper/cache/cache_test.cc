@@ -94,7 +94,7 @@ TEST_F(CacheTest, ACommitThatHangsHoldsUpNobodyElse) {
 
 TEST_F(CacheTest, ACommittingThreadCommitsAndRecordsPins) {
   Open(8);
-  cache_->StartCommits(std::chrono::hours(1));
+  ASSERT_TRUE(cache_->StartCommits(std::chrono::hours(1)).ok());
   Publish(1);
   ASSERT_TRUE(cache_->RecordPin({7}, true, {{1}, {2}}).ok());
   EXPECT_EQ(cache_->db()->Pins().size(), 2u);
@@ -193,7 +193,7 @@ TEST_F(CacheTest, ALargeCacheIsSweptByItsCommittingThread) {
   };
   for (uint32_t chunk = 0; chunk < kSlots / 2 + 1; chunk++) Publish(chunk);
   EXPECT_EQ(nr_clear(), 0u) << "each fill sets the bit";
-  cache_->StartCommits(std::chrono::milliseconds(1));
+  ASSERT_TRUE(cache_->StartCommits(std::chrono::milliseconds(1)).ok());
   while (nr_clear() == 0) std::this_thread::yield();
 }
 
@@ -207,6 +207,66 @@ TEST_F(CacheTest, EvictionsThatDoNotEndAreNotFollowedByMore) {
   EXPECT_LE(counters_.evictions, 4u);
   kernel_->EndGracePeriods();
   EXPECT_TRUE(taken.get().ok());
+}
+
+// What the kernel did not evict is served and may be evicted later.
+TEST_F(CacheTest, AnEvictionThatFailsLeavesNothingBehind) {
+  Open(8);
+  for (uint32_t chunk = 0; chunk < 8; chunk++) Publish(chunk);
+  cache_->Commit();
+  kernel_->evict_errors = 1;
+  cache_->EvictChunk(kSpace, 1);
+  EXPECT_EQ(cache_->GetStat().evicting, 0u);
+  EXPECT_EQ(cache_->CountPresent(kSpace), 8u);
+  EXPECT_EQ(counters_.evictions, 0u);
+  cache_->Commit();
+  EXPECT_TRUE(cache_->TakeMissedRows()) << "its row is gone";
+  // More failures than evictions may be under way.
+  kernel_->evict_errors = 5;
+  std::atomic<bool> done = false;
+  auto grace = std::async(std::launch::async, [&] {
+    for (; !done; std::this_thread::yield()) kernel_->EndGracePeriods();
+  });
+  auto slot = cache_->TakeSlot();
+  EXPECT_TRUE(slot.ok()) << slot.error().message;
+  done = true;
+  grace.get();
+  EXPECT_EQ(kernel_->evict_errors, 0);
+  if (slot.ok()) cache_->GiveBack(*slot);
+  EXPECT_EQ(kernel_->nr_astray(), 0u);
+}
+
+// If the kernel does not say, either, it is asked again soon.
+TEST_F(CacheTest, AResyncThatFailsIsTriedAgain) {
+  Open(8);
+  for (uint32_t chunk = 0; chunk < 3; chunk++) Publish(chunk);
+  kernel_->evict_errors = 1;
+  kernel_->slot_errors = 1;
+  cache_->EvictChunk(kSpace, 1);
+  EXPECT_EQ(cache_->GetStat().evicting, 1u);
+  Publish(1);  // as if it were not there: the kernel keeps the slot that it has
+  ASSERT_TRUE(cache_->StartCommits(std::chrono::milliseconds(1)).ok());
+  while (cache_->GetStat().evicting > 0) std::this_thread::yield();
+  EXPECT_EQ(cache_->CountPresent(kSpace), 3u);
+  cache_->StopCommits();
+  EXPECT_EQ(kernel_->nr_astray(), 0u);
+  cache_->EvictChunk(kSpace, 1);
+  EXPECT_EQ(kernel_->nr_present(), 2u) << "the right one";
+}
+
+// The link to the kernel may go before the cache does.
+TEST_F(CacheTest, AfterTheLastCommitTheKernelIsLeftAlone) {
+  Open(32);
+  ASSERT_TRUE(cache_->StartCommits(std::chrono::hours(1)).ok());
+  for (uint32_t chunk = 0; chunk < 20; chunk++) Publish(chunk);
+  cache_->StopCommits();
+  EXPECT_EQ(cache_->GetStat().durable, 20u);
+  for (uint32_t chunk = 20; chunk < 30; chunk++) Publish(chunk);
+  const uint64_t looks = kernel_->looks;
+  const auto uuid = cache_->info().uuid;
+  cache_ = nullptr;
+  EXPECT_EQ(kernel_->looks, looks);
+  EXPECT_EQ((*CacheDb::Open(dir_ + "/db", uuid))->Count(), 20u) << "no commit after the last one";
 }
 
 // A device that failed and works again: scrub tries the slots that were given up.

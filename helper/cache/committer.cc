@@ -3,10 +3,19 @@
 
 #include <utility>
 
+#include "base/thread.h"
+
 namespace fastoci {
 
 Committer::Committer(std::function<void()> commit, std::chrono::milliseconds interval)
-    : commit_(std::move(commit)), interval_(interval), thread_([this] { Work(); }) {}
+    : commit_(std::move(commit)), interval_(interval) {}
+
+Result<std::unique_ptr<Committer>> Committer::Start(std::function<void()> commit,
+                                                    std::chrono::milliseconds interval) {
+  std::unique_ptr<Committer> committer(new Committer(std::move(commit), interval));
+  FASTOCI_TRY(committer->thread_, StartThread([c = committer.get()] { c->Work(); }));
+  return committer;
+}
 
 Committer::~Committer() { Stop(); }
 

@@ -19,8 +19,10 @@ namespace fastoci {
 
 class Committer {
  public:
-  // commit: called on the thread, without a lock, every interval and after Kick().
-  Committer(std::function<void()> commit, std::chrono::milliseconds interval);
+  // commit: called on the thread, without a lock, every interval and after Kick(). kUnavailable:
+  // there is no thread to be had.
+  static Result<std::unique_ptr<Committer>> Start(std::function<void()> commit,
+                                                  std::chrono::milliseconds interval);
   ~Committer();  // Stop()
   Committer(const Committer&) = delete;
   Committer& operator=(const Committer&) = delete;
@@ -36,6 +38,7 @@ class Committer {
 
  private:
   static constexpr size_t kMaxWrites = 64;
+  Committer(std::function<void()> commit, std::chrono::milliseconds interval);
   struct Write {
     std::function<Status()> write;
     Status result = OkStatus();

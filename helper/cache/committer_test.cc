@@ -15,11 +15,13 @@ constexpr auto kNever = std::chrono::hours(1);
 TEST(Committer, CommitsWhenKickedAndAtTheEnd) {
   std::atomic<int> commits = 0;
   Latch first;
-  Committer committer(
+  auto started = Committer::Start(
       [&] {
         if (++commits == 1) first.Wait();
       },
       kNever);
+  ASSERT_TRUE(started.ok());
+  Committer& committer = **started;
   committer.Kick();
   first.AwaitWaiting();
   EXPECT_EQ(commits, 1);
@@ -29,7 +31,9 @@ TEST(Committer, CommitsWhenKickedAndAtTheEnd) {
 }
 
 TEST(Committer, WhoAsksForAWriteGetsItsOutcome) {
-  Committer committer([] {}, kNever);
+  auto started = Committer::Start([] {}, kNever);
+  ASSERT_TRUE(started.ok());
+  Committer& committer = **started;
   EXPECT_TRUE(committer.Run([] { return OkStatus(); }, kNever).ok());
   Status s = committer.Run([] { return Status(ErrnoError("disk", EIO)); }, kNever);
   ASSERT_FALSE(s.ok());
@@ -40,7 +44,9 @@ TEST(Committer, WhoAsksForAWriteGetsItsOutcome) {
 TEST(Committer, NobodyWaitsForADiskThatHangs) {
   Latch disk;
   std::atomic<bool> written = false;
-  Committer committer([&] { disk.Wait(); }, kNever);
+  auto started = Committer::Start([&] { disk.Wait(); }, kNever);
+  ASSERT_TRUE(started.ok());
+  Committer& committer = **started;
   committer.Kick();
   disk.AwaitWaiting();
   Status s = committer.Run(

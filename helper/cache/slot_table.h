@@ -5,6 +5,7 @@
 //
 //   kFree -> kReserved -> kTaken -> kPresent -> kEvicting -> kReserved
 //   kFree -> kRestored -> kVerifying -> kPresent | kFree
+//   kEvicting -> kPresent: the kernel did not evict it
 //   kTaken | kPresent | kEvicting -> kRetired
 //
 // A chunk has at most one slot in kRestored, kVerifying or kPresent. Memory: 9 bytes per

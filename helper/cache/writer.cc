@@ -5,6 +5,8 @@
 #include <tuple>
 #include <utility>
 
+#include "base/thread.h"
+
 namespace fastoci {
 namespace {
 
@@ -41,7 +43,9 @@ class BatchWriter {
                          absent.back()->row.chunk_no == c->row.chunk_no;
       if (twice || IsVerifying(*c))
         wait.push_back(c);
-      else if (!IsThere(*c))
+      else if (IsThere(*c))
+        c->result = OkStatus();  // not what the round before came to
+      else
         absent.push_back(c);
     }
     for (int tries = 1; !absent.empty() && tries <= kMaxSlotTries; tries++)
@@ -138,9 +142,20 @@ ChunkWriter::ChunkWriter(std::shared_ptr<Cache> cache, const ChunkWriterOptions&
       done_(std::move(done)),
       pool_(ChunkPool::Make(cache_->chunk_bytes(),
                             std::max<size_t>(options.pool_bytes / cache_->chunk_bytes(), 2),
-                            std::max<size_t>(options.spare_bytes / cache_->chunk_bytes(), 2))) {
-  for (int i = 0; i < std::max(options.nr_threads, 2); i++)
-    threads_.emplace_back([this, urgent_only = i == 0] { Work(urgent_only); });
+                            std::max<size_t>(options.spare_bytes / cache_->chunk_bytes(), 2))) {}
+
+Result<std::unique_ptr<ChunkWriter>> ChunkWriter::Start(std::shared_ptr<Cache> cache,
+                                                        const ChunkWriterOptions& options,
+                                                        Done done) {
+  std::unique_ptr<ChunkWriter> writer(
+      new ChunkWriter(std::move(cache), options, std::move(done)));
+  for (int i = 0; i < std::max(options.nr_threads, 2); i++) {
+    FASTOCI_TRY(std::thread thread, StartThread([w = writer.get(), urgent_only = i == 0] {
+                  w->Work(urgent_only);
+                }));
+    writer->threads_.push_back(std::move(thread));
+  }
+  return writer;
 }
 
 ChunkWriter::~ChunkWriter() { Stop(); }

@@ -63,7 +63,9 @@ class ChunkWriter {
   // unless the callee keeps the chunks.
   using Done = std::function<void(std::vector<VerifiedChunk>)>;
 
-  ChunkWriter(std::shared_ptr<Cache> cache, const ChunkWriterOptions& options, Done done);
+  // kUnavailable: there are no threads to be had.
+  static Result<std::unique_ptr<ChunkWriter>> Start(std::shared_ptr<Cache> cache,
+                                                    const ChunkWriterOptions& options, Done done);
   ~ChunkWriter();  // Stop()
   ChunkWriter(const ChunkWriter&) = delete;
   ChunkWriter& operator=(const ChunkWriter&) = delete;
@@ -93,6 +95,7 @@ class ChunkWriter {
   void Stop();
 
  private:
+  ChunkWriter(std::shared_ptr<Cache> cache, const ChunkWriterOptions& options, Done done);
   void Work(bool urgent_only);
   std::vector<VerifiedChunk> NextBatch(bool urgent_only) REQUIRES(mutex_);
   void WakeForUrgent() REQUIRES(mutex_);

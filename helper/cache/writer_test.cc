@@ -22,7 +22,7 @@ class WriterTest : public CacheFixture {
     CacheFixture::TearDown();
   }
   void StartWriter(const ChunkWriterOptions& options = {}) {
-    writer_ = std::make_unique<ChunkWriter>(
+    auto writer = ChunkWriter::Start(
         cache_, options, [this](std::vector<VerifiedChunk> chunks) {
           MutexLock lock(mutex_);
           for (VerifiedChunk& c : chunks) {
@@ -31,6 +31,8 @@ class WriterTest : public CacheFixture {
           }
           changed_.NotifyAll();
         });
+    ASSERT_TRUE(writer.ok()) << writer.error().message;
+    writer_ = std::move(*writer);
   }
   static uint8_t Value(uint32_t chunk_no, size_t at) {
     return static_cast<uint8_t>(chunk_no * 7 + at * 13 + 1);

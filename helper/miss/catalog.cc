@@ -27,8 +27,13 @@ Catalog::Catalog(CatalogOptions options, Devices devices, Dispatcher* dispatcher
       devices_(std::move(devices)),
       dispatcher_(dispatcher),
       fetch_(fetch),
-      counters_(counters),
-      db_writes_(std::make_unique<Committer>([] {}, kNever)) {}
+      counters_(counters) {
+  auto writes = Committer::Start([] {}, kNever);
+  if (writes.ok())
+    db_writes_ = std::move(*writes);
+  else
+    Log(LogLevel::kError, "%s", writes.error().message.c_str());
+}
 
 Catalog::~Catalog() { Stop(); }
 
@@ -48,7 +53,7 @@ void Catalog::Stop() {
   }
   for (auto& cache : Caches()) cache->Interrupt();
   if (thread_.joinable()) thread_.join();
-  db_writes_->Stop();
+  if (db_writes_) db_writes_->Stop();
 }
 
 void Catalog::EndCaches() {
@@ -59,6 +64,7 @@ void Catalog::EndCaches() {
   }
   for (auto& [no, entry] : caches) {
     entry.writer->Stop();
+    entry.cache->StopCommits();  // the link to the kernel may go now
     entry.cache->Commit();
   }
 }
@@ -213,12 +219,18 @@ bool Catalog::AddCache(const CacheInfo& info) {
     limits = options_.limits;
   }
   (*cache)->SetMayGrow(limits.MayGrow());
-  (*cache)->StartCommits(std::chrono::milliseconds(options_.commit_ms));
-  CacheEntry entry;
-  entry.writer = std::make_shared<ChunkWriter>(
+  Status commits = (*cache)->StartCommits(std::chrono::milliseconds(options_.commit_ms));
+  auto writer = ChunkWriter::Start(
       *cache, ChunkWriterOptions(), [d = dispatcher_](std::vector<VerifiedChunk> chunks) {
         OnChunksWritten(d, std::move(chunks));
       });
+  if (!commits.ok() || !writer.ok()) {
+    const Error& e = commits.ok() ? writer.error() : commits.error();
+    Log(LogLevel::kError, "cache %u: %s", info.cache, e.message.c_str());
+    return false;
+  }
+  CacheEntry entry;
+  entry.writer = std::move(*writer);
   entry.cache = std::move(*cache);
   PinList pins = entry.cache->db() ? entry.cache->db()->Pins() : PinList();
   MutexLock lock(mutex_);
@@ -230,6 +242,7 @@ bool Catalog::AddCache(const CacheInfo& info) {
 void Catalog::EndCache(CacheEntry entry, bool keep) {
   entry.cache->End();
   entry.writer->Stop();
+  entry.cache->StopCommits();
   entry.cache->Commit();
   if (!keep) entry.cache->Discard();
 }

@@ -77,7 +77,8 @@ class Catalog {
   void Start();
   // Ends all waiting for slots, then the thread.
   void Stop() EXCLUDES(mutex_);
-  // Ends the writers and commits what is queued. Call it after everything else has stopped.
+  // Ends the writers, commits what is queued, and ends the committing threads: the link is not
+  // used after this. Call it after everything else has stopped.
   void EndCaches() EXCLUDES(mutex_);
   void CommitAll() EXCLUDES(mutex_);
   void Reconfigure(bool keep_cache, const CacheLimits& limits) EXCLUDES(mutex_);
@@ -177,7 +178,7 @@ class Catalog {
   uint64_t told_evictions_ = 0;  // the thread's
   SpanIndexes indexes_;          // likewise
   std::thread thread_;
-  // Writes to the database that belong to no cache which is open.
+  // Writes to the database that belong to no cache which is open. Null: no thread was to be had.
   std::unique_ptr<Committer> db_writes_;
 };
 

@@ -191,6 +191,7 @@ class FakeKernel : public KernelLink {
     return OkStatus();
   }
   Status Evict(uint32_t, std::span<const ChunkEntry> chunks) override {
+    if (evict_errors > 0 && evict_errors-- > 0) return ErrnoError("EVICT", ENOMEM);
     std::lock_guard lock(mutex_);
     for (const ChunkEntry& c : chunks) {
       auto it = map_.find(c.chunk_no);
@@ -238,6 +239,8 @@ class FakeKernel : public KernelLink {
     return OkStatus();
   }
   Status GetSlots(uint32_t, bool clear, const std::function<void(const SlotInfo&)>& each) override {
+    looks++;
+    if (slot_errors > 0 && slot_errors-- > 0) return ErrnoError("GET_SLOTS", ENOMEM);
     std::vector<SlotInfo> all;
     {
       std::lock_guard lock(mutex_);
@@ -292,8 +295,9 @@ class FakeKernel : public KernelLink {
   }
 
   std::atomic<uint64_t> acked{0};
-  std::atomic<uint64_t> fills{0}, allocs{0};  // calls
-  std::atomic<int> space_errors{0};           // of the next calls of GetSpaces()
+  std::atomic<uint64_t> fills{0}, allocs{0}, looks{0};  // calls; looks: of GetSlots()
+  // Of the next calls of GetSpaces(), Evict(), GetSlots().
+  std::atomic<int> space_errors{0}, evict_errors{0}, slot_errors{0};
   std::atomic<size_t> most_reserved{0};
 
  private:
