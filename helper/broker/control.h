@@ -30,7 +30,8 @@ class ControlServer {
     std::string line;
     Stream stream = nullptr;
   };
-  // Gets a request line and returns a reply, both without a newline. Must not block.
+  // Gets a request line and returns a reply, both without a newline. It is called by the loop,
+  // which serves nobody else meanwhile, so it may wait for some seconds at most.
   using Handler = std::function<Reply(const std::string& line)>;
   static constexpr size_t kMaxLineBytes = 64 * 1024;
   static constexpr size_t kMaxClients = 64;

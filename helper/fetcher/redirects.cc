@@ -5,6 +5,7 @@
 #include <cctype>
 #include <ctime>
 
+#include "base/lower.h"
 #include "http/number.h"
 
 namespace fastoci {
@@ -14,11 +15,6 @@ constexpr int64_t kDefaultSeconds = 60;
 constexpr int64_t kMostSeconds = 3600;
 // So that a request that begins now is not too late when it arrives.
 constexpr int64_t kMarginSeconds = 15;
-
-std::string Lower(std::string s) {
-  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return s;
-}
 
 std::string Unescape(const std::string& s) {
   std::string out;

@@ -2,9 +2,9 @@
 #include "fetcher/transfer.h"
 
 #include <algorithm>
-#include <cctype>
 #include <ctime>
 
+#include "base/lower.h"
 #include "http/retry.h"
 
 namespace fastoci {
@@ -14,8 +14,8 @@ using Fault = FetchVerdict::Fault;
 
 // What registries answer with 400 when a token or a login has expired: ECR Public
 // says "Your Authorization Token has expired" or "is invalid".
-bool SpeaksOfCredentials(std::string words) {
-  for (char& c : words) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+bool SpeaksOfCredentials(const std::string& body) {
+  const std::string words = Lower(body);
   for (const char* sign : {"authorization token", "unauthorized", "denied", "expired"})
     if (words.find(sign) != std::string::npos) return true;
   return false;

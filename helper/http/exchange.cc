@@ -2,9 +2,9 @@
 #include "http/exchange.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cstdlib>
 
+#include "base/lower.h"
 #include "http/loopback_host.h"
 
 namespace fastoci {
@@ -14,11 +14,6 @@ constexpr int kMaxRedirects = 10;
 constexpr size_t kMaxHeaderBytes = 128 << 10;
 constexpr size_t kMaxErrorBody = 4096;
 constexpr long kReceiveBytes = 256 << 10;
-
-std::string Lower(std::string s) {
-  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return s;
-}
 
 std::string Trim(const std::string& s) {
   size_t b = s.find_first_not_of(" \t\r\n");

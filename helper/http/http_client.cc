@@ -12,6 +12,7 @@
 #include <cctype>
 #include <mutex>
 
+#include "base/lower.h"
 #include "http/exchange.h"
 
 namespace fastoci {
@@ -202,11 +203,6 @@ Error CanceledError() { return {ErrorKind::kInternal, ECANCELED, "canceled"}; }
 bool IsCanceled(const Error& error) { return error.err == ECANCELED; }
 
 namespace {
-
-std::string Lower(std::string s) {
-  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return s;
-}
 
 struct CurlUrl {
   CURLU* u = curl_url();

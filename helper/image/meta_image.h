@@ -32,7 +32,7 @@ struct BlobInfo {
   uint64_t data_bytes = 0;
   uint64_t blob_bytes = 0;
   uint32_t codec = 0;
-  std::vector<Span> spans;  // never empty
+  std::vector<Span> spans;  // not empty, until SpanIndex::Make() of miss/ has moved them
   Bytes index;
   std::vector<Sha256Digest> digests;  // one per 64 KiB of data space, or none
   bool whole = false;  // the digests were made when the blob was checked as a whole

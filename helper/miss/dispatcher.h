@@ -15,7 +15,8 @@
 // - A decoder died or stalled with them: another decoder gets them. If kDecoders in a row are lost
 //   with the same span from the same pair, the bytes count as wrong.
 // - The cache takes no writes: the read fails. The checker's threads, which look up what is cached,
-//   find out when it takes writes again. The stages' threads never wait for the cache device.
+//   find out when it takes writes again. The fetch stage's thread never waits for the cache device. A
+//   decoder's thread does, while all of the writer's memory is taken.
 //
 // Locking: mutex_ guards all of it and is held only over look-ups in memory. A Cache's and a
 // ChunkWriter's locks come after it. FAIL messages, events and callbacks come when it is free.
@@ -138,8 +139,8 @@ class Dispatcher {
   void PutSpace(SpaceView view, const std::vector<User>& users) EXCLUDES(mutex_);
   // No image has the space any more, or it is gone. Returns what readers want of it.
   std::vector<Scheduler::Wanted> RemoveSpace(uint32_t cache, uint32_t space) EXCLUDES(mutex_);
-  // Stops serving a space: its reads fail, and why is told with each of them. An empty why: serves
-  // it again.
+  // Stops serving a space: its reads fail, and why is told with each of them. It holds for the
+  // space's id: also after all images with it are gone.
   void Refuse(uint32_t cache, uint32_t space, const std::string& why) EXCLUDES(mutex_);
 
   // ---- wants ----
@@ -201,6 +202,7 @@ class Dispatcher {
   // The fetcher is gone: no host, no location is known. The next one's number.
   uint64_t ForgetHosts() EXCLUDES(mutex_);
   void CountBytes(uint32_t image, uint64_t bytes, Urgency urgency) EXCLUDES(mutex_);
+  void ForgetImage(uint32_t image) EXCLUDES(mutex_);  // it is gone: its bytes_of()
   // When NextFetch() is to be called again even if nothing happens; none: never.
   std::optional<Clock::time_point> NextTimer() EXCLUDES(mutex_);
 

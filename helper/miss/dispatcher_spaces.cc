@@ -89,16 +89,11 @@ void Dispatcher::Refuse(uint32_t cache, uint32_t space_no, const std::string& wh
     Space* space = SpaceOf(cache, space_no);
     if (space == nullptr) return;
     space->refused = why;
-    if (why.empty())
-      refused_.erase({cache, space->view->info.id});
-    else
-      refused_[{cache, space->view->info.id}] = why;
-    if (!why.empty()) {
-      wanted = scheduler_.DropQueued(space->number);
-      for (const CachedWork& c :
-           cached_.Take([&](const CachedWork& c) { return c.space == space->number; }))
-        wanted.push_back(c.wanted);
-    }
+    refused_[{cache, space->view->info.id}] = why;
+    wanted = scheduler_.DropQueued(space->number);
+    for (const CachedWork& c :
+         cached_.Take([&](const CachedWork& c) { return c.space == space->number; }))
+      wanted.push_back(c.wanted);
   }
   FailChunks(cache, space_no, wanted, ErrorKind::kMismatch);
 }
@@ -217,6 +212,11 @@ void Dispatcher::CountBytes(uint32_t image, uint64_t bytes, Urgency urgency) {
   if (urgency == Urgency::kBackground) counters_->bytes_background += bytes;
   MutexLock lock(mutex_);
   bytes_[image] += bytes;
+}
+
+void Dispatcher::ForgetImage(uint32_t image) {
+  MutexLock lock(mutex_);
+  bytes_.erase(image);
 }
 
 // ---- looks ----

@@ -59,7 +59,10 @@ void MissService::SetHooks() {
        .image_added =
            [this](const Catalog::Image& i) { download_->OnImageAdded(i.info.image); },
        .image_removed =
-           [this](const Catalog::Image& i) { download_->OnImageRemoved(i.info.image); }});
+           [this](const Catalog::Image& i) {
+             download_->OnImageRemoved(i.info.image);
+             dispatcher_.ForgetImage(i.info.image);
+           }});
 }
 
 MissService::~MissService() { Stop(); }

@@ -5,7 +5,7 @@
 //                           |-> Checker (what the cache has already)
 //   Catalog: caches, images, spaces      Download, WholeCheck: what nobody waits for
 //
-// Each part has its own lock; the order is Catalog, Download, WholeCheck; Dispatcher; Cache.
+// Each part has its own lock; the order is Catalog, WholeCheck, Download; Dispatcher; Cache.
 //
 // Invariants:
 // 1. Only bytes that match their digests are written to a slot (a space without digests is private

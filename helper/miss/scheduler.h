@@ -130,7 +130,6 @@ class Scheduler {
   // Ends all jobs of a space that do not run: what was wanted.
   std::vector<Wanted> DropQueued(uint32_t space);
 
-  bool HasJob(uint32_t space, uint32_t span) const { return jobs_.count({space, span}) != 0; }
   bool HasJobs(uint32_t space) const;
   bool IsRunning(uint32_t space, uint32_t span) const;
   std::vector<Wanted> WantedOf(uint32_t space, uint32_t span) const;

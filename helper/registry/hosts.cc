@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "base/lower.h"
 #include "base/unique_fd.h"
 #include "http/http_client.h"
 #include "registry/duration.h"
@@ -17,12 +18,6 @@ namespace {
 
 constexpr char kTomlName[] = "hosts.toml";
 constexpr size_t kMaxFiles = 256;  // that are looked at in a directory
-
-std::string Lower(std::string s) {
-  for (char& c : s)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  return s;
-}
 
 std::string WholePath(const std::string& path, const std::string& base_dir) {
   return path.starts_with("/") ? path : base_dir + "/" + path;

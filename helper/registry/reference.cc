@@ -6,6 +6,7 @@
 #include <cctype>
 
 #include "base/digest.h"
+#include "base/lower.h"
 
 namespace fastoci {
 namespace {
@@ -56,7 +57,7 @@ std::string PortOf(const std::string& host) {
 // A name in lower case, or an address as inet_ntop() writes it: libcurl takes
 // each of 127.0.0.1, 127.1 and 0x7f000001 for the same one.
 std::string CanonicalName(std::string name) {
-  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  name = Lower(std::move(name));
   char text[INET6_ADDRSTRLEN];
   in6_addr six;
   if (::inet_pton(AF_INET6, name.c_str(), &six) == 1 &&
@@ -214,8 +215,7 @@ Result<Reference> ParseReference(const std::string& text) {
   std::string head = rest.substr(0, first);
   if (first != std::string::npos && LooksLikeHost(head)) {
     if (!IsRegistryHost(head)) return bad("the host is malformed");
-    ref.host = head;
-    for (char& c : ref.host) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    ref.host = Lower(head);
     ref.repository = rest.substr(first + 1);
   } else {
     ref.host = kDefaultHost;

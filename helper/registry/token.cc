@@ -6,6 +6,7 @@
 
 #include "base/base64.h"
 #include "base/json.h"
+#include "base/lower.h"
 
 namespace fastoci {
 namespace {
@@ -55,11 +56,6 @@ class Scanner {
   const std::string& text_;
   size_t i_ = 0;
 };
-
-std::string Lower(std::string s) {
-  for (char& c : s) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return s;
-}
 
 Secret BasicValue(const Credential& c) {
   return Secret("Basic " + Base64Encode(c.username + ":" + c.password.Reveal()));
