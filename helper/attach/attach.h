@@ -5,7 +5,7 @@
 //   fastoci-<name>. In the kernel each of these holds the one before it, so
 //   removing the dm device releases all. A second attach of the same image
 //   changes nothing and says so.
-// detach: unmounts and removes. Readers of a held miss sleep uninterruptibly, and
+// detach: unmounts and removes, unless it is told to do so gently. Readers of a held miss sleep uninterruptibly, and
 //   only we can wake them. So detach sets the policy to fail, and fails the parked
 //   reads again and again, until the device is gone or the time is over. In the
 //   latter case it puts the policy back.
@@ -107,6 +107,10 @@ Status UnmountImage(const AttachPaths& paths, const std::string& dir, bool force
 struct DetachRequest {
   bool keep = false;   // keep meta.img and state.json for the next attach
   bool force = false;  // fail reads even if none waits for a miss
+  // Leave mounts and reads as they are: only a device that nobody uses is detached. EBUSY in
+  // err if somebody does.
+  bool gently = false;
+  bool name_holders = true;  // in that error, which takes a look at each process
   int64_t timeout_ms = 5000;
 };
 Status DetachImage(const AttachPaths& paths, const std::string& what,

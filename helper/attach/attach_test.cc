@@ -3,12 +3,10 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "attach/bounded.h"
 #include "attach/fs_check.h"
 #include "attach/manifest.h"
 #include "attach/mounts.h"
@@ -363,33 +361,6 @@ TEST(ParseMountInfo, ReadsFieldsAndEscapes) {
   EXPECT_EQ(m[1].major, 253U);
   EXPECT_EQ(m[1].minor, 3U);
   EXPECT_EQ(m[1].dir, "/mnt/a b");
-}
-
-// --- bounded children ---
-
-TEST(RunBounded, ReturnsTheValueOrTimesOut) {
-  EXPECT_EQ(*RunBounded("test", 10000, [] { return 7; }), 7);
-  auto begin = std::chrono::steady_clock::now();
-  auto late = RunBounded("test", 50, [] { return ::pause(); });
-  ASSERT_FALSE(late.ok());
-  EXPECT_EQ(late.error().err, ETIMEDOUT);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
-}
-
-TEST(RunBoundedProgram, KeepsPrintableOutputWithinItsLimit) {
-  BoundedProgram p;
-  p.what = "test";
-  p.argv = {"/bin/sh", "-c", "printf 'a\\033b\\n'; printf x 1>&2; exit 3"};
-  std::string output;
-  EXPECT_EQ(*RunBoundedProgram(p, &output), 3);
-  EXPECT_EQ(output, "a?b\nx");
-  p.argv = {"/bin/sh", "-c", "head -c 100000 /dev/zero"};
-  p.max_output = 10;
-  output.clear();
-  EXPECT_EQ(*RunBoundedProgram(p, &output), 0);
-  EXPECT_EQ(output.size(), 10U);
-  p.argv = {"/no/such/program"};
-  EXPECT_EQ(*RunBoundedProgram(p, &output), 127);
 }
 
 // --- state ---

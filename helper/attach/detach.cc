@@ -14,7 +14,6 @@
 #include <thread>
 
 #include "attach/attach.h"
-#include "attach/bounded.h"
 #include "attach/mounts.h"
 #include "base/unique_fd.h"
 #include "kernel/loop.h"
@@ -92,9 +91,10 @@ std::string Holders(uint32_t major, uint32_t minor) {
   return text;
 }
 
-Error BusyError(const ImageReport& image, const Error& cause) {
+// look: for who uses it, at each process of the machine.
+Error BusyError(const ImageReport& image, const Error& cause, bool look = true) {
   std::string message = image.name + " is in use: " + cause.message;
-  std::string holders = Holders(image.major, image.minor);
+  std::string holders = look ? Holders(image.major, image.minor) : "";
   if (!holders.empty()) message += "; process " + holders;
   message += ". Stop what uses it (fuser -vm " + image.device + "), then try again";
   return {ErrorKind::kIo, EBUSY, message};
@@ -115,14 +115,14 @@ Status RemoveDevice(const ImageReport& image, const DetachRequest& request) {
   if (image.suspended) (void)DmResume(reads.dm_name()).ok();
   auto end = In(request.timeout_ms);
   for (;;) {
-    Status status = TryRemove(image, reads.dm_name());
+    Status status = request.gently ? DmRemove(reads.dm_name(), 0) : TryRemove(image, reads.dm_name());
     if (status.ok()) {
       reads.Gone();
       return status;
     }
     if (!IsBusy(status)) return status;
-    if (reads.Pending() > 0 || request.force) reads.Fail();
-    if (Clock::now() > end) return BusyError(image, status.error());
+    if (!request.gently && (reads.Pending() > 0 || request.force)) reads.Fail();
+    if (Clock::now() > end) return BusyError(image, status.error(), request.name_holders);
     Pause();
   }
 }
@@ -186,13 +186,7 @@ Status MountImage(const AttachPaths& paths, const ImageReport& image, const std:
   struct stat st;
   if (::fstat(fd.get(), &st) != 0) return ErrnoError("stat " + image.device);
   if (st.st_rdev != makedev(image.major, image.minor)) return Changed(image.name);
-  // A hostile layout may make even the superblock a miss: read it in a child.
-  FsType type = FsType::kExt4;
-  auto readable = RunBounded("reading the superblock", request.mount_timeout_ms, [&] {
-    return CheckDeviceSuperblock(fd.get(), image.device).ok() ? 0 : 1;
-  });
-  if (!readable.ok()) return readable.error();
-  FASTOCI_TRY(type, CheckDeviceSuperblock(fd.get(), image.device));
+  FASTOCI_TRY(FsType type, CheckDeviceSuperblock(fd.get(), image.device, request.mount_timeout_ms));
   FASTOCI_CHECK_OK(CheckOnce(paths, image, type, request, progress));
   FASTOCI_CHECK_OK(MountReadOnly(type, image.device, target, request.context, request.mount_timeout_ms));
   return UpdateState(paths.state_dir, image.name, kLockMs, [&](ImageState* state) {

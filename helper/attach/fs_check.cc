@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <iterator>
 
-#include "base/unique_fd.h"
+#include "attach/bounded.h"
 
 namespace fastoci {
 namespace {
@@ -106,11 +106,11 @@ Result<FsType> CheckSuperblock(ByteSpan sb, uint64_t device_bytes) {
                "the device holds neither ext4 nor erofs: nothing to mount"};
 }
 
-Result<FsType> CheckDeviceSuperblock(int fd, const std::string& device) {
+Result<FsType> CheckDeviceSuperblock(int fd, const std::string& device, int64_t timeout_ms) {
   uint64_t device_bytes = 0;
   if (::ioctl(fd, BLKGETSIZE64, &device_bytes) != 0) return ErrnoError("size of " + device);
-  uint8_t sb[kSuperblockBytes];
-  FASTOCI_CHECK_OK(PreadFull(fd, sb, kSuperblockOffset, device));
+  FASTOCI_TRY(Bytes sb, ReadBounded("the superblock of " + device, fd, kSuperblockOffset,
+                                    kSuperblockBytes, timeout_ms));
   return CheckSuperblock(sb, device_bytes);
 }
 

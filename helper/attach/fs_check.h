@@ -31,8 +31,9 @@ const char* FsTypeName(FsType type);
 // superblock: kSuperblockBytes at kSuperblockOffset of a device of device_bytes.
 Result<FsType> CheckSuperblock(ByteSpan superblock, uint64_t device_bytes);
 
-// The same from an open device.
-Result<FsType> CheckDeviceSuperblock(int fd, const std::string& device);
+// The same from an open device, which a child reads: a hostile layout may make even the
+// superblock a miss. After timeout_ms returns kUnavailable with ETIMEDOUT.
+Result<FsType> CheckDeviceSuperblock(int fd, const std::string& device, int64_t timeout_ms);
 
 // Runs e2fsck -fn or fsck.erofs over the block device in the sandbox. kMismatch
 // if it finds the file system damaged, kUnsupported if the program is missing.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach/mounts.h"
 
+#include <fcntl.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 
 #include <sstream>
 
@@ -77,11 +79,17 @@ Result<std::vector<std::string>> MountsOf(uint32_t major, uint32_t minor) {
   return dirs;
 }
 
+bool IsMountPoint(const std::string& path) {
+  struct statx stx = {};
+  return ::statx(AT_FDCWD, path.c_str(), AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &stx) == 0 &&
+         (stx.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+}
+
 Status MountReadOnly(FsType type, const std::string& device, const std::string& dir,
                      const std::string& context, int64_t timeout_ms) {
   std::string options = type == FsType::kExt4 ? "noload,errors=continue" : "";
   if (!context.empty()) options += std::string(options.empty() ? "" : ",") + "context=\"" + context + "\"";
-  auto code = RunBounded("mount", timeout_ms, [&] {
+  auto code = RunBounded("mount", timeout_ms, {}, [&] {
     int result = ::mount(device.c_str(), dir.c_str(), FsTypeName(type), MS_RDONLY, options.c_str());
     return result == 0 ? 0 : errno;
   });
@@ -89,7 +97,7 @@ Status MountReadOnly(FsType type, const std::string& device, const std::string& 
 }
 
 Status Unmount(const std::string& dir, int64_t timeout_ms) {
-  auto code = RunBounded("umount", timeout_ms, [&] {
+  auto code = RunBounded("umount", timeout_ms, {}, [&] {
     return ::umount2(dir.c_str(), UMOUNT_NOFOLLOW) == 0 ? 0 : errno;
   });
   return FromErrno(code, "unmount " + dir);

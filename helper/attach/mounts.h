@@ -24,6 +24,8 @@ std::vector<MountEntry> ParseMountInfo(const std::string& text);
 Result<std::vector<MountEntry>> CurrentMounts();
 // The directories of this mount namespace where that device is mounted.
 Result<std::vector<std::string>> MountsOf(uint32_t major, uint32_t minor);
+// Asks only the kernel, and reads no device. False also if path does not exist.
+bool IsMountPoint(const std::string& path);
 
 // ext4: ro,noload,errors=continue; erofs: ro. context: SELinux's, or "".
 Status MountReadOnly(FsType type, const std::string& device, const std::string& dir,

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -23,6 +24,19 @@ constexpr uint32_t kBlockBytes = 512;
 bool CanRead(int fd) {
   uint8_t block[kBlockBytes];
   return ::pread(fd, block, sizeof(block), 0) == static_cast<ssize_t>(sizeof(block));
+}
+
+// Turns direct I/O off where it does not work.
+Status TryDirect(const UniqueFd& backing, const UniqueFd& loop) {
+  int block_bytes = 0;
+  // A block device says what it takes. A read of it may hang: its helper may be gone.
+  if (::ioctl(backing.get(), BLKSSZGET, &block_bytes) == 0) {
+    if (block_bytes > static_cast<int>(kBlockBytes)) (void)::ioctl(loop.get(), LOOP_SET_DIRECT_IO, 0UL);
+    return OkStatus();
+  }
+  if (CanRead(loop.get())) return OkStatus();
+  (void)::ioctl(loop.get(), LOOP_SET_DIRECT_IO, 0UL);
+  return CanRead(loop.get()) ? OkStatus() : Status(ErrnoError("read"));
 }
 
 Result<bool> IsDirect(int fd, const std::string& device) {
@@ -60,13 +74,9 @@ Result<Bound> Bind(const UniqueFd& backing, const std::string& file, int mode, u
       if (errno == EBUSY) continue;  // somebody else took it
       return ErrnoError("set up " + b.device + " over " + file);
     }
-    if (!CanRead(b.fd.get())) {
-      (void)::ioctl(b.fd.get(), LOOP_SET_DIRECT_IO, 0UL);
-      if (!CanRead(b.fd.get())) {
-        Error error = ErrnoError("read " + file + " through " + b.device);
-        (void)::ioctl(b.fd.get(), LOOP_CLR_FD);
-        return error;
-      }
+    if (Status tried = TryDirect(backing, b.fd); !tried.ok()) {
+      (void)::ioctl(b.fd.get(), LOOP_CLR_FD);
+      return tried.error().Wrap(file + " through " + b.device);
     }
     FASTOCI_TRY(b.direct_io, IsDirect(b.fd.get(), b.device));
     return b;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loop devices over an assembled meta image or the cache file. They have 512-byte blocks,
+// Loop devices over an assembled meta image, the cache file or an image's device. They have 512-byte blocks,
 // and direct I/O if that works. Two things are checked for that. The driver may fall back
 // to buffered I/O and not say so; so the flag is read back. On some file systems it does
 // not fall back although they have no direct I/O (overlayfs takes O_DIRECT whatever lies
-// under it; tmpfs has none before 6.6). Then every read would fail; so one read is tried.
+// under it; tmpfs has none before 6.6). Then every read would fail; so one read of the file
+// is tried. No block device is read: that could hang.
 #ifndef FASTOCI_KERNEL_LOOP_H_
 #define FASTOCI_KERNEL_LOOP_H_
 

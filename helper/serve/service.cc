@@ -347,6 +347,7 @@ Result<std::string> ConvertService::Convert(const ServeJob& job, const ServeRule
   };
   p.timeout_ms = static_cast<int64_t>(c.timeout_minutes) * 60000;
   p.max_output = kMaxOutput;
+  p.last_output = true;  // the digest, or the complaint, comes last
   std::string output;
   FASTOCI_TRY(int code, RunBoundedProgram(p, &output));
   const std::string digest = DigestIn(output);

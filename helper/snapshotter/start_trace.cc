@@ -147,7 +147,7 @@ Status StartTraces::Learn(const std::string& device, const std::string& image_id
 
 Status StartTraces::Replay(const std::string& device, const std::vector<SectorRun>& runs) {
   const std::string node = DmNodePath(kDmNamePrefix + device);
-  auto code = RunBounded("read ahead", kReplayMs, [&] {
+  auto code = RunBounded("read ahead", kReplayMs, {}, [&] {
     const int fd = ::open(node.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return errno;
     for (const SectorRun& run : runs)
