@@ -2,7 +2,7 @@
 #include "snapshotter/directories.h"
 
 #include <dirent.h>
-#include <fts.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "snapshotter/tree.h"
 
 namespace fastoci {
 namespace {
@@ -31,40 +32,21 @@ Result<std::vector<int64_t>> IdsIn(const std::string& path) {
   return ids;
 }
 
-using FtsPtr = std::unique_ptr<FTS, int (*)(FTS*)>;
-FtsPtr OpenTree(const std::string& path) {
-  std::string copy = path;
-  char* paths[] = {copy.data(), nullptr};
-  return {::fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_XDEV, nullptr), ::fts_close};
-}
-
-// Never crosses into what may be mounted there.
-Status RemoveTree(const std::string& path) {
-  FtsPtr tree = OpenTree(path);
-  if (!tree) return ErrnoError("read " + path);
-  Status status = OkStatus();
-  while (FTSENT* e = ::fts_read(tree.get())) {
-    if (e->fts_info == FTS_D) continue;
-    const int rc = e->fts_info == FTS_DP || e->fts_info == FTS_DNR ? ::rmdir(e->fts_path) : ::unlink(e->fts_path);
-    if (rc != 0 && errno != ENOENT && status.ok()) status = ErrnoError(std::string("remove ") + e->fts_path);
-  }
-  return status;
-}
-
 }  // namespace
 
 DiskUsage MeasureDirectory(const std::string& path) {
   constexpr int64_t kStatBlock = 512;
   DiskUsage usage;
   std::set<std::pair<dev_t, ino_t>> linked;
-  FtsPtr tree = OpenTree(path);
-  while (FTSENT* e = tree ? ::fts_read(tree.get()) : nullptr) {
-    if (e->fts_info == FTS_DP || e->fts_info == FTS_NS || e->fts_info == FTS_ERR) continue;
-    const struct stat& st = *e->fts_statp;
-    if (!S_ISDIR(st.st_mode) && st.st_nlink > 1 && !linked.insert({st.st_dev, st.st_ino}).second) continue;
+  auto add = [&](int parent, const char* name) {
+    struct stat st;
+    if (::fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0) return;
+    if (!S_ISDIR(st.st_mode) && st.st_nlink > 1 && !linked.insert({st.st_dev, st.st_ino}).second) return;
     usage.inodes++;
     usage.bytes += st.st_blocks * kStatBlock;
-  }
+  };
+  add(AT_FDCWD, path.c_str());
+  (void)WalkTree(path, {add, add}).ok();
   return usage;
 }
 
