@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "snapshotter/devices.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,7 +13,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kRetry = std::chrono::seconds(5);
 constexpr int64_t kDetachMs = 2000;
 constexpr int64_t kUmountMs = 2000;
 
@@ -32,17 +29,12 @@ class LogProgress : public Progress {
   const std::string& device_;
 };
 
-// Asks only the kernel, and reads no device.
-bool IsMountPoint(const std::string& path) {
-  struct statx stx = {};
-  return ::statx(AT_FDCWD, path.c_str(), AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &stx) == 0 &&
-         (stx.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
-}
-
 }  // namespace
 
-ChainDevices::ChainDevices(DeviceOptions options, SnapshotStore* store, SnapshotterMetrics* metrics)
+ChainDevices::ChainDevices(DeviceOptions options, SnapshotStore* store, SnapshotterMetrics* metrics, DeviceTools tools)
     : options_(std::move(options)),
+      tools_(std::move(tools)),
+      tag_(RootTag(options_.root)),
       store_(*store),
       metrics_(*metrics),
       starts_({options_.root + "/starts", options_.control_socket, options_.learn, std::chrono::seconds(options_.learn_s)}) {
@@ -65,6 +57,10 @@ std::string ChainDevices::MountPoint(const std::string& device) const {
   return options_.root + "/mounts/" + device;
 }
 
+std::string ChainDevices::NameFor(const std::string& parent_device, const Layer& layer) const {
+  return layer.kind == LayerKind::kTrace ? parent_device : DeviceName(parent_device, layer) + "-" + tag_;
+}
+
 std::shared_ptr<ChainDevices::Entry> ChainDevices::EntryOf(const std::string& device) {
   std::lock_guard lock(mutex_);
   auto& entry = entries_[device];
@@ -79,6 +75,7 @@ Result<std::string> ChainDevices::Ensure(const std::string& device, const Descri
   if (IsMountPoint(dir)) return dir;
   const auto begin = Clock::now();
   Status status = Attach(device, describe);
+  entry->hangs = !status.ok() && status.error().err == ETIMEDOUT;
   metrics_.Attached(status.ok(), Clock::now() - begin);
   if (!status.ok()) {
     LogEvent(LogLevel::kError, {.kind = "attach_failed", .image = device}, "%s cannot be attached: %s", device.c_str(),
@@ -99,16 +96,16 @@ Status ChainDevices::Attach(const std::string& device, const Describe& describe)
   request.cache_device = options_.cache_device;
   request.policy = options_.policy;
   request.access = options_.access;
-  auto attached = AttachImage(paths_, request, &progress);
+  auto attached = tools_.attach(paths_, request, &progress);
   if (!attached.ok() && (attached.error().kind == ErrorKind::kMismatch || attached.error().kind == ErrorKind::kNotFound)) {
     request.kept = false;
     FASTOCI_TRY(request.stack, describe());
-    attached = AttachImage(paths_, request, &progress);
+    attached = tools_.attach(paths_, request, &progress);
   }
   if (!attached.ok()) return attached.error();
   MountRequest mount;
   mount.context = options_.context;
-  FASTOCI_CHECK_OK(MountImage(paths_, attached->image, MountPoint(device), mount, &progress));
+  FASTOCI_CHECK_OK(tools_.mount(paths_, attached->image, MountPoint(device), mount, &progress));
   if (attached->image.status) starts_.Attached(device, attached->image.status->image_id);
   return OkStatus();
 }
@@ -126,22 +123,32 @@ void ChainDevices::ReleaseAll() {
   for (const std::string& name : StateNames(paths_.state_dir)) Release(name);
 }
 
-bool ChainDevices::Reap(const std::string& device) {
+ChainDevices::Reaped ChainDevices::Reap(const std::string& device, bool told, std::string* why) {
   auto entry = EntryOf(device);
-  std::lock_guard lock(entry->mutex);
+  // Somebody attaches it, which may take long. The other devices must not wait for that.
+  std::unique_lock lock(entry->mutex, std::try_to_lock);
+  if (!lock.owns_lock()) return Reaped::kBeingAttached;
   auto use = store_.UseOf(device);
-  if (!use.ok() || use->readers > 0) return use.ok();
+  if (!use.ok()) *why = use.error().message;
+  if (!use.ok() || use->readers > 0) return use.ok() ? Reaped::kDone : Reaped::kInUse;
   LogProgress progress(device);
   const std::string dir = MountPoint(device);
-  if (IsMountPoint(dir) && !Unmount(dir, kUmountMs).ok()) return false;
   DetachRequest request;
   request.keep = use->makers > 0;
-  request.timeout_ms = kDetachMs;
-  Status status = DetachImage(paths_, device, request, &progress);
-  if (!status.ok() && status.error().kind != ErrorKind::kNotFound) return false;
+  request.gently = !entry->hangs;
+  request.name_holders = !told;
+  request.timeout_ms = told ? 0 : kDetachMs;
+  Status status = IsMountPoint(dir) ? Unmount(dir, kUmountMs) : OkStatus();
+  if (status.ok()) status = tools_.detach(paths_, device, request, &progress);
+  if (!status.ok() && status.error().kind != ErrorKind::kNotFound) {
+    if (status.error().err == ETIMEDOUT) entry->hangs = true;
+    *why = status.error().message;
+    return Reaped::kInUse;
+  }
+  entry->hangs = false;
   ::rmdir(dir.c_str());
   if (!request.keep) starts_.Forget(device);
-  return true;
+  return Reaped::kDone;
 }
 
 void ChainDevices::RunReaper() {
@@ -159,29 +166,32 @@ void ChainDevices::RunReaper() {
     }
     const std::string device = first->first;
     const auto due = first->second.due;
+    const bool told = first->second.told;
+    std::string why;
     busy_ = true;
     lock.unlock();
-    const bool done = Reap(device);
+    const Reaped reaped = Reap(device, told, &why);
     lock.lock();
     busy_ = false;
-    if (auto it = released_.find(device); it != released_.end()) {
-      if (done && it->second.due == due) {  // nobody released it meanwhile
-        released_.erase(it);
-      } else if (!done) {
-        if (!it->second.told)
-          LogEvent(LogLevel::kWarning, {.kind = "detach_waits", .image = device},
-                   "%s has no known user, but is in use; detaching it is tried again", device.c_str());
-        it->second.told = it->second.seen = true;
-        it->second.due = Clock::now() + kRetry;
+    auto it = released_.find(device);
+    if (it->second.due == due && reaped == Reaped::kDone) {  // nobody released it meanwhile
+      released_.erase(it);
+    } else if (it->second.due == due) {
+      it->second.seen = true;
+      it->second.due = Clock::now() + options_.retry;
+      if (reaped == Reaped::kInUse && !told) {
+        it->second.told = true;
+        LogEvent(LogLevel::kWarning, {.kind = "detach_waits", .image = device},
+                 "%s has no known user, but cannot be detached yet; this is tried again: %s", device.c_str(), why.c_str());
       }
     }
     wake_.notify_all();
   }
 }
 
-void ChainDevices::Settle() {
+void ChainDevices::Settle(std::chrono::milliseconds limit) {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [&] {
+  (void)wake_.wait_for(lock, limit, [&] {
     return stop_ || (!busy_ && std::all_of(released_.begin(), released_.end(),
                                            [](const auto& r) { return r.second.seen; }));
   });

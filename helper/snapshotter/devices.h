@@ -25,6 +25,7 @@
 
 #include "attach/attach.h"
 #include "base/result.h"
+#include "snapshotter/layer.h"
 #include "snapshotter/metrics.h"
 #include "snapshotter/start_trace.h"
 #include "snapshotter/store.h"
@@ -41,12 +42,21 @@ struct DeviceOptions {
   bool learn = false;           // what starts read, see start_trace.h
   uint64_t learn_s = 60;
   RegistryAccess access;
+  std::chrono::milliseconds retry{5000};  // of removing a device that is in use
+};
+
+// helper/attach; tests put something else in its place.
+struct DeviceTools {
+  std::function<Result<AttachResult>(const AttachPaths&, const AttachRequest&, Progress*)> attach = AttachImage;
+  std::function<Status(const AttachPaths&, const ImageReport&, const std::string&, const MountRequest&, Progress*)>
+      mount = MountImage;
+  std::function<Status(const AttachPaths&, const std::string&, const DetachRequest&, Progress*)> detach = DetachImage;
 };
 
 class ChainDevices {
  public:
   // store and metrics outlive it.
-  ChainDevices(DeviceOptions options, SnapshotStore* store, SnapshotterMetrics* metrics);
+  ChainDevices(DeviceOptions options, SnapshotStore* store, SnapshotterMetrics* metrics, DeviceTools tools = {});
   ~ChainDevices();
 
   // Attaches and mounts the device, and returns the mount point. describe: called for the
@@ -54,26 +64,34 @@ class ChainDevices {
   using Describe = std::function<Result<LayerStack>()>;
   Result<std::string> Ensure(const std::string& device, const Describe& describe);
   // Makes another thread check, after that time, whether the device is still needed. If it is
-  // not, the thread removes it, and tries again while it is busy.
+  // not, the thread unmounts and removes it, and tries again while it is busy. It leaves alone
+  // what others mounted or read of it. Only if a child of ours hung on the device, its reads are
+  // made to fail, as nothing else ends such a child.
   void Release(const std::string& device, std::chrono::seconds after = std::chrono::seconds(0));
   // The same for all that the node has of ours.
   void ReleaseAll();
-  // Waits until all that was released was looked at once.
-  void Settle();
+  // Waits until all that was released was looked at once, but no longer than limit.
+  void Settle(std::chrono::milliseconds limit = std::chrono::seconds(10));
 
   std::string MountPoint(const std::string& device) const;
+  // The name of the device of a lazy layer, which another root's never has.
+  std::string NameFor(const std::string& parent_device, const Layer& layer) const;
 
  private:
   struct Entry {
     std::mutex mutex;
+    bool hangs = false;  // under mutex: a child of ours was left behind
   };
   std::shared_ptr<Entry> EntryOf(const std::string& device);
   Status Attach(const std::string& device, const Describe& describe);
-  // True: done with it.
-  bool Reap(const std::string& device);
+  enum class Reaped { kDone, kInUse, kBeingAttached };
+  // told: why it stays was said before. *why: kInUse: the same, if it was not.
+  Reaped Reap(const std::string& device, bool told, std::string* why);
   void RunReaper();
 
   const DeviceOptions options_;
+  const DeviceTools tools_;
+  const std::string tag_;
   SnapshotStore& store_;
   SnapshotterMetrics& metrics_;
   AttachPaths paths_;

@@ -25,7 +25,7 @@ constexpr char kNativeMediaType[] = "application/vnd.oci.image.layer.v1.tar";
 constexpr char kFilesDir[] = "fs";
 constexpr char kNativeFile[] = "overlaybd.commit";
 constexpr char kMetaMark[] = ".turbo.ociv1";
-constexpr size_t kNameDigits = 20;
+constexpr size_t kNameDigits = 20, kTagDigits = 8;
 constexpr uint64_t kMaxDescriptionBytes = 1 << 20;
 
 std::string Label(const Labels& labels, const std::string& key) {
@@ -215,6 +215,13 @@ Result<Layer> LayerFromJson(const std::string& text) {
   layer.manifest_digest = JsonText(j, "manifest_digest");
   for (const Json& part : JsonChild(j, "parts")) layer.parts.push_back(PartFromJson(part));
   return layer;
+}
+
+std::string RootTag(const std::string& root) {
+  char* real = ::realpath(root.c_str(), nullptr);  // another spelling must not make other devices
+  const std::string path = real ? real : root;
+  ::free(real);
+  return HexEncode(Sha256::Of(AsBytes(path))).substr(0, kTagDigits);
 }
 
 std::string DeviceName(const std::string& parent_device, const Layer& layer) {

@@ -54,7 +54,10 @@ Result<Layer> LayerOfFiles(const Layer& told, const std::string& dir);
 std::string LayerToJson(const Layer& layer);  // "" for an ordinary one
 Result<Layer> LayerFromJson(const std::string& text);
 
-// The name of the device of a lazy layer. parent_device: its parent's device; "": none.
+// Eight hex digits that tell what is this root's from what belongs to another one on the node.
+std::string RootTag(const std::string& root);
+// What names the device of a lazy layer; ChainDevices::NameFor() adds the root. parent_device:
+// its parent's device; "": none.
 std::string DeviceName(const std::string& parent_device, const Layer& layer);
 
 }  // namespace fastoci

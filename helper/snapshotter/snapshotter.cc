@@ -147,7 +147,7 @@ Status Snapshotter::TryImage(const Lowers& lowers, const ResolvedImage& image) {
     layer.parts.push_back(all[i]);
     layers.push_back(all[i]);
     if (all[i].native && i + 1 < all.size()) continue;  // a base layer goes with what lies on it
-    device = DeviceName(device, layer);
+    device = devices_->NameFor(device, layer);
     layer.parts.clear();
   }
   stack.image = image.ref.ToString();
@@ -227,7 +227,7 @@ Result<bool> Snapshotter::Take(const std::string& key, const std::string& parent
   snapshot.kind = SnapshotKind::kCommitted;
   snapshot.labels = labels;
   snapshot.layer = LayerToJson(layer);
-  snapshot.device = DeviceName(lowers.device, layer);
+  snapshot.device = devices_->NameFor(lowers.device, layer);
   Status status = OkStatus();
   const std::string kept = directories_->Dir(id) + "/" + kMetaFile;
   if (!meta_file.empty() && ::link(meta_file.c_str(), kept.c_str()) != 0) status = ErrnoError("link " + meta_file);
@@ -420,7 +420,7 @@ Status Snapshotter::Commit(const std::string& name, const std::string& key, cons
     if (!lowers.dirs.empty())
       return InvalidError("a lazy layer cannot lie over an ordinary one: convert the image as a whole");
     committing.layer = LayerToJson(layer);
-    committing.device = DeviceName(lowers.device, layer);
+    committing.device = devices_->NameFor(lowers.device, layer);
   }
   FASTOCI_CHECK_OK(store_->Commit(committing));
   sampler_->Forget(active.id);

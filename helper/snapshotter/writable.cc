@@ -8,18 +8,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
+
 #include "attach/bounded.h"
 #include "attach/mounts.h"
-#include "base/digest.h"
 #include "base/unique_fd.h"
 #include "kernel/dm_control.h"
 #include "kernel/loop.h"
+#include "snapshotter/layer.h"
 
 namespace fastoci {
 namespace {
 
 constexpr char kTarget[] = "snapshot";
 constexpr char kFile[] = "/writable", kMountPoint[] = "/mountpoint";
+constexpr char kUnchecked[] = "/writable.unchecked";  // while a file that was written before is not checked
 constexpr uint64_t kSector = 512;
 constexpr uint64_t kChunkSectors = 8;       // what is copied at a time: a block of ext4
 constexpr uint64_t kExceptionsPerBlock = 256;  // dm-snapshot's metadata: 16 of 4096 bytes each
@@ -32,12 +35,6 @@ Result<uint64_t> DeviceBytes(const std::string& node) {
   uint64_t bytes = 0;
   if (!fd.valid() || ::ioctl(fd.get(), BLKGETSIZE64, &bytes) != 0) return ErrnoError("size of " + node);
   return bytes;
-}
-
-bool IsMounted(const std::string& dir) {
-  struct statx stx = {};
-  return ::statx(AT_FDCWD, dir.c_str(), AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &stx) == 0 &&
-         (stx.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 }
 
 // Sparse; true: it is new. One that is not keeps its size.
@@ -73,13 +70,18 @@ Result<WritableMode> WritableModeOf(const Labels& labels) {
 }
 
 WritableDevices::WritableDevices(const std::string& root, std::string context)
-    : tag_(HexEncode(Sha256::Of(AsBytes(root))).substr(0, 8)), context_(std::move(context)) {}
+    : tag_(RootTag(root)), context_(std::move(context)) {}
 
 std::string WritableDevices::NameOf(int64_t id) const { return "fastociw-" + tag_ + "-" + std::to_string(id); }
 
 Result<std::string> WritableDevices::EnsureLocked(const Request& r) {
-  const std::string name = NameOf(r.id), node = DmNodePath(name), file = r.dir + kFile;
-  if (DmInfo(name).ok()) return node;
+  const std::string name = NameOf(r.id), node = DmNodePath(name), file = r.dir + kFile, mark = r.dir + kUnchecked;
+  if (auto device = DmInfo(name); device.ok()) {
+    if (IsUsable(*device, ::access(mark.c_str(), F_OK) == 0)) return node;
+    // While the check of a snapshotter that was killed goes on, the device is in use.
+    if (Status removed = DmRemove(name, kRemoveMs); !removed.ok())
+      return removed.error().Wrap("a half-made device must be made anew");
+  }
   FASTOCI_CHECK_OK(DmRequireTarget(kTarget));
   // The image's mount has claimed its device for itself. A loop device reads it nevertheless.
   FASTOCI_TRY(auto origin, AutoclearLoop::Open(r.origin));
@@ -93,8 +95,12 @@ Result<std::string> WritableDevices::EnsureLocked(const Request& r) {
   table.sectors = bytes / kSector;
   table.params = origin.device() + " " + cow.device() + " P " + std::to_string(kChunkSectors);
   table.read_only = false;
+  // It outlives a kill, but need not outlive a power cut, as the device does not either.
+  if (!fresh && !UniqueFd(::open(mark.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600)).valid())
+    return ErrnoError("make " + mark);
   FASTOCI_CHECK_OK(DmCreate(name, "FASTOCIW-" + tag_ + "-" + std::to_string(r.id), table));
   Status status = fresh ? OkStatus() : Repair(node);
+  if (status.ok() && ::unlink(mark.c_str()) != 0 && errno != ENOENT) status = ErrnoError("remove " + mark);
   if (status.ok()) return node;
   (void)DmRemove(name, kRemoveMs).ok();
   return status.error();
@@ -108,12 +114,12 @@ Result<std::string> WritableDevices::Ensure(const Request& request) {
 Result<std::string> WritableDevices::EnsureMounted(const Request& request) {
   std::lock_guard lock(LockOf(request.id));
   const std::string dir = request.dir + kMountPoint;
-  if (IsMounted(dir)) return dir;
+  if (IsMountPoint(dir)) return dir;
   FASTOCI_TRY(std::string node, EnsureLocked(request));
   if (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make " + dir);
   std::string options = "errors=remount-ro";
   if (!context_.empty()) options += ",context=\"" + context_ + "\"";
-  FASTOCI_TRY(int code, RunBounded("mount", kMountMs, [&] {
+  FASTOCI_TRY(int code, RunBounded("mount", kMountMs, {}, [&] {
     return ::mount(node.c_str(), dir.c_str(), "ext4", 0, options.c_str()) == 0 ? 0 : errno;
   }));
   if (code != 0) return ErrnoError("mount " + node + " at " + dir, code);
@@ -122,13 +128,18 @@ Result<std::string> WritableDevices::EnsureMounted(const Request& request) {
 
 Status WritableDevices::Available() { return DmRequireTarget(kTarget); }
 
+bool WritableDevices::IsUsable(const DmDevice& device, bool unchecked) {
+  return device.has_table && !device.suspended && !unchecked;
+}
+
 bool WritableDevices::Has(const std::string& dir) { return ::access((dir + kFile).c_str(), F_OK) == 0; }
 
 Status WritableDevices::Remove(int64_t id, const std::string& dir) {
-  std::lock_guard lock(LockOf(id));
   if (!Has(dir)) return OkStatus();
+  std::unique_lock lock(LockOf(id), std::chrono::milliseconds(kRemoveMs));
+  if (!lock.owns_lock()) return Error{ErrorKind::kIo, EBUSY, NameOf(id) + " is being made or removed"};
   const std::string mounted = dir + kMountPoint;
-  if (IsMounted(mounted)) FASTOCI_CHECK_OK(Unmount(mounted, kRemoveMs));
+  if (IsMountPoint(mounted)) FASTOCI_CHECK_OK(Unmount(mounted, kRemoveMs));
   Status removed = DmRemove(NameOf(id), kRemoveMs);
   if (!removed.ok() && removed.error().kind != ErrorKind::kNotFound) return removed;
   return OkStatus();

@@ -9,7 +9,8 @@
 //
 // The device holds its loop devices, and these hold the image's device and the file. So
 // removing the device releases all of them. The file outlives the device: after a reboot the
-// device is made from it again. The file system has no journal, so it is checked first.
+// device is made from it again. The file system has no journal, so it is checked first; a mark
+// in the directory says that this is still to be done, also if we are killed meanwhile.
 // An ext4 of its own under overlayfs was rejected, because a virtual machine cannot use that
 // as a device.
 //
@@ -23,6 +24,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "kernel/dm_control.h"
 #include "snapshotter/store.h"
 
 namespace fastoci {
@@ -51,17 +53,21 @@ class WritableDevices {
   Result<std::string> Ensure(const Request& request);
   // Also mounts it, and returns the mount point.
   Result<std::string> EnsureMounted(const Request& request);
-  // Unmounts and removes the device if it exists. EBUSY in err while somebody uses it.
+  // Unmounts and removes the device if it exists. EBUSY in err while somebody uses it, or is
+  // about to make it.
   Status Remove(int64_t id, const std::string& dir);
   // Whether the snapshot in dir has a writable device, attached or not.
   static bool Has(const std::string& dir);
+  // Whether Ensure() may give a device that exists, or must make it anew. unchecked: its file
+  // system was not checked yet.
+  static bool IsUsable(const DmDevice& device, bool unchecked);
 
  private:
   std::string NameOf(int64_t id) const;
   Result<std::string> EnsureLocked(const Request& request);
-  std::mutex& LockOf(int64_t id) { return locks_[static_cast<size_t>(id) % locks_.size()]; }
+  std::timed_mutex& LockOf(int64_t id) { return locks_[static_cast<size_t>(id) % locks_.size()]; }
   const std::string tag_, context_;
-  std::array<std::mutex, 32> locks_;  // a slow one delays few others
+  std::array<std::timed_mutex, 32> locks_;  // a slow one delays few others
 };
 
 }  // namespace fastoci
