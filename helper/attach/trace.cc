@@ -4,12 +4,14 @@
 #include <fcntl.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -136,13 +138,28 @@ void AddHelperLine(const std::string& line, Trace* trace) {
   }
 }
 
+Result<std::string> MakeTraceInstance(const std::string& instances) {
+  static std::atomic<unsigned> made{0};  // one process may watch several images
+  const std::string prefix = "fastoci-";
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(instances, ignored)) {
+    const std::string name = entry.path().filename();
+    if (!name.starts_with(prefix)) continue;
+    const auto pid = static_cast<pid_t>(std::strtol(name.c_str() + prefix.size(), nullptr, 10));
+    // Another PID namespace's process may live nevertheless: then its instance is busy, and stays.
+    if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) ::rmdir(entry.path().c_str());
+  }
+  const std::string dir = instances + "/" + prefix + std::to_string(::getpid()) + "-" + std::to_string(made++);
+  if (::mkdir(dir.c_str(), 0700) != 0) return ErrnoError(dir);
+  return dir;
+}
+
 Result<KernelTrace> KernelTrace::Begin(uint32_t image_no) {
   if (::access((std::string(kTracefs) + "/instances").c_str(), F_OK) != 0 &&
       ::mount("tracefs", kTracefs, "tracefs", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0)
     return ErrnoError(std::string("mount tracefs at ") + kTracefs);
   KernelTrace trace;
-  const std::string dir = std::string(kTracefs) + "/instances/fastoci-" + std::to_string(::getpid());
-  if (::mkdir(dir.c_str(), 0700) != 0) return ErrnoError(dir);
+  FASTOCI_TRY(const std::string dir, MakeTraceInstance(std::string(kTracefs) + "/instances"));
   trace.dir_ = dir;
   const std::string event = dir + "/events/fastoci/fastoci_map";
   FASTOCI_CHECK_OK(Put(dir + "/trace_clock", "mono"));

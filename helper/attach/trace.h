@@ -60,6 +60,10 @@ struct Trace {
 // A line of the helper's stream.
 void AddHelperLine(const std::string& line, Trace* trace);
 
+// Makes a directory with a new name in tracefs' directory of instances, and returns its path.
+// Also removes those of processes that ended without doing so, which would trace for ever.
+Result<std::string> MakeTraceInstance(const std::string& instances);
+
 // The kernel's half. Its destructor removes what it has made in tracefs.
 class KernelTrace {
  public:

@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -35,6 +37,27 @@ TEST(ParseTraceLine, ReadsWhatBothKernelsPrint) {
   for (const char* bad : {"", "CPU:0 [LOST 12 EVENTS]", ": fastoci_map: ", "x: fastoci_map: hit",
                           "cat-1 [0] x: fastoci_map: ", "cat-1 [0] 1.5: fastoci_fill: cache=1"})
     EXPECT_FALSE(ParseTraceLine(bad)) << bad;
+}
+
+// Two images at a time are two instances. Of a process that was killed none stays.
+TEST(MakeTraceInstance, IsNewAndReplacesThoseOfTheDead) {
+  char name[] = "/tmp/fastoci-instances.XXXXXX";
+  ASSERT_NE(::mkdtemp(name), nullptr);
+  const std::string dir = name;
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  const std::string dead = "fastoci-" + std::to_string(child);
+  const std::vector<std::string> kept = {"fastoci-1", "fastoci-1-2", "fastoci-x", "others-" + std::to_string(child)};
+  for (const std::string& instance : kept) ASSERT_EQ(::mkdir((dir + "/" + instance).c_str(), 0700), 0);
+  for (const std::string& instance : {dead, dead + "-0"}) ASSERT_EQ(::mkdir((dir + "/" + instance).c_str(), 0700), 0);
+  auto one = MakeTraceInstance(dir), two = MakeTraceInstance(dir);
+  ASSERT_TRUE(one.ok() && two.ok());
+  EXPECT_NE(*one, *two);
+  for (const std::string& path : {*one, *two}) EXPECT_EQ(::rmdir(path.c_str()), 0);
+  for (const std::string& instance : kept) EXPECT_EQ(::rmdir((dir + "/" + instance).c_str()), 0) << instance;
+  EXPECT_EQ(::rmdir(dir.c_str()), 0) << "something is left";
+  EXPECT_FALSE(MakeTraceInstance(dir).ok());
 }
 
 TEST(AddHelperLine, TakesChunksAndRequests) {
