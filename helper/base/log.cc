@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/event.h"
+#include "base/utf8.h"
 
 namespace fastoci {
 namespace {
@@ -108,8 +109,9 @@ bool SendToJournal(LogLevel level, const EventFields& fields, const std::string&
 
 void Emit(LogLevel level, const EventFields& fields, const char* format, va_list args) {
   static const bool kPrefix = std::getenv("JOURNAL_STREAM") != nullptr;
-  char text[2048];
-  std::vsnprintf(text, sizeof(text), format, args);
+  char raw[2048];
+  std::vsnprintf(raw, sizeof(raw), format, args);
+  const std::string text = Printable(raw);  // some of it comes from registries and images
   if (g_sink) g_sink(level, fields, text);
   if (static_cast<int>(level) > g_max_level || SendToJournal(level, fields, text)) return;
   std::string line;

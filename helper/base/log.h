@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Leveled log to stderr, one line per record, with journald's <N> prefix when
+// Leveled log to stderr, one line of printable text per record, with journald's <N> prefix when
 // JOURNAL_STREAM is set. printf-style, checked by the compiler.
 #ifndef FASTOCI_BASE_LOG_H_
 #define FASTOCI_BASE_LOG_H_

@@ -26,7 +26,30 @@ size_t CharacterBytes(std::string_view text) {
   return overlong || surrogate || beyond ? 0 : n;
 }
 
+// Also those of U+0080 to U+009F, which terminals obey, too.
+bool IsControl(std::string_view character) {
+  const auto first = static_cast<uint8_t>(character[0]);
+  if (character.size() == 1) return first < ' ' || first == 0x7f;
+  return character.size() == 2 && first == 0xc2 && static_cast<uint8_t>(character[1]) < 0xa0;
+}
+
+std::string WithoutControls(std::string_view text, bool keep_lines) {
+  const std::string good = ReplaceBadUtf8(text);
+  std::string out;
+  for (std::string_view rest = good; !rest.empty();) {
+    const std::string_view character = rest.substr(0, CharacterBytes(rest));
+    rest.remove_prefix(character.size());
+    if (!IsControl(character)) out += character;
+    else if (character != "\n" && character != "\t") out += '?';
+    else out += keep_lines ? character[0] : ' ';
+  }
+  return out;
+}
+
 }  // namespace
+
+std::string Printable(std::string_view text) { return WithoutControls(text, false); }
+std::string PrintableLines(std::string_view text) { return WithoutControls(text, true); }
 
 std::string ReplaceBadUtf8(std::string_view text) {
   std::string out;

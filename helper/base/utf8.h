@@ -12,6 +12,12 @@ namespace fastoci {
 // Surrogates and overlong forms are not characters.
 std::string ReplaceBadUtf8(std::string_view text);
 
+// The same, for logs and terminals: control characters, with which others could forge lines or
+// command a terminal, become '?', and line breaks and tabs become spaces. PrintableLines()
+// leaves those two as they are.
+std::string Printable(std::string_view text);
+std::string PrintableLines(std::string_view text);
+
 }  // namespace fastoci
 
 #endif  // FASTOCI_BASE_UTF8_H_

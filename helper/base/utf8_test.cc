@@ -25,5 +25,12 @@ TEST(Utf8, ReplacesEachByteThatBelongsToNone) {
   EXPECT_EQ(ReplaceBadUtf8("\xc3" "a"), bad + "a");
 }
 
+TEST(Utf8, PrintableTextForgesNoLineAndCommandsNoTerminal) {
+  EXPECT_EQ(Printable("a\033[2Jb\rc\x7f\nd\te"), "a?[2Jb?c? d e");
+  EXPECT_EQ(Printable("\xc2\x9b" "2J \xc2\xa0 \xc3\xa4 \x9b"), "?2J \xc2\xa0 \xc3\xa4 \xef\xbf\xbd");
+  EXPECT_EQ(PrintableLines("a\n\tb\033c"), "a\n\tb?c");
+  EXPECT_EQ(Printable(""), "");
+}
+
 }  // namespace
 }  // namespace fastoci

@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "base/utf8.h"
 #include "image/base_layer.h"
 #include "image/convert.h"
 #include "image/copy.h"
@@ -90,7 +91,7 @@ class Printer : public ConvertObserver {
   }
   void OnWarning(const std::string& text) override {
     Clear();
-    std::fprintf(stderr, "convertor: warning: %s\n", text.c_str());
+    std::fprintf(stderr, "convertor: warning: %s\n", Printable(text).c_str());
   }
 
  private:
@@ -304,6 +305,6 @@ int main(int argc, char** argv) {
   fastoci::SetLogLevel(flags.verbose ? fastoci::LogLevel::kDebug : fastoci::LogLevel::kInfo);
   fastoci::Status status = fastoci::Run(flags);
   if (status.ok()) return 0;
-  std::fprintf(stderr, "convertor: %s\n", status.error().message.c_str());
+  std::fprintf(stderr, "convertor: %s\n", fastoci::PrintableLines(status.error().message).c_str());
   return 1;
 }

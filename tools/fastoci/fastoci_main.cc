@@ -11,6 +11,7 @@
 #include "attach/doctor_image.h"
 #include "attach/usage.h"
 #include "base/digest.h"
+#include "base/utf8.h"
 #include "config/config.h"
 #include "control/client.h"
 #include "tools/fastoci/containerd_command.h"
@@ -306,10 +307,10 @@ class Commands {
       if (helper.ok()) PrintHelper(*helper);
     }
     if (!images.ok() && images.error().kind != ErrorKind::kDenied) {
-      std::fprintf(stderr, "fastoci: %s\n", images.error().message.c_str());
+      std::fprintf(stderr, "fastoci: %s\n", PrintableLines(images.error().message).c_str());
     }
     if (helper.ok()) return kExitOk;
-    std::fprintf(stderr, "fastoci: %s\n", helper.error().message.c_str());
+    std::fprintf(stderr, "fastoci: %s\n", PrintableLines(helper.error().message).c_str());
     return ExitCodeOf(helper.error());
   }
 

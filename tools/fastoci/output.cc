@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "base/json.h"
+#include "base/utf8.h"
 
 namespace fastoci {
 namespace {
@@ -32,7 +33,7 @@ std::string Join(const std::vector<std::string>& words) {
 }
 
 void Row(const char* key, const std::string& value) {
-  std::printf("  %-10s %s\n", key, value.empty() ? "-" : value.c_str());
+  std::printf("  %-10s %s\n", key, value.empty() ? "-" : Printable(value).c_str());
 }
 
 std::string U(uint64_t v) { return std::to_string(v); }
@@ -62,20 +63,20 @@ void TerminalProgress::End() {
 }
 
 void TerminalProgress::Step(const std::string& what) {
-  step_ = what;
+  step_ = Printable(what);
   End();
   if (quiet_) return;
   if (terminal_) {
-    std::fprintf(stderr, "\r\033[K%s", what.c_str());
+    std::fprintf(stderr, "\r\033[K%s", step_.c_str());
     open_line_ = true;
   } else {
-    std::fprintf(stderr, "%s\n", what.c_str());
+    std::fprintf(stderr, "%s\n", step_.c_str());
   }
 }
 
 void TerminalProgress::Warn(const std::string& what) {
   End();
-  std::fprintf(stderr, "fastoci: warning: %s\n", what.c_str());
+  std::fprintf(stderr, "fastoci: warning: %s\n", Printable(what).c_str());
 }
 
 void TerminalProgress::Bytes(uint64_t done, uint64_t total) {
@@ -200,8 +201,8 @@ Json FindingsJson(const std::vector<Finding>& findings) {
 
 void PrintFindings(const std::vector<Finding>& findings) {
   for (const Finding& f : findings) {
-    std::printf("%-8s %s\n", HealthName(f.health), f.what.c_str());
-    if (!f.advice.empty()) std::printf("%-8s -> %s\n", "", f.advice.c_str());
+    std::printf("%-8s %s\n", HealthName(f.health), PrintableLines(f.what).c_str());
+    if (!f.advice.empty()) std::printf("%-8s -> %s\n", "", PrintableLines(f.advice).c_str());
   }
 }
 
@@ -223,7 +224,7 @@ void PrintLayers(const nlohmann::ordered_json& layers) {
     std::printf("%s %s, %s\n", JsonText(layer, "kind").c_str(), JsonText(layer, "target").c_str(),
                 HumanBytes(JsonNumber(layer, "target_bytes")).c_str());
     if (layer.contains("error")) {
-      std::printf("  error: %s\n", JsonText(layer, "error").c_str());
+      std::printf("  error: %s\n", Printable(JsonText(layer, "error")).c_str());
       continue;
     }
     if (uint64_t bytes = JsonNumber(layer, "meta_layer_bytes"); bytes != 0) {
@@ -330,7 +331,7 @@ void PrintHelper(const nlohmann::json& stat) {
 
 ExitCode PrintError(const Error& error, bool json) {
   ExitCode code = ExitCodeOf(error);
-  std::fprintf(stderr, "fastoci: %s\n", error.message.c_str());
+  std::fprintf(stderr, "fastoci: %s\n", PrintableLines(error.message).c_str());
   if (json) {
     PrintJson({{"error", error.message},
                {"kind", ErrorKindName(error.kind)},

@@ -16,6 +16,7 @@
 #include "attach/trace_page.h"
 #include "base/format.h"
 #include "base/unique_fd.h"
+#include "base/utf8.h"
 #include "control/client.h"
 #include "tools/fastoci/output.h"
 
@@ -196,7 +197,7 @@ int RunTrace(const TraceRequestOptions& request, const AttachPaths& paths, bool 
                {"lost", trace.lost},
                {"notes", trace.notes}});
   } else if (!quiet) {
-    for (const std::string& note : trace.notes) std::fprintf(stderr, "fastoci: warning: %s\n", note.c_str());
+    for (const std::string& note : trace.notes) std::fprintf(stderr, "fastoci: warning: %s\n", Printable(note).c_str());
     std::printf("%s: %s, %llu of them missed, %s\n", request.output.c_str(),
                 Counted(trace.reads.size(), "read").c_str(), static_cast<unsigned long long>(misses),
                 Counted(trace.requests.size(), "request").c_str());
