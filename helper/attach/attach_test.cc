@@ -274,6 +274,24 @@ TEST(SourcesJson, NamesEachBlobInOrder) {
   EXPECT_EQ(j["blobs"][1]["sources"][0]["repository"], "r");
 }
 
+// A stack's layers may come from several registries.
+TEST(SourcesJson, EachHostHasItsOwnScheme) {
+  auto m = ParseFastociManifest(TurboManifest().dump());
+  auto scheme = [&](const std::string& repository, const BlobLocation& location) {
+    m->layers[0].repository = repository;
+    const SourcesJson made = MakeSourcesJson("h:1/r:t", Digest('9'), *m, location);
+    return Json::parse(made.blobs[0])["sources"][0]["scheme"].get<std::string>();
+  };
+  const BlobLocation local = {"http", "127.0.0.1:5000", "r"}, remote = {"https", "h.example", "r"};
+  EXPECT_EQ(scheme("h.example/base", local), "https") << "the top layer's registry is this machine";
+  EXPECT_EQ(scheme("127.0.0.1:5000/base", local), "http");
+  EXPECT_EQ(scheme("localhost:5001/base", remote), "http");
+  EXPECT_EQ(scheme("other.example/base", remote), "https");
+  EXPECT_EQ(scheme("", remote), "https");
+  EXPECT_EQ(scheme("other.example/base", {"http", "h.example", "r", true}), "http") << "--plain";
+  EXPECT_EQ(scheme("h.example/base", {"http", "h.example", "r"}), "http") << "that host's own";
+}
+
 TEST(DefaultImageName, IsAlwaysAValidName) {
   EXPECT_EQ(DefaultImageName("a/demo", "latest"), "demo-latest");
   EXPECT_EQ(DefaultImageName("demo", Digest('a')), "demo-aaaaaaaaaaaa");

@@ -186,7 +186,8 @@ SourcesJson MakeSourcesJson(const std::string& ref, const std::string& manifest_
     if (const size_t slash = layer.repository.find('/'); slash != std::string::npos) {
       own["host"] = layer.repository.substr(0, slash);
       own["repository"] = layer.repository.substr(slash + 1);
-      if (IsLoopbackHost(layer.repository.substr(0, slash))) own["scheme"] = "http";
+      if (const std::string host = layer.repository.substr(0, slash); host != location.host)
+        own["scheme"] = location.plain_http || IsLoopbackHost(host) ? "http" : "https";
     }
     out.blobs.push_back(text({{"digest", layer.target_digest},
                               {"size", layer.target_bytes},

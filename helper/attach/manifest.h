@@ -63,10 +63,12 @@ void TakeSizes(const std::string& original_body, FastociManifest* manifest);
 
 struct BlobLocation {
   std::string scheme, host, repository;
+  bool plain_http = false;  // http is fine for every registry
 };
 // The pieces of the JSON part, as AssembleInput wants them. blobs: one for each layer. A
 // blob that lies on this node is read from there. A blob that has a repository of its own
-// is read from that one, with location's scheme unless the host is a loopback one.
+// is read from that one; from another host than location's by https, unless that is a
+// loopback one or plain_http says otherwise.
 struct SourcesJson {
   std::string head, tail;
   std::vector<std::string> blobs;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <list>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "attach/overlaybd_config.h"
@@ -259,6 +260,10 @@ Result<Access> ImagePuller::AccessFor(const ResolvedImage& image) const {
   FASTOCI_TRY(Access access,
               MakeAccess(image.ref.host, access_.plain_http, tls, access_.user_password));
   if (!image.layout) access.repository = image.ref.repository;
+  std::set<std::string> others;
+  for (const MetaLayer& layer : image.fastoci.layers)
+    if (const std::string host = RepositoryOf(image, layer).host; host != image.ref.host) others.insert(host);
+  access.more_hosts.assign(others.begin(), others.end());
   return access;
 }
 
@@ -365,7 +370,7 @@ Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* pr
   FASTOCI_CHECK_OK(image.layout ? MeasureLayout(&image) : AskSizes(&image));
   FindDigests(image.manifest.digest, &image, progress);
   bool plain = access_.plain_http || IsLoopbackHost(image.ref.host);
-  BlobLocation location = {plain ? "http" : "https", image.ref.host, image.ref.repository};
+  BlobLocation location = {plain ? "http" : "https", image.ref.host, image.ref.repository, access_.plain_http};
   image.sources =
       MakeSourcesJson(text, image.manifest.digest, image.fastoci, location);
   return image;
@@ -470,7 +475,7 @@ Result<ResolvedImage> ImagePuller::ResolveStack(const LayerStack& stack, Progres
   FASTOCI_CHECK_OK(AskSizes(&image));
   if (!stack.manifest_digest.empty()) FindDigests(stack.manifest_digest, &image, progress);
   const bool plain = access_.plain_http || IsLoopbackHost(image.ref.host);
-  const BlobLocation location = {plain ? "http" : "https", image.ref.host, image.ref.repository};
+  const BlobLocation location = {plain ? "http" : "https", image.ref.host, image.ref.repository, access_.plain_http};
   image.sources = MakeSourcesJson(stack.image, image.manifest.digest, image.fastoci, location);
   return image;
 }

@@ -64,6 +64,11 @@ Result<std::vector<ImageReport>> ListImages(const AttachPaths& paths) {
 }
 
 Result<ImageReport> FindImage(const AttachPaths& paths, const std::string& what) {
+  // A name is what most callers give. No other device has to be asked.
+  if (IsImageName(what)) {
+    auto device = DmInfo(kDmNamePrefix + what);
+    if (device.ok() && device->uuid == kDmUuidPrefix + what) return ReportDevice(paths, *device);
+  }
   FASTOCI_TRY(auto reports, ListImages(paths));
   std::string path = what.find('/') != std::string::npos ? Canonical(what) : "";
   const ImageReport* found = nullptr;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fetcher/places.h"
 
+#include <utility>
+
 #include "base/digest.h"
 
 namespace fastoci {
@@ -171,8 +173,19 @@ std::vector<Access> AccessesFor(const FetchImage& image, std::vector<Access> acc
           return true;
     return false;
   };
-  std::erase_if(accesses, [&](const Access& access) { return !names(access); });
-  return accesses;
+  std::vector<Access> all;
+  for (Access& access : accesses) {
+    for (const std::string& host : std::exchange(access.more_hosts, {})) {
+      Access other = access;
+      other.host = host;
+      other.repository = "";
+      other.credential = Credential();
+      all.push_back(std::move(other));
+    }
+    all.push_back(std::move(access));
+  }
+  std::erase_if(all, [&](const Access& access) { return !names(access); });
+  return all;
 }
 
 Result<std::vector<Place>> PlacesOf(const FetchBlob& blob, const Knowledge& knowledge) {

@@ -57,7 +57,7 @@ struct Place {
   bool without_authorization = false;
 };
 
-// Those of an image's accesses that are for a repository that it names.
+// Those of an image's accesses that are for a repository that it names, one for each host.
 std::vector<Access> AccessesFor(const FetchImage& image, std::vector<Access> accesses);
 
 // An Error: the JSON says "http" for a registry for which that is not allowed. The writer of

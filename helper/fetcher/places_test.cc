@@ -47,6 +47,30 @@ TEST(Places, WhatAttachWasGivenIsForOneRegistryInAnySpelling) {
   EXPECT_FALSE(other[0].server.credential);
 }
 
+// Of a stack of layers from several registries: as each is accessed, but the password for its own alone.
+TEST(Places, WhatAttachWasGivenHoldsForTheOtherRegistriesOfTheStack) {
+  Access a = Given("r.example");
+  a.repository = "team/app";
+  a.plain_http = true;
+  a.more_hosts = {"low.example", "unused.example"};
+  auto read = AccessFromJson(AccessToJson(a).Reveal());
+  ASSERT_TRUE(read.ok()) << read.error().message;
+  EXPECT_EQ(*read, a);
+  FetchImage image;
+  image.blobs = {Blob("r.example"), Blob("low.example", "http")};
+  Knowledge k;
+  k.accesses = AccessesFor(image, {*read});
+  EXPECT_EQ(k.accesses.size(), 2U);
+  auto low = Places(image.blobs[1], k), top = Places(image.blobs[0], k);
+  ASSERT_EQ(low.size() + top.size(), 2U);
+  EXPECT_EQ(low[0].server.origin, "http://low.example");
+  EXPECT_EQ(low[0].server.site->ca_pem, "CA");
+  EXPECT_FALSE(low[0].server.credential);
+  EXPECT_TRUE(top[0].server.credential);
+  EXPECT_FALSE(AccessFromJson(R"({"version":1,"host":"r.example","more_hosts":["/x"]})").ok());
+  EXPECT_FALSE(AccessFromJson(R"({"version":1,"host":"r.example","more_hosts":"x"})").ok());
+}
+
 TEST(Places, MirrorsGetNothingOfTheRegistrys) {
   Knowledge k;
   k.accesses = {Given("registry.example")};

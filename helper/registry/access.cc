@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "registry/reference.h"
@@ -33,6 +34,12 @@ Status TakeBool(const Json& j, const std::string& key, bool* out) {
   return OkStatus();
 }
 
+Status TakeList(const Json& j, const std::string& key, std::vector<std::string>* out) {
+  if (!j.is_array()) return InvalidError("\"" + key + "\" is not a list");
+  for (const Json& v : j) FASTOCI_CHECK_OK(Take(v, key, &out->emplace_back()));
+  return OkStatus();
+}
+
 Status TakeMember(const std::string& key, const Json& v, Access* a) {
   if (key == "host") return Take(v, key, &a->host);
   if (key == "repository") return Take(v, key, &a->repository);
@@ -45,6 +52,7 @@ Status TakeMember(const std::string& key, const Json& v, Access* a) {
   if (key == "username") return Take(v, key, &a->credential.username);
   if (key == "password") return TakeSecret(v, key, &a->credential.password);
   if (key == "identity_token") return TakeSecret(v, key, &a->credential.identity_token);
+  if (key == "more_hosts") return TakeList(v, key, &a->more_hosts);
   if (key == "version")
     return v == kVersion ? OkStatus() : Status(InvalidError("it is of another version"));
   return InvalidError("\"" + key.substr(0, 100) + "\" is not known");
@@ -75,6 +83,7 @@ Secret AccessToJson(const Access& a) {
   put("username", a.credential.username);
   put("password", a.credential.password.Reveal());
   put("identity_token", a.credential.identity_token.Reveal());
+  if (!a.more_hosts.empty()) j["more_hosts"] = a.more_hosts;
   return Secret(j.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -91,7 +100,8 @@ Result<Access> AccessFromJson(const std::string& json) {
       (a.image_id.size() != 64 ||
        a.image_id.find_first_not_of("0123456789abcdef") != std::string::npos))
     return InvalidError("registry access: bad image id");
-  if (!IsRegistryHost(a.host)) return InvalidError("registry access: bad host");
+  if (!IsRegistryHost(a.host) || !std::all_of(a.more_hosts.begin(), a.more_hosts.end(), IsRegistryHost))
+    return InvalidError("registry access: bad host");
   if (!a.repository.empty() && !IsRepositoryName(a.repository))
     return InvalidError("registry access: bad repository");
   if (a.client_cert_pem.empty() != a.client_key_pem.empty())

@@ -9,6 +9,7 @@
 #define FASTOCI_REGISTRY_ACCESS_H_
 
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "http/secret.h"
@@ -19,7 +20,8 @@ namespace fastoci {
 inline constexpr size_t kMaxAccessBytes = 4 << 20;  // as JSON
 
 struct Access {
-  // The registry that all of it is for ("registry.example:5000"). No other host gets it.
+  // The registry that all of it is for ("registry.example:5000"). No other host gets the
+  // credential.
   std::string host;
   // The image's repository there. Another repository may have an image with the same id.
   // "": any.
@@ -35,6 +37,9 @@ struct Access {
   Secret client_key_pem;
   // Instead of what the node knows; username and identity_token "": nothing.
   Credential credential;
+  // Other registries that have layers of the image. For them holds the same, but not the
+  // credential and the repository.
+  std::vector<std::string> more_hosts;
 
   // Whether it says anything that the node's own settings do not.
   bool empty() const;
