@@ -20,8 +20,7 @@
 #include <vector>
 
 #include "base/result.h"
-
-struct sqlite3;
+#include "base/sqlite.h"
 
 namespace fastoci {
 
@@ -39,7 +38,6 @@ struct ServeJob {
 class ServeQueue {
  public:
   static Result<std::unique_ptr<ServeQueue>> Open(const std::string& path);
-  ~ServeQueue();
 
   // Adds a conversion. If it is in the queue already and has failed, it waits again. False: it
   // waits, runs, is done or was skipped.
@@ -63,10 +61,8 @@ class ServeQueue {
 
  private:
   ServeQueue() = default;
-  Status Execute(const char* sql);
-  Error Failed(const std::string& what);
   std::mutex mutex_;
-  sqlite3* db_ = nullptr;  // guarded by mutex_
+  std::unique_ptr<SqliteDb> db_;  // guarded by mutex_
 };
 
 }  // namespace fastoci

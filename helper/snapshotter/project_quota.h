@@ -25,7 +25,7 @@ class ProjectQuota {
   // occupy limit_bytes (0: no limit).
   Status Assign(int64_t id, const std::string& dir, uint64_t limit_bytes) const;
   std::optional<DiskUsage> Usage(int64_t id) const;
-  // Removes the limit. The number is not used again.
+  // Removes the limit. Assign() sets that of a later snapshot with the same number.
   void Forget(int64_t id) const;
 
  private:

@@ -443,23 +443,22 @@ Result<Snapshot> Snapshotter::Stat(const std::string& key) { return store_->Get(
 Result<Snapshot> Snapshotter::Update(const std::string& name, const Labels& labels,
                                      const std::vector<std::string>& paths) {
   constexpr char kOne[] = "labels.";
-  FASTOCI_TRY(Snapshot snapshot, store_->Get(name));
-  Labels wanted = snapshot.labels;
-  if (paths.empty()) wanted = labels;
-  for (const std::string& path : paths) {
-    if (path == "labels") {
-      wanted = labels;
-    } else if (path.rfind(kOne, 0) == 0) {
-      const std::string key = path.substr(sizeof(kOne) - 1);
-      auto it = labels.find(key);
-      if (it == labels.end()) wanted.erase(key);
-      else wanted[key] = it->second;
-    } else {
-      return InvalidError("\"" + path + "\" of a snapshot cannot be changed, only labels can");
+  return store_->UpdateLabels(name, [&](Labels* now) {
+    if (paths.empty()) *now = labels;
+    for (const std::string& path : paths) {
+      if (path == "labels") {
+        *now = labels;
+      } else if (path.rfind(kOne, 0) == 0) {
+        const std::string key = path.substr(sizeof(kOne) - 1);
+        auto it = labels.find(key);
+        if (it == labels.end()) now->erase(key);
+        else (*now)[key] = it->second;
+      } else {
+        return Status(InvalidError("\"" + path + "\" of a snapshot cannot be changed, only labels can"));
+      }
     }
-  }
-  FASTOCI_CHECK_OK(store_->SetLabels(name, wanted));
-  return store_->Get(name);
+    return OkStatus();
+  });
 }
 
 Result<std::vector<Snapshot>> Snapshotter::List(const std::vector<std::string>& filters) {

@@ -231,14 +231,17 @@ Result<Snapshot> SnapshotStore::Remove(const std::string& name) {
   return snapshot;
 }
 
-Status SnapshotStore::SetLabels(const std::string& name, const Labels& labels) {
+Result<Snapshot> SnapshotStore::UpdateLabels(const std::string& name, const std::function<Status(Labels*)>& change) {
   std::lock_guard lock(mutex_);
   FASTOCI_TRY(auto transaction, SqliteTransaction::Begin(db_.get()));
-  FASTOCI_TRY(int64_t id, IdOf(name));
-  FASTOCI_CHECK_OK(PutLabels(id, labels));
+  FASTOCI_TRY(Snapshot snapshot, GetLocked(name));
+  FASTOCI_CHECK_OK(change(&snapshot.labels));
+  snapshot.updated_ns = NowNs();
+  FASTOCI_CHECK_OK(PutLabels(snapshot.id, snapshot.labels));
   SqliteStatement s(db_.get(), "UPDATE snapshots SET updated_ns = ? WHERE id = ?");
-  FASTOCI_CHECK_OK(s.Bind(1, NowNs()).Bind(2, id).Run());
-  return transaction.Commit();
+  FASTOCI_CHECK_OK(s.Bind(1, snapshot.updated_ns).Bind(2, snapshot.id).Run());
+  FASTOCI_CHECK_OK(transaction.Commit());
+  return snapshot;
 }
 
 Status SnapshotStore::SetUsage(int64_t id, const DiskUsage& usage) {
@@ -246,12 +249,6 @@ Status SnapshotStore::SetUsage(int64_t id, const DiskUsage& usage) {
   SqliteStatement s(db_.get(), "UPDATE snapshots SET bytes = ?, inodes = ? WHERE id = ? AND kind = ?");
   return s.Bind(1, usage.bytes).Bind(2, usage.inodes).Bind(3, id)
       .Bind(4, static_cast<int64_t>(SnapshotKind::kActive)).Run();
-}
-
-Status SnapshotStore::SetLayer(int64_t id, const std::string& layer) {
-  std::lock_guard lock(mutex_);
-  SqliteStatement s(db_.get(), "UPDATE snapshots SET layer = ? WHERE id = ?");
-  return s.Bind(1, layer).Bind(2, id).Run();
 }
 
 Result<SnapshotStore::DeviceUse> SnapshotStore::UseOf(const std::string& device) {

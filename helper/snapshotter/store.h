@@ -6,8 +6,9 @@
 // after it.
 //
 // It does not handle directories, only their numbers: a snapshot's id names its directory,
-// is never used twice, and is taken before the row exists. A directory whose id has no row
-// is rubbish.
+// and is taken before the row exists. A directory whose id has no row is rubbish. While a
+// process runs, no id is used twice. The next process may use again those that are larger
+// than each row's and each directory's.
 //
 // Thread-safe. Errors: kNotFound; EEXIST where a name is taken; ENOTEMPTY where
 // a snapshot is in a state that forbids it (has children, is not active).
@@ -15,6 +16,7 @@
 #define FASTOCI_SNAPSHOTTER_STORE_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -22,7 +24,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "snapshotter/sqlite.h"
+#include "base/sqlite.h"
 
 namespace fastoci {
 
@@ -84,9 +86,10 @@ class SnapshotStore {
   Status Commit(const Committing& committing);
   // Returns what it was.
   Result<Snapshot> Remove(const std::string& name);
-  Status SetLabels(const std::string& name, const Labels& labels);
+  // Makes the labels what change() makes of them, and returns the snapshot as it is then. No
+  // other change comes between. If change() fails, nothing is changed. It must not call the store.
+  Result<Snapshot> UpdateLabels(const std::string& name, const std::function<Status(Labels*)>& change);
   Status SetUsage(int64_t id, const DiskUsage& usage);
-  Status SetLayer(int64_t id, const std::string& layer);
   // How many snapshots that are not committed read the device, and how many committed
   // ones make it.
   struct DeviceUse {

@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
+#include <thread>
 
 #include "base/unique_fd.h"
 #include "snapshotter/filter.h"
@@ -167,6 +169,45 @@ TEST_F(StoreTest, TheStateOfVersion1IsRead) {
 }
 
 // What another process had begun when it was killed is not there; what it had finished is.
+TEST_F(StoreTest, ConcurrentChangesOfLabelsAreAllMade) {
+  constexpr int kThreads = 4, kEach = 25;
+  ASSERT_TRUE(Create("a", "").ok());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; t++)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kEach; i++) {
+        auto changed = store_->UpdateLabels("a", [&](Labels* labels) {
+          std::string& n = (*labels)["n"];
+          n = std::to_string(std::atoi(n.c_str()) + 1);
+          (*labels)[std::to_string(t)] = std::to_string(i);
+          return OkStatus();
+        });
+        EXPECT_TRUE(changed.ok());
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  const Labels labels = store_->Get("a")->labels;
+  EXPECT_EQ(labels.at("n"), std::to_string(kThreads * kEach));
+  EXPECT_EQ(labels.at("0"), std::to_string(kEach - 1));
+  EXPECT_FALSE(store_->UpdateLabels("a", [](Labels* l) {
+    l->clear();
+    return Status(InvalidError("no"));
+  }).ok());
+  EXPECT_EQ(store_->Get("a")->labels, labels);
+  EXPECT_EQ(store_->UpdateLabels("b", [](Labels*) { return OkStatus(); }).error().kind, ErrorKind::kNotFound);
+}
+
+TEST_F(StoreTest, ANumberIsLargerThanThoseInUse) {
+  ASSERT_TRUE(Create("a", "").ok());
+  const int64_t first = store_->Get("a")->id;
+  ASSERT_TRUE(Create("b", "").ok());
+  ASSERT_TRUE(store_->Remove("b").ok());
+  EXPECT_EQ(store_->NextId(), first + 2) << "while the process runs, none is used twice";
+  Reopen();
+  store_->SkipIds(first + 7);
+  EXPECT_EQ(store_->NextId(), first + 8);
+}
+
 TEST_F(StoreTest, AKillLeavesTheStateBeforeOrAfter) {
   store_ = nullptr;
   for (int round = 0; round < 20; round++) {

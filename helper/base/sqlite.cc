@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "snapshotter/sqlite.h"
+#include "base/sqlite.h"
 
 #include <sqlite3.h>
 
@@ -40,13 +40,6 @@ Result<int64_t> SqliteDb::UserVersion() {
 Error SqliteDb::LastError(const std::string& what) const {
   return {ErrorKind::kIo, EIO, name_ + ": " + what + ": " + (db_ ? sqlite3_errmsg(db_) : "no memory")};
 }
-
-bool SqliteDb::IsConflict() const {
-  const int code = sqlite3_extended_errcode(db_);
-  return code == SQLITE_CONSTRAINT_UNIQUE || code == SQLITE_CONSTRAINT_PRIMARYKEY;
-}
-
-int64_t SqliteDb::LastRowId() const { return sqlite3_last_insert_rowid(db_); }
 
 SqliteStatement::SqliteStatement(SqliteDb* db, const char* sql) : db_(db) {
   rc_ = sqlite3_prepare_v2(db->handle(), sql, -1, &stmt_, nullptr);
@@ -93,8 +86,6 @@ std::string SqliteStatement::Text(int i) const {
   const auto* text = reinterpret_cast<const char*>(sqlite3_column_text(stmt_, i));
   return text ? std::string(text, static_cast<size_t>(sqlite3_column_bytes(stmt_, i))) : "";
 }
-
-bool SqliteStatement::IsNull(int i) const { return sqlite3_column_type(stmt_, i) == SQLITE_NULL; }
 
 Result<SqliteTransaction> SqliteTransaction::Begin(SqliteDb* db) {
   FASTOCI_CHECK_OK(db->Exec("BEGIN IMMEDIATE"));

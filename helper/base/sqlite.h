@@ -2,8 +2,8 @@
 // A thin layer over SQLite. Errors are Results, values are bound and read by type, and a
 // transaction rolls back unless it was committed. There is one connection. Threads that
 // share it must lock it.
-#ifndef FASTOCI_SNAPSHOTTER_SQLITE_H_
-#define FASTOCI_SNAPSHOTTER_SQLITE_H_
+#ifndef FASTOCI_BASE_SQLITE_H_
+#define FASTOCI_BASE_SQLITE_H_
 
 #include <cstdint>
 #include <memory>
@@ -29,9 +29,6 @@ class SqliteDb {
   Status Exec(const std::string& sql);
   Result<int64_t> UserVersion();
   Error LastError(const std::string& what) const;
-  // Whether the last failure was a UNIQUE or PRIMARY KEY constraint.
-  bool IsConflict() const;
-  int64_t LastRowId() const;
   sqlite3* handle() { return db_; }
 
  private:
@@ -58,7 +55,6 @@ class SqliteStatement {
   // Columns are counted from 0.
   int64_t Int(int i) const;
   std::string Text(int i) const;
-  bool IsNull(int i) const;
 
  private:
   void Keep(int rc);
@@ -83,4 +79,4 @@ class SqliteTransaction {
 
 }  // namespace fastoci
 
-#endif  // FASTOCI_SNAPSHOTTER_SQLITE_H_
+#endif  // FASTOCI_BASE_SQLITE_H_
