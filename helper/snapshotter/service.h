@@ -20,7 +20,8 @@ class SnapshotServer {
   // left. snapshotter and metrics must outlive the server.
   static Result<std::unique_ptr<SnapshotServer>> Start(const std::string& socket_path, Snapshotter* snapshotter,
                                                        SnapshotterMetrics* metrics);
-  // Waits for the requests that run, but not for long.
+  // Takes no more requests, and cancels those that run after a few seconds. Nevertheless it
+  // waits for them, however long they take.
   ~SnapshotServer();
 
  private:

@@ -5,8 +5,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "base/log.h"
 #include "base/unique_fd.h"
@@ -18,6 +21,7 @@ namespace fastoci {
 namespace {
 
 constexpr int kIdleMs = 5000;
+constexpr auto kStop = std::chrono::seconds(10);  // systemd kills us after twice that
 
 int Fail(const Error& error) {
   Log(LogLevel::kError, "%s", error.message.c_str());
@@ -37,6 +41,16 @@ void WaitForSignal(int signal_fd, Exporter* exporter) {
     for (size_t i = 1; i < fds.size(); i++)
       if (fds[i].revents != 0) exporter->Handle(fds[i]);
   }
+}
+
+// Ends the process in kStop at the latest. A request may wait longer, for a registry or for a
+// device; the state on the disk is at any time one that a kill may leave.
+void StopSoon() {
+  std::thread([] {
+    std::this_thread::sleep_for(kStop);
+    Log(LogLevel::kWarning, "stopped, although something still waits; what is mounted stays mounted");
+    ::_exit(0);
+  }).detach();
 }
 
 // The file, and then what was said on the command line.
@@ -126,6 +140,7 @@ int RunServe(const ServeRequest& request) {
       Log(LogLevel::kWarning, "metrics: %s", status.error().message.c_str());
     WaitForSignal(signal_fd.get(), &exporter);
     NotifySystemd("STOPPING=1");
+    StopSoon();
   }
   Log(LogLevel::kInfo, "stopped; what is mounted stays mounted");
   return 0;
