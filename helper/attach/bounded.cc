@@ -10,9 +10,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <climits>
 #include <vector>
 
+#include "base/monotonic.h"
 #include "base/packet.h"
 #include "base/unique_fd.h"
 
@@ -22,11 +22,6 @@ namespace {
 constexpr int kDieMs = 300;  // what a killed child gets before it is left behind
 
 using Clock = std::chrono::steady_clock;
-
-int LeftMs(Clock::time_point end) {
-  auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
-  return static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX));
-}
 
 bool Ended(int pidfd, int timeout_ms) {
   auto ended = WaitFor(pidfd, POLLIN, timeout_ms);
@@ -40,7 +35,7 @@ LeftBehind& AllLeftBehind() {
 
 // 0..255, or an Error; the child is dead or left behind afterwards.
 Result<int> Reap(pid_t pid, int pidfd, Clock::time_point end, const std::string& what) {
-  const bool late = !Ended(pidfd, LeftMs(end));
+  const bool late = !Ended(pidfd, MsUntil(end));
   if (late) {
     ::kill(pid, SIGKILL);
     if (!Ended(pidfd, kDieMs)) {
@@ -63,7 +58,7 @@ Result<int> Reap(pid_t pid, int pidfd, Clock::time_point end, const std::string&
 void Drain(int fd, Clock::time_point end, const BoundedProgram& program, std::string* output) {
   char buffer[4096];
   for (;;) {
-    auto ready = WaitFor(fd, POLLIN, LeftMs(end));
+    auto ready = WaitFor(fd, POLLIN, MsUntil(end));
     if (!ready.ok() || !*ready) break;
     ssize_t n = ::read(fd, buffer, sizeof(buffer));
     if (n <= 0) break;

@@ -15,6 +15,9 @@
 #include <ctime>
 #include <memory>
 
+#include "base/monotonic.h"
+#include "base/packet.h"
+
 namespace fastoci {
 namespace {
 
@@ -39,15 +42,9 @@ std::string TextOf(const sockaddr* a) {
   return text;
 }
 
-bool WaitFor(int fd, short events, Clock::time_point end) {
-  for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
-    if (left.count() <= 0) return false;
-    pollfd p = {fd, events, 0};
-    const int n = ::poll(&p, 1, static_cast<int>(left.count()));
-    if (n > 0) return true;
-    if (n < 0 && errno != EINTR) return false;
-  }
+bool Ready(int fd, short events, Clock::time_point end) {
+  auto ready = WaitFor(fd, events, MsUntil(end));
+  return ready.ok() && *ready;
 }
 
 Result<UniqueFd> ConnectOne(const std::string& address, Clock::time_point end) {
@@ -56,7 +53,7 @@ Result<UniqueFd> ConnectOne(const std::string& address, Clock::time_point end) {
   if (!fd.valid()) return ErrnoError("socket");
   if (::connect(fd.get(), a, static_cast<socklen_t>(address.size())) == 0) return fd;
   if (errno != EINPROGRESS) return ErrnoError("connect");
-  if (!WaitFor(fd.get(), POLLOUT, end)) return ErrnoError("connect", ETIMEDOUT);
+  if (!Ready(fd.get(), POLLOUT, end)) return ErrnoError("connect", ETIMEDOUT);
   int err = 0;
   socklen_t size = sizeof(err);
   ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &err, &size);
@@ -173,7 +170,7 @@ Status HandshakeServer(UniqueFd fd, const Server& server, const TlsOptions& tls,
     const int why = SSL_get_error(ssl.get(), n);
     if (why != SSL_ERROR_WANT_READ && why != SSL_ERROR_WANT_WRITE)
       return TlsError("the TLS handshake failed");
-    if (!WaitFor(fd.get(), why == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, end))
+    if (!Ready(fd.get(), why == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, end))
       return Error{ErrorKind::kUnavailable, ETIMEDOUT, "the TLS handshake takes too long"};
   }
   facts->version = SSL_get_version(ssl.get());

@@ -138,24 +138,6 @@ Result<LabelMap> ContainerdClient::ContentLabels(const std::string& digest) {
   return LabelMap(reply.info().labels().begin(), reply.info().labels().end());
 }
 
-Result<std::string> ContainerdClient::ReadContent(const std::string& digest, uint64_t max_bytes) {
-  content_api::ReadContentRequest request;
-  request.set_digest(digest);
-  auto context = impl_->Context();
-  auto reader = impl_->content->Read(context.get(), request);
-  std::string out;
-  for (content_api::ReadContentResponse part; reader->Read(&part);) {
-    out += part.data();
-    if (out.size() > max_bytes) {
-      context->TryCancel();
-      (void)reader->Finish();
-      return InvalidError("content " + digest + " is larger than " + std::to_string(max_bytes) + " bytes");
-    }
-  }
-  FASTOCI_CHECK_OK(Done(reader->Finish(), "read content " + digest));
-  return out;
-}
-
 Status ContainerdClient::SetContentLabels(const std::string& digest, const LabelMap& labels) {
   content_api::UpdateRequest request;
   content_api::UpdateResponse reply;

@@ -47,7 +47,6 @@ class ContainerdClient {
 
   // Its labels; kNotFound.
   Result<LabelMap> ContentLabels(const std::string& digest);
-  Result<std::string> ReadContent(const std::string& digest, uint64_t max_bytes);
   // Labels of content; those that it has besides stay.
   Status SetContentLabels(const std::string& digest, const LabelMap& labels);
   // Writes content, which containerd checks against the digest. produce hands the content over

@@ -5,12 +5,13 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/json.h"
+#include "base/monotonic.h"
+#include "base/packet.h"
 #include "base/unique_fd.h"
 
 namespace fastoci {
@@ -41,15 +42,9 @@ Result<UniqueFd> Connect(const std::string& path) {
   return fd;
 }
 
-Status WaitFor(int fd, short events, Clock::time_point end, const std::string& path) {
-  for (;;) {
-    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
-    struct pollfd poll_fd = {fd, events, 0};
-    int ready = ::poll(&poll_fd, 1, static_cast<int>(std::max<int64_t>(left, 0)));
-    if (ready > 0) return OkStatus();
-    if (ready == 0) return NoHelper(path, "timeout", ETIMEDOUT);
-    if (errno != EINTR) return ErrnoError("poll");
-  }
+Status Await(int fd, short events, Clock::time_point end, const std::string& path) {
+  FASTOCI_TRY(const bool ready, WaitFor(fd, events, MsUntil(end)));
+  return ready ? OkStatus() : Status(NoHelper(path, "timeout", ETIMEDOUT));
 }
 
 }  // namespace
@@ -60,7 +55,7 @@ Result<nlohmann::json> CallHelper(const std::string& path, const nlohmann::json&
   FASTOCI_TRY(UniqueFd fd, Connect(path));
   std::string out = request.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
   for (size_t done = 0; done < out.size();) {
-    FASTOCI_CHECK_OK(WaitFor(fd.get(), POLLOUT, end, path));
+    FASTOCI_CHECK_OK(Await(fd.get(), POLLOUT, end, path));
     ssize_t n = ::send(fd.get(), out.data() + done, out.size() - done, MSG_NOSIGNAL);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
     if (n <= 0) return NoHelper(path, std::strerror(errno), errno);
@@ -69,7 +64,7 @@ Result<nlohmann::json> CallHelper(const std::string& path, const nlohmann::json&
   std::string line;
   char buffer[4096];
   while (line.find('\n') == std::string::npos) {
-    FASTOCI_CHECK_OK(WaitFor(fd.get(), POLLIN, end, path));
+    FASTOCI_CHECK_OK(Await(fd.get(), POLLIN, end, path));
     ssize_t n = ::recv(fd.get(), buffer, sizeof(buffer), 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
     if (n <= 0) return NoHelper(path, "it closed the connection", EPIPE);
@@ -95,8 +90,7 @@ Status FollowHelper(const std::string& path, const nlohmann::json& request, int6
   if (::send(fd.get(), buffered.data(), buffered.size(), MSG_NOSIGNAL) != size)
     return NoHelper(path, std::strerror(errno), errno);
   buffered.clear();
-  FASTOCI_CHECK_OK(WaitFor(fd.get(), POLLIN, Clock::now() + std::chrono::milliseconds(timeout_ms),
-                           path));
+  FASTOCI_CHECK_OK(Await(fd.get(), POLLIN, Clock::now() + std::chrono::milliseconds(timeout_ms), path));
   for (;;) {
     char buffer[4096];
     const ssize_t n = ::recv(fd.get(), buffer, sizeof(buffer), 0);

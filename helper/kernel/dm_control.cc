@@ -24,6 +24,7 @@ namespace {
 
 constexpr int64_t kUdevWaitMs = 5000;
 constexpr int64_t kPollMs = 20;
+constexpr int kModprobeMs = 60000;
 constexpr size_t kMaxListBytes = 1 << 20;
 
 using Clock = std::chrono::steady_clock;
@@ -153,7 +154,7 @@ Status Modprobe(const std::string& module) {
   for (const char* program : {"/usr/sbin/modprobe", "/sbin/modprobe"}) {
     auto pid = StartProgram(program, {.args = {"-q", module}, .quiet = true});
     if (!pid.ok()) continue;
-    auto status = WaitForChild(*pid, -1);
+    auto status = WaitForChild(*pid, kModprobeMs);
     return status.ok() && *status == 0 ? OkStatus() : Status(failed);
   }
   return failed;
@@ -204,7 +205,6 @@ Status SimpleTask(int type, const std::string& name, const std::string& what) {
 }  // namespace
 
 Status DmRequireTarget(const std::string& target) {
-  InitLibrary();
   if (::geteuid() != 0) {
     return Error{ErrorKind::kDenied, EPERM, "device-mapper needs root: try sudo"};
   }

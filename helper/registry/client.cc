@@ -96,12 +96,11 @@ Result<HttpResponse> RegistryClient::Impl::Authorize(const Reference& repo,
     FASTOCI_TRY(std::string answered, UrlOrigin(response.url));
     if (answered != origin) return response;
     tokens.Remove(key);
-    const bool renewed = round == 1 && Renew();
-    auto found = Source()->Find(repo, round == 1);
+    auto found = source->Find(repo, round == 1);
     std::optional<Credential> credential;
     if (found.ok() && *found) credential = (*found)->credential;
     // The same once more would be refused once more.
-    if (round == 1 && !known_refused && !renewed && credential == used) break;
+    if (round == 1 && !known_refused && credential == used) break;
     used = credential;
     auto auth = Authenticate(http.get(), response, scope, credential, *request);
     if (!auth.ok()) {
@@ -119,15 +118,6 @@ Result<HttpResponse> RegistryClient::Impl::Authorize(const Reference& repo,
   return response;
 }
 
-bool RegistryClient::Impl::Renew() {
-  std::function<bool()> renew;
-  {
-    std::lock_guard<std::mutex> lock(mutex);
-    renew = refresh;
-  }
-  return renew && renew();
-}
-
 RegistryClient::RegistryClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RegistryClient::~RegistryClient() = default;
 
@@ -143,19 +133,6 @@ Result<std::unique_ptr<RegistryClient>> RegistryClient::Open(RegistryOptions opt
 Result<std::unique_ptr<RegistryClient>> RegistryClient::Open(RegistryOptions options,
                                                              Credentials credentials) {
   return Open(std::move(options), FixedSource(std::move(credentials), ""));
-}
-
-void RegistryClient::SetCredentials(Credentials credentials) {
-  {
-    std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->source = FixedSource(std::move(credentials), "");
-  }
-  impl_->tokens.Clear();
-}
-
-void RegistryClient::SetCredentialsRefresher(std::function<bool()> refresh) {
-  std::lock_guard<std::mutex> lock(impl_->mutex);
-  impl_->refresh = std::move(refresh);
 }
 
 // A small body, whole, as one attempt each: one that is cut begins anew.

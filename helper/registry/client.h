@@ -81,12 +81,6 @@ class RegistryClient {
                                                       Credentials credentials);
   ~RegistryClient();
 
-  // Replaces the credentials and forgets all tokens.
-  void SetCredentials(Credentials credentials);
-  // Called once when a request is refused with 401; true: credentials were
-  // renewed (SetCredentials), try once more.
-  void SetCredentialsRefresher(std::function<bool()> refresh);
-
   // By digest if the reference has one (then verified), else by tag.
   Result<Manifest> GetManifest(const Reference& ref, const CallOptions& call = {});
 

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -66,14 +65,8 @@ struct RegistryClient::Impl {
     return r;
   }
 
-  CredentialSourcePtr Source() {
-    std::lock_guard<std::mutex> lock(mutex);
-    return source;
-  }
-
   Result<HttpResponse> SendOnce(const Reference& repo, const std::string& scope,
                                 HttpRequest* request);
-  bool Renew();  // asks the refresher
   // Answers the challenges of a refusal, first with the credentials that are
   // known, then with fresh ones if those are others.
   Result<HttpResponse> Authorize(const Reference& repo, const std::string& scope,
@@ -119,9 +112,7 @@ struct RegistryClient::Impl {
   RegistryOptions options;
   std::shared_ptr<HttpClient> http;
   TokenCache tokens;
-  std::mutex mutex;
-  CredentialSourcePtr source;       // guarded by mutex
-  std::function<bool()> refresh;    // guarded by mutex
+  CredentialSourcePtr source;
 };
 
 }  // namespace fastoci

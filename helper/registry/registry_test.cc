@@ -114,13 +114,14 @@ class RegistryTest : public ::testing::Test {
     digest_ = stub_.AddBlob(data_);
     Connect(Credentials());
   }
-  void Connect(Credentials credentials) {
+  void Connect(Credentials credentials) { Connect(FixedSource(std::move(credentials), "")); }
+  void Connect(CredentialSourcePtr source) {
     RegistryOptions options;
     options.retry.first_delay_ms = 1;
     options.http.stall_ms = 300;
     options.upload_chunk_bytes = chunk_bytes_;
     options.referrers_settle_ms = 20;
-    client_ = std::move(*RegistryClient::Open(options, std::move(credentials)));
+    client_ = std::move(*RegistryClient::Open(options, std::move(source)));
   }
   static Credentials User(const std::string& text) { return *Credentials::FromUserPassword(text); }
 
@@ -300,18 +301,27 @@ TEST_F(RegistryTest, AnExpiredTokenIsRenewed) {
   EXPECT_TRUE(client_->BlobSize(repo_, digest_).ok());
 }
 
+// Has a new password when it is asked for one.
+class RotatingSource : public CredentialSource {
+ public:
+  explicit RotatingSource(int* fresh) : fresh_(*fresh) {}
+  Result<std::optional<FoundCredential>> Find(const Reference& repo, bool fresh) override {
+    if (fresh) fresh_++;
+    FASTOCI_TRY(Credentials user, Credentials::FromUserPassword(fresh ? "user:new" : "user:old"));
+    return std::optional(FoundCredential{*user.Find(repo.host, repo.repository), "a test"});
+  }
+
+ private:
+  int& fresh_;
+};
+
 TEST_F(RegistryTest, CredentialsAreRefreshedOnce) {
   for (auto auth : {StubRegistry::Auth::kBasic, StubRegistry::Auth::kBearer}) {
     stub_.RequireAuth(auth, "user", "new");
-    Connect(User("user:old"));
-    int calls = 0;
-    client_->SetCredentialsRefresher([&] {
-      calls++;
-      client_->SetCredentials(User("user:new"));
-      return true;
-    });
+    int fresh = 0;
+    Connect(std::make_shared<RotatingSource>(&fresh));
     EXPECT_TRUE(client_->BlobSize(repo_, digest_).ok());
-    EXPECT_EQ(calls, 1);
+    EXPECT_EQ(fresh, 1);
   }
 }
 

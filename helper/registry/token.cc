@@ -160,11 +160,6 @@ void TokenCache::Remove(const std::string& key) {
   entries_.erase(key);
 }
 
-void TokenCache::Clear() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  entries_.clear();
-}
-
 std::vector<Challenge> ChallengesOf(const HttpResponse& response) {
   std::vector<Challenge> challenges;
   auto [begin, end] = response.headers.equal_range("www-authenticate");

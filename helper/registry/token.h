@@ -33,7 +33,6 @@ class TokenCache {
   Secret Find(const std::string& key);
   void Put(const std::string& key, Secret authorization, SteadyTime expires);
   void Remove(const std::string& key);
-  void Clear();
 
  private:
   struct Entry {

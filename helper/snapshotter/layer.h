@@ -27,7 +27,6 @@ inline constexpr char kRefLabel[] = "containerd.io/snapshot.ref";
 inline constexpr char kImageRefLabel[] = "containerd.io/snapshot/cri.image-ref";
 inline constexpr char kManifestLabel[] = "containerd.io/snapshot/cri.manifest-digest";
 inline constexpr char kLayerDigestLabel[] = "containerd.io/snapshot/cri.layer-digest";
-inline constexpr char kLayersLabel[] = "containerd.io/snapshot/cri.image-layers";
 inline constexpr char kOverlaybdLabel[] = "containerd.io/snapshot/overlaybd/";
 
 enum class LayerKind { kOrdinary, kNative, kMeta, kArtifact, kTrace };
