@@ -69,7 +69,7 @@ bool PeerIsPrivate(const std::string& url) {
 // The peers' ways to what is at a registry itself. Passwords and tokens are for the
 // registry: a peer gets them only where nobody else can read them. What goes through a
 // proxy to an https registry is encrypted for the registry. A loopback address means this
-// machine only as long as no proxy is asked for it.
+// machine only as long as no other machine's proxy is asked for it.
 void AddPeers(const Place& own, const Knowledge& k, std::vector<Place>* places) {
   if (!k.p2p.empty()) {
     Place p = own;
@@ -82,7 +82,9 @@ void AddPeers(const Place& own, const Knowledge& k, std::vector<Place>* places) 
     p.without_authorization = !PeerIsPrivate(k.p2p);
     places->push_back(std::move(p));
   }
-  if (!k.p2p_proxy.empty() && !IsAtLoopback(own.server.origin)) {
+  auto proxy = UrlOrigin(k.p2p_proxy);
+  if (!k.p2p_proxy.empty() &&
+      (!IsAtLoopback(own.server.origin) || (proxy.ok() && IsAtLoopback(*proxy)))) {
     Place p = own;
     HttpSite site = own.server.site ? *own.server.site : HttpSite();
     site.proxy = k.p2p_proxy;

@@ -16,7 +16,7 @@ class HttpLoopTest : public testing::Test {
     for (size_t i = 0; i < data_.size(); i++) data_[i] = static_cast<char>(i * 31 + i / 251);
     digest_ = stub_.AddBlob(data_);
     HttpOptions options;
-    options.first_byte_ms = options.stall_ms = 300;
+    options.first_byte_ms = options.stall_ms = 1000;
     auto loop = HttpLoop::Open(options);
     ASSERT_TRUE(loop.ok());
     loop_ = std::move(*loop);
@@ -88,7 +88,7 @@ TEST_F(HttpLoopTest, OneThatHangsHoldsNobody) {
   EXPECT_EQ(hangs.ends, 0);
   EXPECT_TRUE(good.body == data_);
   RunAll();
-  EXPECT_EQ(hangs.result->error().message, "no answer in 300 ms");
+  EXPECT_EQ(hangs.result->error().message, "no answer in 1000 ms");
 }
 
 TEST_F(HttpLoopTest, EachKindOfEnd) {

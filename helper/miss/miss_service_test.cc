@@ -52,7 +52,7 @@ struct Source {
   std::atomic<int> jobs{0};    // Fetches
   // Of fetchers while they open an image, yet to come.
   std::atomic<int> deaths{0}, hangs{0};
-  std::atomic<int> spawns{0};
+  std::atomic<int> spawns{0}, spawned{0};  // begun, and done
   std::atomic<bool> stillborn{false}, no_starts{false};  // fetchers, as long as it is true
   bool has_index = false;
   void Play(std::vector<Trick> tricks) {
@@ -200,6 +200,7 @@ class MissServiceTest : public ::testing::Test {
   Result<std::unique_ptr<FetchService>> SpawnFetcher(int arena_fd) {
     void* p = ::mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd, 0);
     if (p == MAP_FAILED) return ErrnoError("arena");
+    source_->spawns++;
     if (source_->no_starts) return ErrnoError("fork", EAGAIN);
     auto fetcher = std::make_unique<TrickyFetcher>(
         source_.get(), std::span(static_cast<uint8_t*>(p), kArenaBytes));
@@ -208,7 +209,7 @@ class MissServiceTest : public ::testing::Test {
     for (uint32_t host : held_) fetcher->Hold(host, true);
     if (source_->stillborn) fetcher->Die();
     fetcher_ = fetcher.get();
-    source_->spawns++;
+    source_->spawned++;
     return std::unique_ptr<FetchService>(std::move(fetcher));
   }
   void Start() {
@@ -445,10 +446,10 @@ TEST_F(MissServiceTest, AFetcherThatDiesIsReplacedAndAllIsFetchedAgain) {
     const uint32_t chunk = 5 + static_cast<uint32_t>(i) * 2;
     std::thread reader([&] { EXPECT_TRUE(ReadsRight(chunk)); });
     std::this_thread::sleep_for(std::chrono::milliseconds(i * 3));
-    const int spawns = source_->spawns;
+    const int spawned = source_->spawned;
     fetcher_->Die();
     reader.join();
-    while (source_->spawns == spawns) std::this_thread::yield();
+    while (source_->spawned == spawned) std::this_thread::yield();
   }
   for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
   EXPECT_EQ(service_->counters().fails, 0u);
