@@ -176,8 +176,14 @@ TEST(Places, AProxyGetsNoPasswordInTheClear) {
     }
   }
   // Another machine's loopback is another one.
-  for (const char* host : {"127.0.0.1:5000", "localhost"})
-    EXPECT_EQ(Places(Blob(host, "http"), k).size(), 1U) << host;
+  for (const char* host : {"127.0.0.1:5000", "localhost"}) {
+    for (const char* proxy : {"http://proxy.example:4001", "https://proxy.example"}) {
+      k.p2p_proxy = proxy;
+      EXPECT_EQ(Places(Blob(host, "http"), k).size(), 1U) << host;
+    }
+    k.p2p_proxy = "http://localhost:4001";
+    EXPECT_EQ(Places(Blob(host, "http"), k).size(), 2U) << host;
+  }
 }
 
 TEST(Places, PeersComeFirstAndGetNoPasswordInTheClear) {
