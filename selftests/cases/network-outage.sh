@@ -10,6 +10,7 @@
 requires docker-registry skopeo jq "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-helperd"
 
 proxy=127.0.0.1:5001 mode=$WORK/mode mnt=$WORK/mnt size=$((1280 * 1024)) nr_files=28 middle=160 # a span or more each
+nr_random=20 # of them are read at random, too
 say() { echo "$1 $2" > "$mode"; }
 proxy_answers() { curl -s -o /dev/null "http://$proxy/v2/"; }
 proxy_up() {
@@ -79,7 +80,7 @@ failed_none 'afterwards'
 
 # Down and up at random under readers whose image is four times the cache, while the helper or its roles are killed.
 reader() { # reader SEED: reads blocks of the files at random until the stop file is there, and prints how many
-	"$PYTHON" - "$1" "$mnt" "$DISK/files" "$WORK/stop" $nr_files $size <<-'PY'
+	"$PYTHON" - "$1" "$mnt" "$DISK/files" "$WORK/stop" $nr_random $size <<-'PY'
 	import mmap, os, random, sys
 	rng, buf, reads = random.Random(int(sys.argv[1])), mmap.mmap(-1, 4096), 0
 	mnt, files, stop, nr_files, size = *sys.argv[2:5], int(sys.argv[5]), int(sys.argv[6])
@@ -125,6 +126,7 @@ failed_none 'down and up'
 kill_helper
 scale=5
 serve
+next=$nr_random
 : > "$WORK/requests"
 say later:200 1 # ten seconds, by the scale of the retries
 take_file
