@@ -90,9 +90,7 @@ class Pull {
       const std::string text = diff_id.is_string() ? diff_id.get<std::string>() : "";
       FASTOCI_CHECK_OK(ParseDigest(text));
       diff_ids_.push_back(text);
-      plan.chain_ids.push_back(plan.chain_ids.empty()
-                                   ? text
-                                   : DigestString(Sha256::Of(AsBytes(plan.chain_ids.back() + " " + text))));
+      plan.chain_ids.push_back(ChainId(plan.chain_ids.empty() ? "" : plan.chain_ids.back(), text));
     }
     return plan;
   }

@@ -34,12 +34,9 @@ std::string ChainUuid(const std::string& chain_id) {
   return out;
 }
 
-// Each layer's chain id, as the OCI image spec has it.
 std::vector<std::string> ChainIds(const std::vector<std::string>& diff_ids) {
   std::vector<std::string> chain;
-  for (const std::string& id : diff_ids)
-    chain.push_back(chain.empty() ? id
-                                  : DigestString(Sha256::Of(AsBytes(chain.back() + " " + id))));
+  for (const std::string& id : diff_ids) chain.push_back(ChainId(chain.empty() ? "" : chain.back(), id));
   return chain;
 }
 

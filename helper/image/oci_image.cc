@@ -181,6 +181,10 @@ Result<std::vector<std::string>> DiffIds(const std::string& config) {
   return ids;
 }
 
+std::string ChainId(const std::string& parent, const std::string& diff_id) {
+  return parent.empty() ? diff_id : DigestString(Sha256::Of(AsBytes(parent + " " + diff_id)));
+}
+
 Result<std::string> ConvertedConfig(const std::string& config,
                                     const std::vector<ConvertedLayer>& layers) {
   FASTOCI_TRY(Json j, ParseObject(config, "the image's config"));

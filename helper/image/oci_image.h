@@ -53,6 +53,8 @@ Result<std::string> KeeperManifest(const std::string& body, const std::string& d
 // GOARCH of this machine.
 std::string HostArch();
 Result<std::vector<std::string>> DiffIds(const std::string& config);
+// The chain id of a layer, as the OCI image spec has it. parent: that of the layer below, or "".
+std::string ChainId(const std::string& parent, const std::string& diff_id);
 
 enum class ImageFormat { kTurboOci, kOverlaybd };
 
