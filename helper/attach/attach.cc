@@ -109,13 +109,13 @@ Status Provide(const AttachPaths& paths, const AttachRequest& request, const Sta
     return OkStatus();
   }
   FASTOCI_TRY(Config node, LoadConfig(paths.config));
-  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(request.access));
+  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(request.access, node.signatures));
   bool by_config = !request.config.empty();
   FASTOCI_TRY(ResolvedImage image, request.stack ? puller.ResolveStack(*request.stack, progress)
                                    : by_config   ? puller.ResolveConfig(request.config, progress)
                                                  : puller.Resolve(request.ref, progress));
   // A stack's owner has asked before it took the layers.
-  if (!request.stack) FASTOCI_CHECK_OK(puller.CheckPolicy(node.signatures, image, progress));
+  if (!request.stack) FASTOCI_CHECK_OK(puller.CheckPolicy(image, progress));
   FASTOCI_CHECK_OK(KeepAccess(paths, request, puller, image, dir));
   state->ref = by_config ? "" : request.ref;
   state->meta_path = dir.MetaPath();

@@ -249,9 +249,10 @@ Status MeasureLocalBlob(MetaLayer* layer) {
 
 }  // namespace
 
-Result<ImagePuller> ImagePuller::Open(const RegistryAccess& access) {
+Result<ImagePuller> ImagePuller::Open(const RegistryAccess& access, std::vector<SignatureRule> rules) {
   ImagePuller puller;
   puller.access_ = access;
+  puller.rules_ = std::move(rules);
   return puller;
 }
 
@@ -300,8 +301,9 @@ Status ImagePuller::MeasureLayout(ResolvedImage* image) {
   return OkStatus();
 }
 
-// The newest that fits: whoever adds one to a fallback tag adds it at the end.
-Status ImagePuller::FindArtifact(ResolvedImage* image) {
+// The newest that fits and that the policy lets in: whoever adds one to a fallback tag adds it
+// at the end. Anybody who may push can add one, so one without a signature hides no other.
+Status ImagePuller::FindArtifact(ResolvedImage* image, Progress* progress) {
   const Manifest original = image->manifest;
   const std::string name = image->ref.ToString();
   auto referrers = Referrers(*image, original.digest);
@@ -330,7 +332,8 @@ Status ImagePuller::FindArtifact(ResolvedImage* image) {
       TakeSizes(original.body, &*parsed);
       image->manifest = std::move(*manifest);
       image->fastoci = std::move(*parsed);
-      return OkStatus();
+      fits = CheckPolicy(*image, progress);
+      if (fits.ok()) return fits;
     }
     if (!failure) failure = fits.error().Wrap("the FastOCI artifact " + digest + " of " + name);
   }
@@ -358,7 +361,7 @@ Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* pr
   FASTOCI_TRY(image.manifest, ManifestOfHost(image, name));
   auto parsed = ParseFastociManifest(image.manifest.body);
   if (!parsed.ok() && parsed.error().kind == ErrorKind::kUnsupported) {
-    FASTOCI_CHECK_OK(FindArtifact(&image));
+    FASTOCI_CHECK_OK(FindArtifact(&image, progress));
     parsed = std::move(image.fastoci);
   }
   if (!parsed.ok()) return parsed.error().Wrap(text);
@@ -376,14 +379,16 @@ Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* pr
   return image;
 }
 
-Status ImagePuller::CheckPolicy(const std::vector<SignatureRule>& rules,
-                                const ResolvedImage& image, Progress* progress) {
-  const std::string key_file = KeysFor(rules, image.ref);
-  if (key_file.empty()) return OkStatus();
+Status ImagePuller::CheckPolicy(const ResolvedImage& image, Progress* progress) {
+  const std::string key_file = KeysFor(rules_, image.ref);
+  if (key_file.empty() || approved_ == image.manifest.digest) return OkStatus();
   if (image.layout)
-    return MismatchError("the node demands a signature, and images in a layout have none; push it to a registry, sign it there");
+    return Error{ErrorKind::kMismatch, EKEYREJECTED,
+                 "the node demands a signature, and images in a layout have none; push it to a registry, sign it there"};
   progress->Step("checking the signature of " + image.manifest.digest);
-  return DemandSignature(client_.get(), image.ref, image.manifest.digest, key_file);
+  FASTOCI_CHECK_OK(DemandSignature(client_.get(), image.ref, image.manifest.digest, key_file));
+  approved_ = image.manifest.digest;
+  return OkStatus();
 }
 
 Status ImagePuller::AskSize(const Reference& ref, MetaLayer* layer) {

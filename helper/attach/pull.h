@@ -59,23 +59,24 @@ class DownloadBar;
 
 class ImagePuller {
  public:
-  static Result<ImagePuller> Open(const RegistryAccess& access);
+  // rules: the node's policy of signatures. A puller is for one image.
+  static Result<ImagePuller> Open(const RegistryAccess& access, std::vector<SignatureRule> rules = {});
   // The access that the helper needs to read the image as this puller does. Call it after
   // Resolve().
   Result<Access> AccessFor(const ResolvedImage& image) const;
   // ref: HOST/REPOSITORY:TAG (or @DIGEST), or oci:DIR:TAG. Takes a FastOCI or
   // overlaybd image, an index of them, or an original image that has a FastOCI
-  // referrer (whose layers are then compared with the original's).
+  // referrer (whose layers are then compared with the original's). Of several referrers
+  // it takes the newest that the policy lets in. EKEYREJECTED in err: it lets in none.
   Result<ResolvedImage> Resolve(const std::string& ref, Progress* progress);
   // The same from overlaybd's config.v1.json; path is that file. Blobs that lie
   // here are hashed, and must be what the config says.
   Result<ResolvedImage> ResolveConfig(const std::string& path, Progress* progress);
   // The same from layers that are known. Asks the registry for sizes that are missing.
   Result<ResolvedImage> ResolveStack(const LayerStack& stack, Progress* progress);
-  // Whether the node's policy lets the image in: kMismatch if it demands a signature
-  // that the manifest has not.
-  Status CheckPolicy(const std::vector<SignatureRule>& rules, const ResolvedImage& image,
-                     Progress* progress);
+  // Whether the node's policy lets the image in: kMismatch, with EKEYREJECTED in err, if it
+  // demands a signature that the manifest has not.
+  Status CheckPolicy(const ResolvedImage& image, Progress* progress);
   // Downloads the meta layers to work_dir and assembles them to meta_path,
   // which appears complete and synced or not at all. The layers are removed.
   Status Assemble(const ResolvedImage& image, const std::string& work_dir,
@@ -99,7 +100,7 @@ class ImagePuller {
   Result<Manifest> ManifestOfHost(const ResolvedImage& image, const std::string& name);
   static Status MeasureLayout(ResolvedImage* image);
   // What FastOCI artifact there is for the image, an ordinary one.
-  Status FindArtifact(ResolvedImage* image);
+  Status FindArtifact(ResolvedImage* image, Progress* progress);
   Status AskSizes(ResolvedImage* image);
   // Finds the chunk digests for the image of that digest. A failure is only a warning:
   // then the layers are checked as a whole.
@@ -120,6 +121,8 @@ class ImagePuller {
   Status DownloadAll(const ResolvedImage& image, const std::string& work_dir, Progress* progress,
                      std::vector<std::string>* paths);
   RegistryAccess access_;
+  std::vector<SignatureRule> rules_;
+  std::string approved_;  // the manifest that the policy let in
   std::unique_ptr<RegistryClient> client_;  // from Resolve() on
 };
 

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "attach/state.h"
+#include "image/oci_image.h"
+#include "testing/signing_key.h"
 #include "testing/silent_progress.h"
 #include "testing/stub_registry.h"
 
@@ -83,6 +85,43 @@ TEST_F(PullTest, ALayerThatIsNotThereIsNamed) {
   ASSERT_FALSE(image.ok());
   EXPECT_EQ(image.error().kind, ErrorKind::kNotFound);
   EXPECT_NE(image.error().message.find(absent), std::string::npos);
+}
+
+// Whoever may push can add an artifact.
+TEST_F(PullTest, AnArtifactWithoutASignatureHidesNoSignedOne) {
+  char keys[] = "/tmp/fastoci-keys.XXXXXX";
+  ASSERT_TRUE(UniqueFd(::mkstemp(keys)).valid());
+  const std::string original = AddOriginal(), type = ArtifactType(ImageFormat::kTurboOci);
+  auto artifact = [&](const std::string& note) {
+    Json manifest = {{"schemaVersion", 2},
+                     {"artifactType", type},
+                     {"annotations", {{"note", note}}},
+                     {"subject", {{"digest", original}}},
+                     {"layers", {MetaLayerOf(meta_, layer_)}}};
+    return stub_.AddManifest("demo", note, kOciManifest, manifest.dump());
+  };
+  const std::string old = artifact("old"), good = artifact("good"), evil = artifact("evil");
+  Json index = {{"schemaVersion", 2}, {"manifests", Json::array()}};
+  for (const std::string& digest : {old, good, evil})  // the newest is the last
+    index["manifests"].push_back({{"digest", digest}, {"artifactType", type}});
+  stub_.AddManifest("demo", "sha256-" + original.substr(7), kOciIndex, index.dump());
+  const SigningKey key = SigningKey::Ec();
+  SignManifest(&stub_, "demo", old, key);
+  SignManifest(&stub_, "demo", good, key);
+  SignManifest(&stub_, "demo", evil, SigningKey::Ec());
+  auto resolve = [&](std::vector<SignatureRule> rules, const std::string& pem) {
+    EXPECT_TRUE(WriteFileAtomic(keys, AsBytes(pem)).ok());
+    auto puller = ImagePuller::Open({}, std::move(rules));
+    return puller->Resolve(stub_.host() + "/demo:v1", &silence_);
+  };
+  EXPECT_EQ(resolve({}, key.Pem())->manifest.digest, evil) << "the newest, without a policy";
+  auto image = resolve({{"*", keys}}, key.Pem());
+  ASSERT_TRUE(image.ok()) << image.error().message;
+  EXPECT_EQ(image->manifest.digest, good);
+  image = resolve({{"*", keys}}, SigningKey::Ec().Pem());
+  ASSERT_FALSE(image.ok());
+  EXPECT_EQ(image.error().err, EKEYREJECTED);
+  ::unlink(keys);
 }
 
 // What attach was told reaches the next boot, and another attach can be like it.

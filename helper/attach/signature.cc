@@ -174,9 +174,9 @@ Status DemandSignature(RegistryClient* client, const Reference& ref,
     return found.error().Wrap(image + ": whether it is signed cannot be told (keys: " + key_file +
                               ")");
   if (*found) return OkStatus();
-  return MismatchError(image + ": no signature by a key of " + key_file + ", which \"signatures\" in "
-                       "the configuration demands: " + search.reason +
-                       (search.seen > kMaxSignatures ? " (too many signatures)" : ""));
+  return Error{ErrorKind::kMismatch, EKEYREJECTED,
+               image + ": no signature by a key of " + key_file + ", which \"signatures\" in the configuration demands: " +
+                   search.reason + (search.seen > kMaxSignatures ? " (too many signatures)" : "")};
 }
 
 }  // namespace fastoci

@@ -45,7 +45,8 @@ class PublicKeys {
 std::string KeysFor(const std::vector<SignatureRule>& rules, const Reference& ref);
 
 // OK if a key in key_file has signed manifest_digest and the signature is in ref's
-// repository. kMismatch: there is no such signature; the message says what was found.
+// repository. kMismatch, with EKEYREJECTED in err: there is no such signature; the message
+// says what was found.
 Status DemandSignature(RegistryClient* client, const Reference& ref,
                        const std::string& manifest_digest, const std::string& key_file);
 

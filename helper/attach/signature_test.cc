@@ -3,16 +3,13 @@
 #include "attach/signature.h"
 
 #include <gtest/gtest.h>
-#include <openssl/ec.h>
-#include <openssl/pem.h>
-#include <openssl/rsa.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
 #include "base/digest.h"
 #include "base/unique_fd.h"
-#include "base/base64.h"
+#include "testing/signing_key.h"
 #include "testing/stub_registry.h"
 
 namespace fastoci {
@@ -20,45 +17,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-struct Key {
-  explicit Key(EVP_PKEY* k) : key(k, EVP_PKEY_free) {}
-  static Key Ec(const char* curve = "P-256") { return Key(EVP_EC_gen(curve)); }
-  static Key Ed25519() { return Key(EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519")); }
-  static Key Rsa(size_t bits = 2048) { return Key(EVP_RSA_gen(static_cast<unsigned>(bits))); }
-
-  std::string Pem() const {
-    BIO* bio = BIO_new(BIO_s_mem());
-    PEM_write_bio_PUBKEY(bio, key.get());
-    char* data;
-    const long n = BIO_get_mem_data(bio, &data);
-    std::string pem(data, static_cast<size_t>(n));
-    BIO_free(bio);
-    return pem;
-  }
-  std::string Sign(const std::string& text) const {
-    EVP_MD_CTX* c = EVP_MD_CTX_new();
-    const bool whole = EVP_PKEY_get_base_id(key.get()) == EVP_PKEY_ED25519;
-    size_t size = 0;
-    const auto* data = reinterpret_cast<const uint8_t*>(text.data());
-    EXPECT_EQ(EVP_DigestSignInit(c, nullptr, whole ? nullptr : EVP_sha256(), nullptr, key.get()), 1);
-    EXPECT_EQ(EVP_DigestSign(c, nullptr, &size, data, text.size()), 1);
-    std::string out(size, '\0');
-    EXPECT_EQ(EVP_DigestSign(c, reinterpret_cast<uint8_t*>(out.data()), &size, data, text.size()), 1);
-    out.resize(size);
-    EVP_MD_CTX_free(c);
-    return out;
-  }
-  std::shared_ptr<EVP_PKEY> key;
-};
-
-std::string Payload(const std::string& digest) {
-  return Json{{"critical",
-               {{"identity", {{"docker-reference", "demo"}}},
-                {"image", {{"docker-manifest-digest", digest}}},
-                {"type", "cosign container image signature"}}},
-              {"optional", nullptr}}
-      .dump();
-}
+using Key = SigningKey;
 
 class SignatureTest : public testing::Test {
  protected:
@@ -79,19 +38,14 @@ class SignatureTest : public testing::Test {
     ASSERT_TRUE(WriteFileAtomic(key_file_, AsBytes(pem)).ok());
   }
   Json Layer(const std::string& payload, const std::string& signature) {
-    return {{"mediaType", "application/vnd.dev.cosign.simplesigning.v1+json"},
-            {"digest", stub_.AddBlob(payload)},
-            {"size", payload.size()},
-            {"annotations", {{"dev.cosignproject.cosign/signature", Base64Encode(signature)}}}};
+    return SignatureLayer(&stub_, payload, signature);
   }
-  std::string SignatureTag() const { return "sha256-" + digest_.substr(7) + ".sig"; }
+  std::string SignatureTag() const { return fastoci::SignatureTag(digest_); }
   void Put(const Json& layers, const std::string& tag) {
     const Json manifest = {{"schemaVersion", 2}, {"mediaType", kOciManifest}, {"layers", layers.is_object() ? Json::array({layers}) : layers}};
     stub_.AddManifest("team/demo", tag, kOciManifest, manifest.dump());
   }
-  void PutSigned(const Key& key) {
-    Put({Layer(Payload(digest_), key.Sign(Payload(digest_)))}, SignatureTag());
-  }
+  void PutSigned(const Key& key) { SignManifest(&stub_, "team/demo", digest_, key); }
   // "": it is let in.
   std::string Refusal() {
     Status s = DemandSignature(client_.get(), ref_, digest_, key_file_);
@@ -134,8 +88,8 @@ TEST_F(SignatureTest, OneOfSeveralKeysIsEnough) {
   PutSigned(old_key);
   EXPECT_TRUE(Refused("no key of it made the one that is there"));
   // A second signature beside one that is not ours.
-  Put({Layer(Payload(digest_), old_key.Sign(Payload(digest_))),
-       Layer(Payload(digest_), new_key.Sign(Payload(digest_)))},
+  Put({Layer(SignedPayload(digest_), old_key.Sign(SignedPayload(digest_))),
+       Layer(SignedPayload(digest_), new_key.Sign(SignedPayload(digest_)))},
       SignatureTag());
   EXPECT_EQ(Refusal(), "");
 }
@@ -149,21 +103,21 @@ TEST_F(SignatureTest, AnotherManifestsSignatureIsRefused) {
   const Key key = Key::Ec();
   Trust(key.Pem());
   const std::string other = "sha256:" + std::string(64, '7');
-  Put({Layer(Payload(other), key.Sign(Payload(other)))}, SignatureTag());
+  Put({Layer(SignedPayload(other), key.Sign(SignedPayload(other)))}, SignatureTag());
   EXPECT_TRUE(Refused("of another manifest (" + other + ")"));
 }
 
 TEST_F(SignatureTest, AChangedPayloadOrSignatureIsRefused) {
   const Key key = Key::Ec();
   Trust(key.Pem());
-  const std::string good = key.Sign(Payload(digest_));
-  Put({Layer(Payload(digest_) + " ", good)}, SignatureTag());
+  const std::string good = key.Sign(SignedPayload(digest_));
+  Put({Layer(SignedPayload(digest_) + " ", good)}, SignatureTag());
   EXPECT_TRUE(Refused("no key of it"));
   std::string bad = good;
   bad.back() ^= 1;
-  Put({Layer(Payload(digest_), bad)}, SignatureTag());
+  Put({Layer(SignedPayload(digest_), bad)}, SignatureTag());
   EXPECT_TRUE(Refused("no key of it"));
-  Json layer = Layer(Payload(digest_), good);
+  Json layer = Layer(SignedPayload(digest_), good);
   layer["annotations"]["dev.cosignproject.cosign/signature"] = "&&&";
   Put({layer}, SignatureTag());
   EXPECT_TRUE(Refused("not in base64"));
@@ -189,8 +143,8 @@ TEST_F(SignatureTest, SignedNonsenseIsRefused) {
   }
   // No end of signatures: bounded, and said.
   Json many = Json::array();
-  for (int i = 0; i < 70; i++) many.push_back(Layer(Payload(digest_), "x"));
-  many.push_back(Layer(Payload(digest_), key.Sign(Payload(digest_))));
+  for (int i = 0; i < 70; i++) many.push_back(Layer(SignedPayload(digest_), "x"));
+  many.push_back(Layer(SignedPayload(digest_), key.Sign(SignedPayload(digest_))));
   Put(many, SignatureTag());
   EXPECT_TRUE(Refused("too many signatures"));
 }
@@ -204,7 +158,7 @@ TEST_F(SignatureTest, AReferrerWillDo) {
       {"artifactType", "application/vnd.dev.cosign.artifact.sig.v1+json"},
       {"config", {{"mediaType", "application/vnd.oci.empty.v1+json"}}},
       {"subject", {{"mediaType", kOciManifest}, {"digest", digest_}, {"size", 19}}},
-      {"layers", Json::array({Layer(Payload(digest_), key.Sign(Payload(digest_)))})}};
+      {"layers", Json::array({Layer(SignedPayload(digest_), key.Sign(SignedPayload(digest_)))})}};
   const std::string body = manifest.dump();
   Reference at = ref_.WithDigest(DigestString(Sha256::Of(AsBytes(body))));
   auto put = client_->PutManifest(at, kOciManifest, body);

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "attach/signature.h"
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
@@ -63,8 +64,8 @@ void ArtifactFinder::DropOld() {
   }
 }
 
-Result<ArtifactFinder::Found> ArtifactFinder::Find(const std::string& image_ref, const std::string& manifest_digest,
-                                                   const Trial& trial) {
+ArtifactFinder::Found ArtifactFinder::Find(const std::string& image_ref, const std::string& manifest_digest,
+                                           const Trial& trial) {
   auto parsed = ParseDigest(manifest_digest);
   if (!parsed.ok()) return None("labels", parsed.error());
   auto ref = ParseReference(image_ref);
@@ -82,34 +83,37 @@ Result<ArtifactFinder::Found> ArtifactFinder::Find(const std::string& image_ref,
   std::lock_guard lock(entry->mutex);
   if (entry->until < Clock::now()) {
     entry->found = Found();
-    entry->refused.reset();
     Look(text, key, trial, entry.get());
     entry->until = Clock::now() + (entry->found.image ? kRemember : kRememberNone);
   }
-  if (entry->refused) return *entry->refused;
   return entry->found;
 }
 
 void ArtifactFinder::Look(const std::string& text, const std::string& key, const Trial& trial, Entry* entry) {
+  auto node = LoadConfig(options_.node_config);
+  if (!node.ok()) return void(entry->found = None("policy", node.error()));
+  auto ref = ParseReference(text);
+  if (!ref.ok()) return void(entry->found = None("labels", ref.error()));
+  if (!node->signatures.empty() && KeysFor(node->signatures, *ref).empty())
+    return void(entry->found = None("policy", InvalidError("the node demands signatures, but none of this image's artifact")));
   if (auto target = DmRequireTarget(kDmTarget); !target.ok()) return void(entry->found = None("no_module", target.error()));
   if (auto cache = HelperCacheDevice(options_.control_socket, kControlMs); !cache.ok())
     return void(entry->found = None("no_helper", cache.error()));
   QuietProgress progress;
-  auto puller = ImagePuller::Open(options_.access);
+  auto puller = ImagePuller::Open(options_.access, node->signatures);
   if (!puller.ok()) return void(entry->found = None("credentials", puller.error()));
   auto image = puller->Resolve(text, &progress);
   if (!image.ok()) {
     const ErrorKind kind = image.error().kind;
-    const char* reason = kind == ErrorKind::kUnsupported ? "no_artifact"
+    const char* reason = image.error().err == EKEYREJECTED ? "policy"
+                         : kind == ErrorKind::kUnsupported ? "no_artifact"
                          : kind == ErrorKind::kDenied    ? "denied"
                          : kind == ErrorKind::kMismatch  ? "artifact_differs"
                                                          : "registry";
     return void(entry->found = None(reason, image.error()));
   }
-  auto node = LoadConfig(options_.node_config);
-  if (!node.ok()) return void(entry->refused = node.error());
-  if (Status allowed = puller->CheckPolicy(node->signatures, *image, &progress); !allowed.ok())
-    return void(entry->refused = allowed.error());
+  if (Status allowed = puller->CheckPolicy(*image, &progress); !allowed.ok())
+    return void(entry->found = None("policy", allowed.error()));
   const std::string dir = options_.dir + "/" + key;
   RemoveAll(dir);
   Status made = MakeDirs(dir, 0700);

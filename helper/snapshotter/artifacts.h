@@ -4,8 +4,13 @@
 // layers, and the answer is remembered for a while.
 //
 // An image is taken lazily as a whole or not at all. Before its first layer is taken, its
-// device is made and mounted. If that fails, the image is taken in the ordinary way; it is
-// an error only if a policy refuses the image.
+// device is made and mounted. If that fails, or if the node's policy of signatures lets no
+// artifact in, the image is taken in the ordinary way.
+//
+// Nothing ties an artifact's layer to the chain id under which containerd will know it: that is
+// the hash of the original's tar, which nobody has read. So whoever may push to any repository
+// could offer another tree for a layer that other images have, too. While the node demands any
+// signature, only artifacts that have one are taken.
 #ifndef FASTOCI_SNAPSHOTTER_ARTIFACTS_H_
 #define FASTOCI_SNAPSHOTTER_ARTIFACTS_H_
 
@@ -14,7 +19,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,16 +32,9 @@ namespace fastoci {
 enum class ReferrerMode { kOff, kCri, kAll };
 Result<ReferrerMode> ParseReferrerMode(const std::string& text);
 
-class ArtifactFinder {
+class ArtifactSource {
  public:
-  struct Options {
-    std::string dir;          // of the downloaded meta layers; emptied at first
-    std::string node_config;  // for the policy of signatures
-    std::string control_socket;
-    RegistryAccess access;
-  };
-  explicit ArtifactFinder(Options options);
-
+  virtual ~ArtifactSource() = default;
   struct Found {
     // Has the path of each meta layer's file. The file stays for a while: link it to keep it.
     std::shared_ptr<const ResolvedImage> image;
@@ -47,14 +44,25 @@ class ArtifactFinder {
   };
   // trial: makes the device of the whole image. It is called once, for the first layer.
   using Trial = std::function<Status(const ResolvedImage&)>;
-  Result<Found> Find(const std::string& image_ref, const std::string& manifest_digest, const Trial& trial);
+  virtual Found Find(const std::string& image_ref, const std::string& manifest_digest, const Trial& trial) = 0;
+};
+
+class ArtifactFinder : public ArtifactSource {
+ public:
+  struct Options {
+    std::string dir;          // of the downloaded meta layers; emptied at first
+    std::string node_config;  // for the policy of signatures
+    std::string control_socket;
+    RegistryAccess access;
+  };
+  explicit ArtifactFinder(Options options);
+  Found Find(const std::string& image_ref, const std::string& manifest_digest, const Trial& trial) override;
 
  private:
   struct Entry {
     std::mutex mutex;
     std::chrono::steady_clock::time_point until{};
     Found found;
-    std::optional<Error> refused;
   };
   void Look(const std::string& image_ref, const std::string& manifest_digest, const Trial& trial, Entry* entry);
   void DropOld();

@@ -58,8 +58,18 @@ std::string OwnFileSystem(const std::set<std::string>& names) {
   return "";
 }
 
-// Takes what fastoci.json says where labels say nothing.
-Status TakeDescription(const std::string& dir, MetaLayer* part) {
+// The digest of a directory that has nothing but these files: of their names and contents.
+Result<std::string> DigestOfFiles(const std::string& dir, const std::set<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) {
+    FASTOCI_TRY(std::string hex, HashFile(dir + "/" + name));
+    text += hex + " " + name + "\n";
+  }
+  return DigestString(Sha256::Of(AsBytes(text)));
+}
+
+// Takes what fastoci.json says: it is part of what was unpacked, labels are not.
+Status TakeDescription(const std::string& dir, Layer* layer, MetaLayer* part) {
   if (!IsFile(dir + "/fastoci.json")) return OkStatus();
   FASTOCI_TRY(std::string text, ReadFile(dir + "/fastoci.json", kMaxDescriptionBytes));
   FASTOCI_TRY(MetaLayerDescription description, ParseDescription(text));
@@ -68,7 +78,8 @@ Status TakeDescription(const std::string& dir, MetaLayer* part) {
     return MismatchError("the meta layer in " + dir + " describes " + description.target_digest +
                          ", but its annotation names " + part->target_digest);
   part->target_bytes = description.target_bytes;
-  if (part->target_media_type.empty()) part->target_media_type = description.target_media_type;
+  part->target_media_type = description.target_media_type;
+  layer->describes_itself = true;
   return OkStatus();
 }
 
@@ -129,6 +140,10 @@ Result<Layer> LayerOfLabels(const Labels& labels) {
     auto parsed = ParseDigest(digest);
     if (!parsed.ok()) return parsed.error().Wrap("a label of the layer");
   }
+  layer.digest = part.digest;
+  const std::string descriptor = Label(labels, kLayerDigestLabel);
+  if (!part.digest.empty() && !descriptor.empty() && part.digest != descriptor)
+    return InvalidError("the layer's annotation blob-digest names another blob than its descriptor, " + descriptor);
   if (!layer.image.empty()) {
     FASTOCI_TRY(Reference ref, ParseReference(layer.image));
     part.repository = ref.host + "/" + ref.repository;
@@ -160,26 +175,25 @@ Result<Layer> LayerOfFiles(const Layer& told, const std::string& dir) {
   if (names == std::set<std::string>{kNativeFile} && IsFile(files + "/" + kNativeFile)) {
     layer.kind = LayerKind::kNative;
     part.native = true;
-    part.target_digest = "";  // that of the file, not of the tar around it
-    part.target_media_type = kNativeMediaType;
     part.blob_path = std::string(kFilesDir) + "/" + kNativeFile;
+    FASTOCI_TRY(std::string hex, HashFile(dir + "/" + part.blob_path));
+    part.digest = part.target_digest = "sha256:" + hex;  // of the file, not of the tar around it
+    struct stat st;
+    if (::stat((dir + "/" + part.blob_path).c_str(), &st) != 0) return ErrnoError(part.blob_path);
+    part.bytes = part.target_bytes = static_cast<uint64_t>(st.st_size);
+    part.target_media_type = kNativeMediaType;
     if (part.repository.empty()) part.repository = "localhost/local";
   } else if (only_members && (names.count(kMetaMark) != 0 || !OwnFileSystem(names).empty())) {
     for (const std::string& name : names)
       if (!IsFile(files + "/" + name)) return InvalidError("the meta layer's " + name + " is no file");
     layer.kind = LayerKind::kMeta;
-    FASTOCI_CHECK_OK(TakeDescription(files, &part));
+    FASTOCI_CHECK_OK(TakeDescription(files, &layer, &part));
     if (part.target_digest.empty())
       return InvalidError("a meta layer without the annotation turbo-oci/target-digest, which its descriptor needs");
     if (part.repository.empty())
       return InvalidError("the repository of the meta layer of " + part.target_digest +
                           " is not known: containerd passed no " + kImageRefLabel + " on; see fastoci-snapshotter(8)");
-    if (part.digest.empty()) {
-      std::string fs = OwnFileSystem(names);
-      if (fs.empty()) fs = names.count("erofs.fs.meta") != 0 ? "erofs.fs.meta" : "ext4.fs.meta";
-      FASTOCI_TRY(std::string hex, HashFile(files + "/" + fs));
-      part.digest = "sha256:" + hex;
-    }
+    FASTOCI_TRY(part.digest, DigestOfFiles(files, names));
     part.members_dir = kFilesDir;
   } else {
     if (told.kind == LayerKind::kMeta)
@@ -224,11 +238,20 @@ std::string RootTag(const std::string& root) {
   return HexEncode(Sha256::Of(AsBytes(path))).substr(0, kTagDigits);
 }
 
+bool SameContent(const Layer& a, const Layer& b) {
+  return a.kind == b.kind && std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(), b.parts.end(),
+                                        [](const MetaLayer& x, const MetaLayer& y) {
+                                          return x.digest == y.digest && x.target_digest == y.target_digest &&
+                                                 x.target_media_type == y.target_media_type;
+                                        });
+}
+
 std::string DeviceName(const std::string& parent_device, const Layer& layer) {
   if (layer.kind == LayerKind::kTrace) return parent_device;
   std::string text = parent_device;
   for (const MetaLayer& p : layer.parts)
-    text += "\n" + p.repository + " " + p.digest + " " + p.target_digest + " " + std::to_string(p.target_bytes);
+    text += "\n" + p.repository + " " + p.digest + " " + p.target_digest + " " + std::to_string(p.target_bytes) + " " +
+            p.target_media_type;
   return "ctd-" + HexEncode(Sha256::Of(AsBytes(text))).substr(0, kNameDigits);
 }
 

@@ -39,24 +39,34 @@ struct Layer {
   // What the layer adds to the device, bottom first: one part, or a base layer and one part.
   // Paths are relative to the snapshot's directory. Ordinary layers and traces have none.
   std::vector<MetaLayer> parts;
+  // Not kept in the database. digest: of the blob that the annotations say it is, which is also
+  // that of the layer's descriptor, if that is known. describes_itself: a meta layer whose own
+  // files name its target; other ones have it from an annotation, which no digest covers.
+  std::string digest;
+  bool describes_itself = false;
   bool lazy() const { return kind != LayerKind::kOrdinary; }
 };
 
 // What the labels say before anything is unpacked. For an ordinary layer, and for a meta layer
-// that will be unpacked: the kind and what is known. kInvalid: the labels contradict each other.
+// that will be unpacked: the kind and what is known. kInvalid: the labels contradict each other,
+// or the layer's descriptor.
 Result<Layer> LayerOfLabels(const Labels& labels);
 
 // What was unpacked to dir. told: what the labels said of it. kInvalid: it looks like a lazy
-// layer, but cannot be one.
+// layer, but cannot be one. Which layer it is, so DeviceName(), follows from what lies there,
+// whatever the labels say.
 Result<Layer> LayerOfFiles(const Layer& told, const std::string& dir);
 
 std::string LayerToJson(const Layer& layer);  // "" for an ordinary one
 Result<Layer> LayerFromJson(const std::string& text);
 
+// Whether two layers add the same to a device.
+bool SameContent(const Layer& a, const Layer& b);
+
 // Eight hex digits that tell what is this root's from what belongs to another one on the node.
 std::string RootTag(const std::string& root);
-// What names the device of a lazy layer; ChainDevices::NameFor() adds the root. parent_device:
-// its parent's device; "": none.
+// What names the device of a lazy layer: layers of one name hold the same data.
+// ChainDevices::NameFor() adds the root. parent_device: its parent's device; "": none.
 std::string DeviceName(const std::string& parent_device, const Layer& layer);
 
 }  // namespace fastoci

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/digest.h"
 #include "image/meta_layer.h"
 #include "snapshotter/overlay.h"
 #include "snapshotter/project_quota.h"
@@ -103,6 +104,77 @@ TEST_F(LayerTest, AMetaLayerThatTurboOciCannotDescribeIsOne) {
   EXPECT_EQ(layer->kind, LayerKind::kMeta);
   EXPECT_EQ(layer->parts[0].target_digest, kB);
   EXPECT_EQ(layer->parts[0].digest.substr(0, 7), "sha256:");
+}
+
+// A tag can be pushed again with other members under the annotations of what it was.
+TEST_F(LayerTest, WhatLiesThereNamesTheDeviceAndNoAnnotation) {
+  Put(".turbo.ociv1", "");
+  Put("erofs.fs.meta", "metadata");
+  Put("gzip.meta", "index");
+  const Layer told = Told({{kImageRefLabel, "127.0.0.1:5000/app:1"},
+                           {kPrefix + "blob-digest", kA},
+                           {kPrefix + "turbo-oci/target-digest", kB}});
+  auto name = [&] {
+    auto layer = LayerOfFiles(told, dir_);
+    EXPECT_TRUE(layer.ok()) << layer.error().message;
+    return layer.ok() ? DeviceName("", *layer) : "";
+  };
+  const std::string good = name();
+  EXPECT_EQ(name(), good);
+  Put("gzip.meta", "indez");
+  EXPECT_NE(name(), good) << "another index over the same file system";
+  Put("gzip.meta", "index");
+  EXPECT_EQ(name(), good);
+  Put("erofs.fs.meta", "metadatb");
+  EXPECT_NE(name(), good);
+  Put("erofs.fs.meta", "metadata");
+  std::filesystem::remove(dir_ + "/fs/gzip.meta");
+  EXPECT_NE(name(), good);
+}
+
+TEST_F(LayerTest, AnotherTypeOfTargetIsAnotherDevice) {
+  Layer a = Told({{kPrefix + "turbo-oci/target-digest", kA}}), b = a;
+  b.parts[0].target_media_type = "application/vnd.oci.image.layer.v1.tar";
+  EXPECT_NE(DeviceName("", a), DeviceName("", b));
+  EXPECT_FALSE(SameContent(a, b));
+}
+
+// The description is part of what containerd has verified, an annotation is not.
+TEST_F(LayerTest, ADescriptionDecidesTheTargetsType) {
+  Put("fastoci.ext4");
+  Put("fastoci.zstd");
+  PutDescription(kB);
+  Layer told = Told({{kImageRefLabel, "127.0.0.1:5000/app:1"}, {kPrefix + "turbo-oci/target-digest", kB}});
+  told.parts[0].target_media_type = "application/vnd.oci.image.layer.v1.tar";
+  auto layer = LayerOfFiles(told, dir_);
+  ASSERT_TRUE(layer.ok()) << layer.error().message;
+  EXPECT_EQ(layer->parts[0].target_media_type, "application/vnd.oci.image.layer.v1.tar+gzip");
+  EXPECT_TRUE(layer->describes_itself);
+}
+
+// Without the image's reference they have the same repository, "localhost/local".
+TEST_F(LayerTest, NativeLayersThatWereUnpackedAreTheirFiles) {
+  auto read = [&] {
+    auto layer = LayerOfFiles(Layer(), dir_);
+    EXPECT_TRUE(layer.ok()) << layer.error().message;
+    return layer.ok() ? *layer : Layer();
+  };
+  Put("overlaybd.commit", "one");
+  const Layer one = read();
+  ASSERT_EQ(one.kind, LayerKind::kNative);
+  EXPECT_EQ(one.parts[0].target_digest, DigestString(Sha256::Of(AsBytes("one"))));
+  EXPECT_EQ(one.parts[0].target_bytes, 3u);
+  Put("overlaybd.commit", "two");
+  EXPECT_NE(DeviceName("", read()), DeviceName("", one));
+}
+
+TEST_F(LayerTest, AnAnnotationThatNamesAnotherBlobIsRefused) {
+  for (const char* more : {"blob-size", "turbo-oci/target-digest", "acceleration-layer"}) {
+    Labels labels = {{kPrefix + "blob-digest", kA}, {kLayerDigestLabel, kA}, {kPrefix + more, more[0] == 't' ? kB : "yes"}};
+    EXPECT_TRUE(LayerOfLabels(labels).ok());
+    labels[kLayerDigestLabel] = kB;
+    EXPECT_EQ(LayerOfLabels(labels).error().kind, ErrorKind::kInvalid);
+  }
 }
 
 TEST_F(LayerTest, AMetaLayersMembersAreFiles) {

@@ -37,20 +37,6 @@ const char* CodeName(grpc::StatusCode code) {
   }
 }
 
-grpc::StatusCode CodeOf(const Error& error) {
-  if (error.err == EEXIST) return grpc::ALREADY_EXISTS;
-  if (error.err == ENOTEMPTY) return grpc::FAILED_PRECONDITION;
-  switch (error.kind) {
-    case ErrorKind::kInvalid: return grpc::INVALID_ARGUMENT;
-    case ErrorKind::kNotFound: return grpc::NOT_FOUND;
-    case ErrorKind::kDenied: return grpc::PERMISSION_DENIED;
-    case ErrorKind::kUnavailable: return grpc::UNAVAILABLE;
-    case ErrorKind::kMismatch: return grpc::DATA_LOSS;
-    case ErrorKind::kUnsupported: return grpc::FAILED_PRECONDITION;
-    default: return grpc::INTERNAL;
-  }
-}
-
 void PutTime(int64_t ns, google::protobuf::Timestamp* out) {
   out->set_seconds(ns / 1000000000);
   out->set_nanos(static_cast<int32_t>(ns % 1000000000));
@@ -152,7 +138,7 @@ class Service final : public api::Snapshots::Service {
     auto result = call();
     grpc::Status status = grpc::Status::OK;
     if (result.ok()) put(*result);
-    else status = grpc::Status(CodeOf(result.error()), result.error().message);
+    else status = grpc::Status(static_cast<grpc::StatusCode>(StatusCodeOf(result.error())), result.error().message);
     metrics_.Answered(method, CodeName(status.error_code()), std::chrono::steady_clock::now() - begin);
     const bool expected = status.ok() || status.error_code() == grpc::ALREADY_EXISTS ||
                           status.error_code() == grpc::NOT_FOUND || status.error_code() == grpc::FAILED_PRECONDITION;
@@ -165,6 +151,24 @@ class Service final : public api::Snapshots::Service {
 };
 
 }  // namespace
+
+int StatusCodeOf(const Error& error) {
+  switch (error.err) {
+    case kMarkTaken: return grpc::ALREADY_EXISTS;
+    case kMarkState: return grpc::FAILED_PRECONDITION;
+    case kMarkMissing: return grpc::NOT_FOUND;
+    default: break;
+  }
+  switch (error.kind) {
+    case ErrorKind::kInvalid: return grpc::INVALID_ARGUMENT;
+    case ErrorKind::kDenied: return grpc::PERMISSION_DENIED;
+    case ErrorKind::kMismatch: return grpc::DATA_LOSS;
+    case ErrorKind::kUnavailable:
+    case ErrorKind::kUnsupported:  // of the kernel, as it is now
+      return grpc::UNAVAILABLE;
+    default: return grpc::INTERNAL;  // kNotFound, too: of a registry or a device
+  }
+}
 
 struct SnapshotServer::Impl {
   Impl(Snapshotter* snapshotter, SnapshotterMetrics* metrics) : service(snapshotter, metrics) {}

@@ -14,6 +14,10 @@ namespace fastoci {
 class Snapshotter;
 class SnapshotterMetrics;
 
+// The gRPC status code, as a number, that tells containerd of an error. Only the store's marks
+// (store.h) make AlreadyExists, NotFound and FailedPrecondition.
+int StatusCodeOf(const Error& error);
+
 class SnapshotServer {
  public:
   // Listens on the Unix socket, which only root may use. Replaces a socket that a dead server

@@ -24,8 +24,6 @@ constexpr char kUidMapLabel[] = "containerd.io/snapshot/uidmapping";
 constexpr char kQuotaLabel[] = "containerd.io/snapshot/disk_quota";
 constexpr char kGidMapLabel[] = "containerd.io/snapshot/gidmapping";
 constexpr size_t kRecoveries = 4;  // devices at a time
-constexpr char kMetaFile[] = "layer.meta";
-constexpr auto kKeepTried = std::chrono::seconds(120);  // a device that no layer names yet
 
 std::string LabelOf(const Labels& labels, const std::string& key) {
   auto it = labels.find(key);
@@ -57,6 +55,17 @@ Result<std::unique_ptr<Snapshotter>> Snapshotter::Open(const SnapshotterOptions&
   s->devices_ = std::make_unique<ChainDevices>(options.device, s->store_.get(), metrics);
   s->artifacts_ = std::make_unique<ArtifactFinder>(ArtifactFinder::Options{
       root + "/artifacts", options.device.node_config, options.device.control_socket, options.device.access});
+  s->policy_ = std::make_unique<ImagePolicy>(ImagePolicy::Options{options.device.node_config, options.device.access});
+  if (options.sync) {
+    s->disk_ = std::make_unique<DiskSync>(options.sync);
+  } else {
+    FASTOCI_TRY(s->disk_, DiskSync::Open(root + "/snapshots"));
+  }
+  s->lowers_ = std::make_unique<LowerLayers>(s->store_.get(), s->directories_.get());
+  s->taker_ = std::make_unique<LayerTaker>(
+      LayerTaker::Parts{s->store_.get(), s->directories_.get(), s->lowers_.get(), s->devices_.get(), s->artifacts_.get(),
+                        s->policy_.get(), s->disk_.get(), metrics},
+      options.referrers);
   SnapshotStore* store = s->store_.get();
   s->sampler_ = std::make_unique<UsageSampler>(
       [store](int64_t id, const DiskUsage& usage) { (void)store->SetUsage(id, usage).ok(); });
@@ -82,179 +91,20 @@ void Snapshotter::Recover() {
     const std::vector<std::pair<std::string, std::string>> work(needed.begin(), needed.end());
     (void)RunParallel(work.size(), kRecoveries, [&](size_t i) {
       if (stop_) return OkStatus();
-      auto lowers = LowersOf(work[i].second);
+      auto lowers = lowers_->Of(work[i].second);
       if (!lowers.ok() || lowers->device != work[i].first) return OkStatus();  // it was removed
-      auto mounted = devices_->Ensure(work[i].first, [&] { return Describe(lowers->lazy); });
-      return mounted.ok() ? OkStatus() : Status(mounted.error());
+      (void)devices_->Ensure(work[i].first, [&] { return lowers_->Describe(lowers->lazy); }).ok();
+      return OkStatus();  // one that fails, and has said so, keeps no other one from coming
     });
     devices_->ReleaseAll();
   });
 }
 
-Result<Snapshotter::Lowers> Snapshotter::LowersOf(const std::string& name) {
-  Lowers out;
-  if (name.empty()) return out;
-  FASTOCI_TRY(auto chain, store_->Chain(name));
-  for (const ChainLink& link : chain) {
-    if (link.kind != SnapshotKind::kCommitted) continue;  // the snapshot itself
-    if (link.layer.empty()) {
-      if (!out.lazy.empty())
-        return InvalidError("the lazy layer " + out.lazy.back().name + " lies over the ordinary one " + link.name);
-      out.dirs.push_back(directories_->Files(link.id));
-    } else {
-      out.lazy.push_back(link);
-    }
-  }
-  if (!out.lazy.empty()) out.device = out.lazy.front().device;
-  return out;
-}
-
-Result<LayerStack> Snapshotter::Describe(const std::vector<ChainLink>& lazy) {
-  LayerStack stack;
-  for (auto link = lazy.rbegin(); link != lazy.rend(); ++link) {
-    FASTOCI_TRY(Layer layer, LayerFromJson(link->layer));
-    const std::string dir = directories_->Dir(link->id) + "/";
-    for (MetaLayer part : layer.parts) {
-      for (std::string* path : {&part.meta_path, &part.members_dir, &part.blob_path})
-        if (!path->empty()) path->insert(0, dir);
-      stack.layers.layers.push_back(std::move(part));
-    }
-    stack.image = layer.image.empty() ? link->name : layer.image;
-    stack.manifest_digest = layer.manifest_digest;
-  }
-  if (stack.layers.layers.empty()) return InvalidError("the lazy layers hold no data");
-  return stack;
-}
-
-void Snapshotter::FallBack(const std::string& reason, const Layer& layer, const std::string& why) {
-  metrics_.Fallback(reason);
-  LogEvent(LogLevel::kWarning, {.kind = "fallback", .image = layer.image}, "%s is handled in the ordinary way (%s): %s",
-           layer.image.empty() ? "a layer" : layer.image.c_str(), reason.c_str(), why.c_str());
-}
-
-// The device of the whole image, of which the lowest layers may be there already.
-Status Snapshotter::TryImage(const Lowers& lowers, const ResolvedImage& image) {
-  LayerStack stack;
-  if (!lowers.lazy.empty()) {
-    FASTOCI_TRY(stack, Describe(lowers.lazy));
-  }
-  std::string device = lowers.device;
-  std::vector<MetaLayer>& layers = stack.layers.layers;
-  const auto& all = image.fastoci.layers;
-  Layer layer;
-  layer.kind = LayerKind::kArtifact;
-  for (size_t i = layers.size(); i < all.size(); i++) {
-    layer.parts.push_back(all[i]);
-    layers.push_back(all[i]);
-    if (all[i].native && i + 1 < all.size()) continue;  // a base layer goes with what lies on it
-    device = devices_->NameFor(device, layer);
-    layer.parts.clear();
-  }
-  stack.image = image.ref.ToString();
-  auto mounted = devices_->Ensure(device, [&] { return Result<LayerStack>(stack); });
-  devices_->Release(device, kKeepTried);
-  return mounted.ok() ? OkStatus() : Status(mounted.error());
-}
-
-Status Snapshotter::AskArtifact(const std::string& key, const Labels& labels, const Lowers& lowers, Layer* layer,
-                                std::string* meta_file) {
-  if (options_.referrers == ReferrerMode::kOff || layer->image.empty() || layer->manifest_digest.empty())
-    return OkStatus();
-  if (options_.referrers == ReferrerMode::kCri && key.rfind("k8s.io/", 0) != 0) return OkStatus();
-  const std::string digest = LabelOf(labels, kLayerDigestLabel);
-  if (digest.empty()) return OkStatus();
-  if (!lowers.dirs.empty()) return OkStatus();  // of an image that is taken in the ordinary way
-  FASTOCI_TRY(auto found, artifacts_->Find(layer->image, layer->manifest_digest, [&](const ResolvedImage& image) {
-    return TryImage(lowers, image);
-  }));
-  if (!found.image) {
-    if (found.reason == "no_artifact") Log(LogLevel::kDebug, "%s: %s", layer->image.c_str(), found.why.c_str());
-    else FallBack(found.reason, *layer, found.why);
-    return OkStatus();
-  }
-  // What is below must be what the artifact says, as its metadata continue it.
-  const auto& all = found.image->fastoci.layers;
-  size_t at = 0;
-  for (auto link = lowers.lazy.rbegin(); link != lowers.lazy.rend(); ++link) {
-    FASTOCI_TRY(Layer below, LayerFromJson(link->layer));
-    for (const MetaLayer& part : below.parts) {
-      if (at >= all.size() || all[at].digest != part.digest || all[at].target_digest != part.target_digest) {
-        FallBack("parent_differs", *layer, "the layer below comes from another conversion");
-        return OkStatus();
-      }
-      at++;
-    }
-  }
-  std::vector<MetaLayer> parts;
-  if (at == 0) parts.assign(all.begin(), all.begin() + static_cast<ptrdiff_t>(found.base));
-  at += parts.size();
-  if (at >= all.size() || all[at].target_digest != digest) {
-    FallBack("artifact_differs", *layer, "it does not name the layer " + digest + " at this place");
-    return OkStatus();
-  }
-  parts.push_back(all[at]);
-  *meta_file = parts.back().meta_path;
-  parts.back().meta_path = kMetaFile;
-  layer->kind = LayerKind::kArtifact;
-  layer->parts = std::move(parts);
-  return OkStatus();
-}
-
-Result<bool> Snapshotter::Take(const std::string& key, const std::string& parent, const Labels& labels,
-                               const Layer& told) {
-  Layer layer = told;
-  FASTOCI_TRY(Lowers lowers, LowersOf(parent));
-  std::string meta_file;
-  if (layer.kind == LayerKind::kOrdinary) FASTOCI_CHECK_OK(AskArtifact(key, labels, lowers, &layer, &meta_file));
-  if (layer.kind != LayerKind::kNative && layer.kind != LayerKind::kTrace && layer.kind != LayerKind::kArtifact)
-    return false;
-  if (layer.kind == LayerKind::kNative && layer.parts[0].repository.empty()) {
-    FallBack("no_repository", layer, "containerd did not pass on the image's reference");
-    return false;
-  }
-  if (!lowers.dirs.empty() || (layer.kind == LayerKind::kTrace && lowers.device.empty())) {
-    FallBack("order", layer, "the layer below is an ordinary one");
-    return false;
-  }
-  Snapshot snapshot;
-  snapshot.name = labels.at(kRefLabel);
-  auto there = store_->Get(snapshot.name);
-  if (there.ok() && there->kind == SnapshotKind::kCommitted && there->parent == parent) return true;
-  if (there.ok()) snapshot.name += " " + key;  // of another parent
-  FASTOCI_TRY(int64_t id, directories_->Make(false));
-  snapshot.id = id;
-  snapshot.parent = parent;
-  snapshot.kind = SnapshotKind::kCommitted;
-  snapshot.labels = labels;
-  snapshot.layer = LayerToJson(layer);
-  snapshot.device = devices_->NameFor(lowers.device, layer);
-  Status status = OkStatus();
-  const std::string kept = directories_->Dir(id) + "/" + kMetaFile;
-  if (!meta_file.empty() && ::link(meta_file.c_str(), kept.c_str()) != 0) status = ErrnoError("link " + meta_file);
-  snapshot.usage = MeasureDirectory(directories_->Dir(id));
-  if (status.ok()) status = store_->Create(snapshot);
-  if (!status.ok()) {
-    directories_->Discard(id);
-    if (status.error().err == EEXIST) return true;  // by somebody else, just now
-    return status.error();
-  }
-  directories_->Adopt(id);
-  metrics_.Layer(LayerKindName(layer.kind));
-  Log(LogLevel::kInfo, "layer %s is taken without a download", snapshot.name.c_str());
-  return true;
-}
-
 Result<std::vector<MountSpec>> Snapshotter::Prepare(const std::string& key, const std::string& parent,
                                                     const Labels& labels) {
   if (labels.count(kRefLabel) != 0) {
-    auto layer = LayerOfLabels(labels);
-    if (!layer.ok()) {
-      FallBack("labels", Layer(), layer.error().message);
-    } else {
-      FASTOCI_TRY(bool taken, Take(key, parent, labels, *layer));
-      if (taken)
-        return Error{ErrorKind::kIo, EEXIST, "layer " + labels.at(kRefLabel) + " is there already"};
-    }
+    FASTOCI_TRY(bool taken, taker_->Take(key, parent, labels));
+    if (taken) return Error{ErrorKind::kIo, kMarkTaken, "layer " + labels.at(kRefLabel) + " is there already"};
   }
   return Create(SnapshotKind::kActive, key, parent, labels);
 }
@@ -267,7 +117,7 @@ Result<std::vector<MountSpec>> Snapshotter::View(const std::string& key, const s
 Result<std::vector<MountSpec>> Snapshotter::Create(SnapshotKind kind, const std::string& key,
                                                    const std::string& parent, const Labels& labels) {
   if (key.empty()) return InvalidError("a snapshot needs a key");
-  FASTOCI_TRY(Lowers lowers, LowersOf(parent));
+  FASTOCI_TRY(Lowers lowers, lowers_->Of(parent));
   if (auto told = LayerOfLabels(labels); labels.count(kRefLabel) != 0 && told.ok() && told->kind == LayerKind::kMeta)
     lowers = Lowers();  // its files are unpacked, and nothing under them
   Snapshot snapshot;
@@ -295,7 +145,7 @@ Result<std::vector<MountSpec>> Snapshotter::Create(SnapshotKind kind, const std:
   directories_->Adopt(snapshot.id);
   std::string why;
   auto mounts = Compose(snapshot, lowers, &why);
-  if (mounts.ok() && !why.empty()) FallBack("writable", Layer(), "container " + key + " gets an overlay: " + why);
+  if (mounts.ok() && !why.empty()) ReportFallback(&metrics_, "writable", Layer(), "container " + key + " gets an overlay: " + why);
   Status owned = OkStatus();
   if (mounts.ok()) owned = ChownUpper(snapshot, *mounts);
   if (mounts.ok() && owned.ok()) return mounts;
@@ -337,7 +187,7 @@ Result<std::vector<MountSpec>> Snapshotter::Compose(const Snapshot& snapshot, co
   if (lowers.device.empty()) {
     (void)ModeOf(snapshot, lowers, why);  // why there is no device
   } else {
-    FASTOCI_TRY(std::string dir, devices_->Ensure(lowers.device, [&] { return Describe(lowers.lazy); }));
+    FASTOCI_TRY(std::string dir, devices_->Ensure(lowers.device, [&] { return lowers_->Describe(lowers.lazy); }));
     const WritableMode mode = ModeOf(snapshot, lowers, why);
     if (mode != WritableMode::kOverlay) return ComposeWritable(snapshot, lowers.device, mode);
     input.lowers.push_back(dir);
@@ -391,8 +241,8 @@ Result<std::vector<MountSpec>> Snapshotter::ComposeWritable(const Snapshot& snap
 Result<std::vector<MountSpec>> Snapshotter::Mounts(const std::string& key) {
   FASTOCI_TRY(Snapshot snapshot, store_->Get(key));
   if (snapshot.kind == SnapshotKind::kCommitted)
-    return Error{ErrorKind::kInvalid, ENOTEMPTY, "snapshot " + key + " is committed: it has no mounts"};
-  FASTOCI_TRY(Lowers lowers, LowersOf(snapshot.parent));
+    return Error{ErrorKind::kInvalid, kMarkState, "snapshot " + key + " is committed: it has no mounts"};
+  FASTOCI_TRY(Lowers lowers, lowers_->Of(snapshot.parent));
   if (snapshot.device.empty() && !lowers.device.empty()) lowers = Lowers();  // a meta layer that is unpacked
   return Compose(snapshot, lowers, nullptr);
 }
@@ -403,12 +253,15 @@ Status Snapshotter::Commit(const std::string& name, const std::string& key, cons
   FASTOCI_TRY(Snapshot active, store_->Get(key));
   const std::string dir = directories_->Dir(active.id);
   if (WritableDevices::Has(dir))
-    return Error{ErrorKind::kUnsupported, EOPNOTSUPP,
+    return Error{ErrorKind::kUnsupported, kMarkState,
                  "snapshot " + key + " has a writable device, and a layer cannot be made from that"};
   Labels told = active.labels;
   for (const auto& [label, value] : labels) told[label] = value;
-  FASTOCI_TRY(Layer named, LayerOfLabels(told));
-  FASTOCI_TRY(Layer layer, LayerOfFiles(named, dir));
+  auto named = LayerOfLabels(told);
+  auto read = LayerOfFiles(named.ok() ? *named : Layer(), dir);
+  // Labels that make no sense do no harm to an ordinary layer.
+  if (!named.ok() && (!read.ok() || read->lazy())) return named.error();
+  FASTOCI_TRY(Layer layer, std::move(read));
   SnapshotStore::Committing committing;
   committing.key = key;
   committing.name = name;
@@ -416,12 +269,14 @@ Status Snapshotter::Commit(const std::string& name, const std::string& key, cons
   committing.labels = labels;
   committing.usage = MeasureDirectory(directories_->Files(active.id));
   if (layer.lazy()) {
-    FASTOCI_TRY(Lowers lowers, LowersOf(parent.empty() ? active.parent : parent));
+    FASTOCI_TRY(Lowers lowers, lowers_->Of(parent.empty() ? active.parent : parent));
     if (!lowers.dirs.empty())
       return InvalidError("a lazy layer cannot lie over an ordinary one: convert the image as a whole");
+    FASTOCI_CHECK_OK(policy_->Check(layer, ChainIdIn(name)));
     committing.layer = LayerToJson(layer);
     committing.device = devices_->NameFor(lowers.device, layer);
   }
+  FASTOCI_CHECK_OK(disk_->Sync());
   FASTOCI_CHECK_OK(store_->Commit(committing));
   sampler_->Forget(active.id);
   devices_->Release(active.device);

@@ -10,11 +10,12 @@
 // its file-system metadata continue theirs.
 //
 // Thread-safe. A method that needs a device waits for that device only. Errors are those of
-// store.h, and kUnavailable: a device cannot be attached now.
+// store.h; kUnavailable: a device cannot be attached now; kDenied: a policy refuses a layer.
 #ifndef FASTOCI_SNAPSHOTTER_SNAPSHOTTER_H_
 #define FASTOCI_SNAPSHOTTER_SNAPSHOTTER_H_
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -24,11 +25,15 @@
 #include "snapshotter/artifacts.h"
 #include "snapshotter/devices.h"
 #include "snapshotter/directories.h"
+#include "snapshotter/disk_sync.h"
 #include "snapshotter/layer.h"
+#include "snapshotter/lowers.h"
 #include "snapshotter/metrics.h"
 #include "snapshotter/overlay.h"
+#include "snapshotter/policy.h"
 #include "snapshotter/project_quota.h"
 #include "snapshotter/store.h"
+#include "snapshotter/taking.h"
 #include "snapshotter/usage_sampler.h"
 #include "snapshotter/writable.h"
 
@@ -37,6 +42,7 @@ namespace fastoci {
 struct SnapshotterOptions {
   DeviceOptions device;  // its root is that of all
   ReferrerMode referrers = ReferrerMode::kCri;
+  std::function<Status()> sync;  // in place of a syncfs() of the root; for tests
 };
 
 class Snapshotter {
@@ -49,7 +55,7 @@ class Snapshotter {
   // it once, when requests are served already.
   void Recover();
 
-  // EEXIST: the layer that the labels name exists already, under the name that List() has.
+  // kMarkTaken: the layer that the labels name exists already, under the name that List() has.
   Result<std::vector<MountSpec>> Prepare(const std::string& key, const std::string& parent, const Labels& labels);
   Result<std::vector<MountSpec>> View(const std::string& key, const std::string& parent, const Labels& labels);
   Result<std::vector<MountSpec>> Mounts(const std::string& key);
@@ -68,14 +74,6 @@ class Snapshotter {
  private:
   Snapshotter(const SnapshotterOptions& options, SnapshotterMetrics* metrics)
       : options_(options), metrics_(*metrics) {}
-  // What the parent of a snapshot gives it.
-  struct Lowers {
-    std::vector<std::string> dirs;  // of the ordinary layers, topmost first
-    std::string device;             // below them, or ""
-    std::vector<ChainLink> lazy;    // topmost first
-  };
-  Result<Lowers> LowersOf(const std::string& parent);
-  Result<LayerStack> Describe(const std::vector<ChainLink>& lazy);
   Result<std::vector<MountSpec>> Create(SnapshotKind kind, const std::string& key, const std::string& parent,
                                         const Labels& labels);
   // why: null for a snapshot that exists already. For a new one, says why it does not get the
@@ -85,14 +83,6 @@ class Snapshotter {
   WritableMode ModeOf(const Snapshot& snapshot, const Lowers& lowers, std::string* why) const;
   Result<std::vector<MountSpec>> ComposeWritable(const Snapshot& snapshot, const std::string& device, WritableMode mode);
   Status ChownUpper(const Snapshot& snapshot, const std::vector<MountSpec>& lower_mounts);
-  // True: the layer was taken without a download. False: containerd must unpack it.
-  Result<bool> Take(const std::string& key, const std::string& parent, const Labels& labels, const Layer& layer);
-  // If the image has an artifact, replaces *layer by what the artifact says, and sets
-  // *meta_file to the file that is to be linked into the layer's directory.
-  Status AskArtifact(const std::string& key, const Labels& labels, const Lowers& lowers, Layer* layer,
-                     std::string* meta_file);
-  Status TryImage(const Lowers& lowers, const ResolvedImage& image);
-  void FallBack(const std::string& reason, const Layer& layer, const std::string& why);
 
   const SnapshotterOptions options_;
   SnapshotterMetrics& metrics_;
@@ -104,6 +94,10 @@ class Snapshotter {
   std::unique_ptr<ChainDevices> devices_;
   std::unique_ptr<UsageSampler> sampler_;
   std::unique_ptr<ArtifactFinder> artifacts_;
+  std::unique_ptr<ImagePolicy> policy_;
+  std::unique_ptr<DiskSync> disk_;
+  std::unique_ptr<LowerLayers> lowers_;
+  std::unique_ptr<LayerTaker> taker_;
   std::thread recovery_;
   std::atomic<bool> stop_{false};
 };

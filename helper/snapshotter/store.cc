@@ -32,7 +32,11 @@ int64_t NowNs() {
 }
 
 Error Taken(const std::string& name) {
-  return {ErrorKind::kIo, EEXIST, "snapshot " + name + " is there already"};
+  return {ErrorKind::kIo, kMarkTaken, "snapshot " + name + " is there already"};
+}
+
+Error Missing(const std::string& name) {
+  return {ErrorKind::kNotFound, kMarkMissing, "snapshot " + name + " does not exist"};
 }
 
 Snapshot RowOf(const SqliteStatement& s) {
@@ -92,7 +96,7 @@ int64_t SnapshotStore::NextId() {
 Result<int64_t> SnapshotStore::IdOf(const std::string& name) {
   SqliteStatement s(db_.get(), "SELECT id FROM snapshots WHERE name = ?");
   FASTOCI_TRY(bool row, s.Bind(1, name).Step());
-  if (!row) return NotFoundError("snapshot " + name + " does not exist");
+  if (!row) return Missing(name);
   return s.Int(0);
 }
 
@@ -118,7 +122,7 @@ Status SnapshotStore::PutLabels(int64_t id, const Labels& labels) {
 Result<Snapshot> SnapshotStore::GetLocked(const std::string& name) {
   SqliteStatement s(db_.get(), (std::string(kColumns) + " WHERE s.name = ?").c_str());
   FASTOCI_TRY(bool row, s.Bind(1, name).Step());
-  if (!row) return NotFoundError("snapshot " + name + " does not exist");
+  if (!row) return Missing(name);
   Snapshot out = RowOf(s);
   FASTOCI_CHECK_OK(ReadLabels(&out));
   return out;
@@ -163,7 +167,7 @@ Result<std::vector<ChainLink>> SnapshotStore::Chain(const std::string& name) {
     if (!row) break;
     out.push_back({s.Int(0), static_cast<SnapshotKind>(s.Int(1)), s.Text(2), s.Text(3), s.Text(4)});
   }
-  if (out.empty()) return NotFoundError("snapshot " + name + " does not exist");
+  if (out.empty()) return Missing(name);
   return out;
 }
 
@@ -196,7 +200,7 @@ Status SnapshotStore::Commit(const Committing& c) {
   FASTOCI_TRY(auto transaction, SqliteTransaction::Begin(db_.get()));
   FASTOCI_TRY(Snapshot active, GetLocked(c.key));
   if (active.kind != SnapshotKind::kActive)
-    return Error{ErrorKind::kInvalid, ENOTEMPTY, "snapshot " + c.key + " is not active"};
+    return Error{ErrorKind::kInvalid, kMarkState, "snapshot " + c.key + " is not active"};
   if (c.name != c.key && IdOf(c.name).ok()) return Taken(c.name);
   if (!c.parent.empty()) {
     FASTOCI_TRY(Snapshot parent, GetLocked(c.parent));
@@ -224,7 +228,7 @@ Result<Snapshot> SnapshotStore::Remove(const std::string& name) {
   SqliteStatement children(db_.get(), "SELECT name FROM snapshots WHERE parent = ? LIMIT 1");
   FASTOCI_TRY(bool row, children.Bind(1, snapshot.id).Step());
   if (row)
-    return Error{ErrorKind::kInvalid, ENOTEMPTY, "cannot remove snapshot " + name + ": it has a child, " + children.Text(0)};
+    return Error{ErrorKind::kInvalid, kMarkState, "cannot remove snapshot " + name + ": it has a child, " + children.Text(0)};
   SqliteStatement s(db_.get(), "DELETE FROM snapshots WHERE id = ?");
   FASTOCI_CHECK_OK(s.Bind(1, snapshot.id).Run());
   FASTOCI_CHECK_OK(transaction.Commit());

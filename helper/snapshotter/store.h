@@ -10,8 +10,7 @@
 // process runs, no id is used twice. The next process may use again those that are larger
 // than each row's and each directory's.
 //
-// Thread-safe. Errors: kNotFound; EEXIST where a name is taken; ENOTEMPTY where
-// a snapshot is in a state that forbids it (has children, is not active).
+// Thread-safe. Errors that containerd knows have a mark in Error::err, see SnapshotMark.
 #ifndef FASTOCI_SNAPSHOTTER_STORE_H_
 #define FASTOCI_SNAPSHOTTER_STORE_H_
 
@@ -58,6 +57,14 @@ struct ChainLink {
   int64_t id = 0;
   SnapshotKind kind = SnapshotKind::kCommitted;
   std::string name, layer, device;
+};
+
+// Stand in Error::err, and are no errno values: an errno of a device or a registry must not tell
+// containerd that a snapshot is there, or is not.
+enum SnapshotMark : int {
+  kMarkTaken = 10001,  // the name is taken
+  kMarkState,          // the snapshot's state forbids it: it has children, is not active
+  kMarkMissing,        // no snapshot has that name; kNotFound
 };
 
 class SnapshotStore {

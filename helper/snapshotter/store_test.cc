@@ -77,9 +77,9 @@ TEST_F(StoreTest, WhatWasWrittenIsThereAfterAnotherStart) {
 
 TEST_F(StoreTest, NamesAreTakenOnce) {
   ASSERT_TRUE(Create("a", "").ok());
-  EXPECT_EQ(Create("a", "").error().err, EEXIST);
+  EXPECT_EQ(Create("a", "").error().err, kMarkTaken);
   Committed("base", "");
-  EXPECT_EQ(Commit("a", "base").error().err, EEXIST);
+  EXPECT_EQ(Commit("a", "base").error().err, kMarkTaken);
   EXPECT_EQ(store_->Get("a")->kind, SnapshotKind::kActive) << "a commit that fails changes nothing";
 }
 
@@ -93,7 +93,7 @@ TEST_F(StoreTest, AParentMustBeCommitted) {
 TEST_F(StoreTest, ASnapshotWithChildrenStays) {
   Committed("base", "");
   Committed("top", "base");
-  EXPECT_EQ(store_->Remove("base").error().err, ENOTEMPTY);
+  EXPECT_EQ(store_->Remove("base").error().err, kMarkState);
   EXPECT_TRUE(store_->Remove("top").ok());
   EXPECT_TRUE(store_->Remove("base").ok());
   EXPECT_EQ(store_->Remove("base").error().kind, ErrorKind::kNotFound);
@@ -103,8 +103,8 @@ TEST_F(StoreTest, ASnapshotWithChildrenStays) {
 TEST_F(StoreTest, OnlyActiveOnesAreCommitted) {
   Committed("base", "");
   ASSERT_TRUE(Create("view", "base", SnapshotKind::kView).ok());
-  EXPECT_EQ(Commit("view", "x").error().err, ENOTEMPTY);
-  EXPECT_EQ(Commit("base", "x").error().err, ENOTEMPTY);
+  EXPECT_EQ(Commit("view", "x").error().err, kMarkState);
+  EXPECT_EQ(Commit("base", "x").error().err, kMarkState);
   EXPECT_EQ(Commit("nobody", "x").error().kind, ErrorKind::kNotFound);
 }
 

@@ -18,7 +18,8 @@ modprobe overlay
 app_registry
 start_helper
 echo '{"prefetch": {"learn": true, "seconds": 60}}' > "$WORK/snapshotter.json"
-start_snapshotter --config "$WORK/snapshotter.json"
+echo '{}' > "$WORK/node.json"
+start_snapshotter --config "$WORK/snapshotter.json" --node-config "$WORK/node.json"
 start_containerd
 image_bytes=$(cat "$APP"/[123].tar.gz | wc -c)
 
@@ -72,5 +73,9 @@ note "fetched ahead: $(counter bytes_fetched) bytes"
 ctr snapshots --snapshotter fastoci rm idle
 
 check 'the images are removed' remove_images "$image:fast" "$image:native" "$image:mixed" "$image:latest"
+echo '{"signatures": {"*": "/nonexistent.pem"}}' > "$WORK/node.json"
+for tag in fast native mixed; do
+	matches "$tag: without the signature that the node demands it is not pulled" "$(rpull "$image:$tag" 2>&1)" 'nonexistent.pem'
+done
 nothing_of_ours
 finish
