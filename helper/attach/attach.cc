@@ -78,16 +78,16 @@ Status KeepAccess(const AttachPaths& paths, const AttachRequest& request,
 Status RenewAccess(const AttachPaths& paths, const AttachRequest& request,
                    const ImageState& state, const StateDir& dir) {
   const RegistryAccess& a = request.access;
-  const bool given = a.plain_http || !a.user_password.empty() || a.tls.insecure ||
-                     !a.tls.root_ca.empty() || !a.tls.cert_dir.empty() ||
+  const bool given = a.plain_http || !a.user_password.empty() || !a.credentials_file.empty() ||
+                     a.tls.insecure || !a.tls.root_ca.empty() || !a.tls.cert_dir.empty() ||
                      !a.tls.client_cert.empty();
-  if (!given || request.ref.empty() || ParseLayoutName(request.ref) ||
-      state.manifest_digest.empty())
+  if (request.ref.empty() || ParseLayoutName(request.ref) || state.manifest_digest.empty())
     return OkStatus();
-  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(a));
   ResolvedImage image;
   FASTOCI_TRY(image.ref, ParseReference(request.ref));
   image.manifest.digest = state.manifest_digest;
+  if (!given && CredentialsFileOfEnvironment(image.ref).empty()) return OkStatus();
+  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(a));
   return KeepAccess(paths, request, puller, image, dir);
 }
 

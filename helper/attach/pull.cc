@@ -196,6 +196,7 @@ Status UseAccess(const Access& kept, RegistryAccess* access) {
   if (!cert.empty()) access->tls.client_cert = cert + ":" + key;
   if (!kept.credential.username.empty())
     access->user_password = kept.credential.username + ":" + kept.credential.password.Reveal();
+  access->credentials_file = kept.credentials_file;
   return OkStatus();
 }
 
@@ -258,8 +259,12 @@ Result<ImagePuller> ImagePuller::Open(const RegistryAccess& access, std::vector<
 
 Result<Access> ImagePuller::AccessFor(const ResolvedImage& image) const {
   FASTOCI_TRY(TlsOptions tls, ReadTlsFlags(access_.tls));
-  FASTOCI_TRY(Access access,
-              MakeAccess(image.ref.host, access_.plain_http, tls, access_.user_password));
+  std::string file = access_.credentials_file;
+  // The helper has another environment.
+  if (access_.user_password.empty() && file.empty() && !image.layout)
+    file = CredentialsFileOfEnvironment(image.ref);
+  FASTOCI_TRY(Access access, MakeAccess(image.ref.host, access_.plain_http, tls,
+                                        access_.user_password, file));
   if (!image.layout) access.repository = image.ref.repository;
   std::set<std::string> others;
   for (const MetaLayer& layer : image.fastoci.layers)

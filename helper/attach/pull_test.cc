@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "attach/state.h"
@@ -136,6 +137,9 @@ TEST_F(PullTest, AccessIsKeptAndUsedAgain) {
   access.client_key_pem = Secret("KEY");
   access.credential.username = "u";
   access.credential.password = Secret("p:q");
+  Access by_file;
+  by_file.host = "r.example";
+  by_file.credentials_file = "/etc/login.json";
   {
     auto dir = StateDir::Open(root, "demo", 1000);
     ASSERT_TRUE(dir.ok());
@@ -151,7 +155,14 @@ TEST_F(PullTest, AccessIsKeptAndUsedAgain) {
     EXPECT_EQ(again.user_password, "u:p:q");
     auto tls = ReadTlsFlags(again.tls);
     ASSERT_TRUE(tls.ok()) << tls.error().message;
-    EXPECT_EQ(*MakeAccess("r.example", false, *tls, again.user_password), access);
+    EXPECT_EQ(*MakeAccess("r.example", false, *tls, again.user_password, again.credentials_file),
+              access);
+    ASSERT_TRUE(dir->SaveAccess(by_file).ok());
+    ASSERT_TRUE(UseAccess(*ReadAccess(root, "demo"), &again).ok());
+    EXPECT_EQ(again.credentials_file, "/etc/login.json");
+    EXPECT_EQ(*MakeAccess("r.example", false, {}, "", again.credentials_file), by_file);
+    EXPECT_EQ(MakeAccess("r.example", false, {}, "", "login.json")->credentials_file,
+              std::filesystem::current_path() / "login.json");
     ASSERT_TRUE(dir->SaveAccess(Access()).ok());  // nothing to keep
     EXPECT_EQ(ReadAccess(root, "demo").error().kind, ErrorKind::kNotFound);
     ASSERT_TRUE(dir->Remove().ok());

@@ -5,6 +5,7 @@
 
 #include "base/base64.h"
 #include "fetcher/fetcher_test.h"
+#include "fetcher/keeper.h"
 #include "registry/access.h"
 
 namespace fastoci {
@@ -181,6 +182,56 @@ TEST_F(FetcherAccess, WhatIsNotKeptAnyMoreCountsNoMore) {
   ASSERT_EQ(unlink((images_ + "/one/access.json").c_str()), 0);
   WaitForHost(there.host, [](const HostState& h) { return h.openings > 0; });
   ExpectGood(Run(there, 10, 1000));
+}
+
+// The file counts for the images that were attached with it, and a change of it at once.
+TEST_F(FetcherAccess, AFileThatAttachWasGiven) {
+  stub_.RequireAuth(Auth::kBasic, "user", "first");
+  const std::string file = dir_ + "/secret/login.json";
+  auto login = [&](const std::string& password) {
+    Write(file, R"({"auths":{")" + stub_.host() + R"(":{"username":"user","password":")" +
+                    password + R"("}}})");
+  };
+  Write(config_, "{}");
+  login("first");
+  Access a;
+  a.host = stub_.host();
+  a.credentials_file = file;
+  GiveAccess("one", id_, a);
+  Start();
+  FetchLocation with = OpenAs(2, id_, RegistrySource(stub_))[0];
+  FetchLocation without = OpenAs(3, other_id_, RegistrySource(stub_))[0];
+  ExpectGood(Run(with, 10, 1000));
+  ExpectFailed(Run(without, 10, 1000), FetchOutcome::kTransient, EACCES, "credentials");
+  stub_.RequireAuth(Auth::kBasic, "user", "second");
+  ExpectFailed(Run(with, 10, 1000), FetchOutcome::kTransient, EACCES, "credentials");
+  login("second");
+  WaitForHost(with.host, [](const HostState& h) { return h.openings > 0; });
+  ExpectGood(Run(with, 10, 1000));
+}
+
+// The fetcher, which parses what comes from outside, cannot have any file read.
+TEST_F(FetcherAccess, TheKeeperReadsOnlyFilesThatAnAttachNames) {
+  const std::string file = dir_ + "/secret/login.json";
+  Write(file, R"({"auths":{"r.example":{"username":"user","password":"p"}}})");
+  Write(config_, R"({"auths":{"r.example":{"username":"node","password":"p"}}})");
+  KeeperWork work({.credentials = config_, .node_credentials = false, .state_dirs = {images_}});
+  auto name = [&] {
+    auto found = work.Credential("r.example", "app", file, false);
+    if (!found.ok()) return found.error().message;
+    return *found ? (*found)->credential.username : "nobody";
+  };
+  EXPECT_EQ(name(), "node");
+  Access a;
+  a.host = "r.example";
+  a.credentials_file = file;
+  GiveAccess("one", id_, a);
+  EXPECT_EQ(name(), "user");
+  // It is for that file alone.
+  Write(file, "{}");
+  EXPECT_EQ(name(), "nobody");
+  ASSERT_EQ(unlink((images_ + "/one/access.json").c_str()), 0);
+  EXPECT_EQ(name(), "node");
 }
 
 TEST_F(FetcherAccess, PlainHttpOnlyWhereItIsAllowed) {

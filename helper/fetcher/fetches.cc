@@ -47,7 +47,8 @@ Fetches::Fetches(Env env) : env_(std::move(env)) { AddHost(kLocalHost, "files", 
 TokenSource::Env Fetches::TokenEnv(const Server& server) {
   auto find = [this, server](const TokenScope& scope, bool fresh, TokenSource::FoundDone done) {
     if (server.credential) return FindGiven(server, scope, std::move(done));
-    env_.keeper->FindCredential(scope.host, scope.repository, fresh, std::move(done));
+    env_.keeper->FindCredential(scope.host, scope.repository, server.credentials_file, fresh,
+                                std::move(done));
   };
   return {
       .find_credential = find,
@@ -84,7 +85,7 @@ void Fetches::FindGiven(const Server& server, const TokenScope& scope,
           if (other == nullptr) other = &a;
         }
         if (!kept && other == nullptr)
-          return env_.keeper->FindCredential(scope.host, scope.repository, false, done);
+          return env_.keeper->FindCredential(scope.host, scope.repository, "", false, done);
         if (!kept) found.credential = other->credential;
         done(std::optional<FoundCredential>(std::move(found)));
       });

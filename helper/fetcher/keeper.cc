@@ -46,6 +46,7 @@ struct KeeperQuestion {
   uint32_t fresh;
   char name[kNameBytes];  // a host, or an image's id
   char repository[kRepositoryBytes];
+  char file[kMaxCredentialsPath + 1];
 };
 
 // With a memfd if err is 0.
@@ -70,6 +71,7 @@ class KeeperServer {
     while (true) {
       KeeperQuestion q{};
       if (!ReceivePacket(kSocket, WritableObjectBytes(&q), -1).ok()) _exit(0);
+      q.file[kMaxCredentialsPath] = '\0';
       switch (Enter(q)) {
         case Entry::kRuns:
           Begin(q);
@@ -142,7 +144,7 @@ class KeeperServer {
   Result<Secret> Find(const KeeperQuestion& q) {
     const std::string name = FieldText(q.name), repository = FieldText(q.repository);
     if (q.kind == kCredential) {
-      FASTOCI_TRY(auto found, work_.Credential(name, repository, q.fresh != 0));
+      FASTOCI_TRY(auto found, work_.Credential(name, repository, q.file, q.fresh != 0));
       return CredentialToJson(found);
     }
     if (q.kind == kAccess) {
@@ -231,19 +233,48 @@ KeeperWork::KeeperWork(const KeeperOptions& options) : options_(options) {
   source_ = FirstOf(std::move(sources));
 }
 
+CredentialSourcePtr KeeperWork::SourceOf(const std::string& file) {
+  if (file.empty()) return source_;
+  const std::vector<Access> all = Accesses();
+  const bool given = std::any_of(all.begin(), all.end(), [&](const Access& a) {
+    return a.credentials_file == file;
+  });
+  MutexLock lock(mutex_);
+  if (!given) {
+    files_.erase(file);
+    return source_;
+  }
+  CredentialSourcePtr& source = files_[file];
+  if (source == nullptr) {
+    DockerConfigOptions docker;
+    docker.path = file;
+    docker.helper_timeout_ms = options_.program_ms;
+    docker.keep_old = true;
+    source = DockerConfigSource(std::move(docker));
+  }
+  return source;
+}
+
 Result<std::optional<FoundCredential>> KeeperWork::Credential(const std::string& host,
                                                               const std::string& repository,
+                                                              const std::string& file,
                                                               bool fresh) {
   Reference ref;
   ref.host = host;
   ref.repository = repository;
   if (!IsRegistryHost(host) || !IsRepositoryName(repository))
     return InvalidError("no registry's host, or no repository");
-  return source_->Find(ref, fresh);
+  return SourceOf(file)->Find(ref, fresh);
 }
 
 Result<std::vector<Access>> KeeperWork::AccessOf(const std::string& image_id) const {
   if (!IsImageId(image_id)) return InvalidError("no image's id");
+  std::vector<Access> all = Accesses();
+  std::erase_if(all, [&](const Access& a) { return a.image_id != image_id; });
+  return all;
+}
+
+std::vector<Access> KeeperWork::Accesses() const {
   std::vector<Access> all;
   for (const std::string& root : options_.state_dirs) {
     std::error_code ignored;
@@ -258,7 +289,8 @@ Result<std::vector<Access>> KeeperWork::AccessOf(const std::string& image_id) co
       // It may be another image's, and must not stop this one.
       if (!access.ok())
         Log(LogLevel::kWarning, "%s: %s", path.c_str(), access.error().message.c_str());
-      if (access.ok() && access->image_id == image_id) all.push_back(std::move(*access));
+      else
+        all.push_back(std::move(*access));
     }
   }
   return all;
@@ -295,13 +327,15 @@ Keeper::~Keeper() {
 }
 
 void Keeper::Ask(uint32_t kind, bool fresh, const std::string& name,
-                 const std::string& repository, std::function<void(Result<Secret>)> done) {
+                 const std::string& repository, const std::string& file,
+                 std::function<void(Result<Secret>)> done) {
   KeeperQuestion q{};
   q.id = ++last_id_;
   q.kind = kind;
   q.fresh = fresh ? 1 : 0;
   SetText(q.name, name);
   SetText(q.repository, repository);
+  SetText(q.file, file);
   Status s = SendPacket(socket_.get(), ObjectBytes(q), {}, /*dont_wait=*/true);
   // Process() ends a question that could not be sent, as one whose time is over. Answers from
   // files come soon, and the broker waits while an image is opened.
@@ -309,17 +343,18 @@ void Keeper::Ask(uint32_t kind, bool fresh, const std::string& name,
   pending_[q.id] = {s.ok() ? MonotonicMs() + timeout_ms : 0, std::move(done)};
 }
 
-void Keeper::FindCredential(const std::string& host, const std::string& repository, bool fresh,
+void Keeper::FindCredential(const std::string& host, const std::string& repository,
+                            const std::string& file, bool fresh,
                             Done<std::optional<FoundCredential>> done) {
-  Ask(kCredential, fresh, host, repository, Parsed(std::move(done), CredentialFromJson));
+  Ask(kCredential, fresh, host, repository, file, Parsed(std::move(done), CredentialFromJson));
 }
 
 void Keeper::FindAccess(const std::string& image_id, Done<std::vector<Access>> done) {
-  Ask(kAccess, false, image_id, "", Parsed(std::move(done), AccessesFromJson));
+  Ask(kAccess, false, image_id, "", "", Parsed(std::move(done), AccessesFromJson));
 }
 
 void Keeper::FindHosts(const std::string& host, Done<std::vector<HostConfig>> done) {
-  Ask(kHosts, false, host, "", Parsed(std::move(done), HostsFromJson));
+  Ask(kHosts, false, host, "", "", Parsed(std::move(done), HostsFromJson));
 }
 
 int64_t Keeper::deadline_ms() const {

@@ -27,6 +27,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "http/secret.h"
@@ -48,15 +49,24 @@ struct KeeperOptions {
 class KeeperWork {
  public:
   explicit KeeperWork(const KeeperOptions& options);
+  // file: that an attach was given. If it is "", or no image is kept that was attached with
+  // it, the answer is what the node knows: who asks parses what comes from outside, and must
+  // not be able to have any file read.
   Result<std::optional<FoundCredential>> Credential(const std::string& host,
-                                                    const std::string& repository, bool fresh);
+                                                    const std::string& repository,
+                                                    const std::string& file, bool fresh);
   // Of all images with that id (64 hex digits).
   Result<std::vector<Access>> AccessOf(const std::string& image_id) const;
   Result<std::vector<HostConfig>> Hosts(const std::string& host) const;
 
  private:
+  CredentialSourcePtr SourceOf(const std::string& file) EXCLUDES(mutex_);
+  std::vector<Access> Accesses() const;
+
   const KeeperOptions options_;
   CredentialSourcePtr source_;
+  Mutex mutex_;
+  std::map<std::string, CredentialSourcePtr> files_ GUARDED_BY(mutex_);
 };
 
 // For one thread. Times: CLOCK_MONOTONIC, ms.
@@ -73,7 +83,8 @@ class Keeper {
 
   // done is called by Process(), with the answer, or with kUnavailable: EAGAIN (too many
   // questions) or ETIMEDOUT.
-  void FindCredential(const std::string& host, const std::string& repository, bool fresh,
+  void FindCredential(const std::string& host, const std::string& repository,
+                      const std::string& file, bool fresh,
                       Done<std::optional<FoundCredential>> done);
   void FindAccess(const std::string& image_id, Done<std::vector<Access>> done);
   void FindHosts(const std::string& host, Done<std::vector<HostConfig>> done);
@@ -91,7 +102,7 @@ class Keeper {
   };
   Keeper() = default;
   void Ask(uint32_t kind, bool fresh, const std::string& name, const std::string& repository,
-           std::function<void(Result<Secret>)> done);
+           const std::string& file, std::function<void(Result<Secret>)> done);
 
   pid_t pid_ = -1;
   UniqueFd socket_;

@@ -51,6 +51,8 @@ Place AtHost(const FetchBlob& blob, const BlobLocation& source, const HostConfig
       p.server.credential = access->credential;
       p.server.image_id = access->image_id;
       p.server.repository = access->repository;
+    } else {
+      p.server.credentials_file = access->credentials_file;
     }
   }
   if (site != HttpSite()) p.server.site = std::make_shared<const HttpSite>(std::move(site));
@@ -139,7 +141,7 @@ Status AddRegistry(const FetchBlob& blob, const BlobLocation& source, const Know
 }  // namespace
 
 std::string Server::Key() const {
-  if (site == nullptr && !credential) return origin;
+  if (site == nullptr && !credential && credentials_file.empty()) return origin;
   Sha256 hash;
   auto add = [&](const std::string& text) {
     hash.Update(AsBytes(std::to_string(text.size()) + ":"));
@@ -147,7 +149,7 @@ std::string Server::Key() const {
   };
   const HttpSite s = site ? *site : HttpSite();
   for (const std::string& text :
-       {s.ca_pem, s.client_cert_pem, s.proxy, std::to_string(s.insecure),
+       {s.ca_pem, s.client_cert_pem, s.proxy, credentials_file, std::to_string(s.insecure),
         std::to_string(s.connect_timeout_ms)})
     add(text);
   add(s.client_key_pem.Reveal());

@@ -42,6 +42,7 @@ struct Server {
   std::shared_ptr<const HttpSite> site;  // null: nothing special
   std::optional<Credential> credential;  // instead of those that the node has
   std::string image_id, repository;      // of the image whose attach gave the credential
+  std::string credentials_file;          // instead of those that the node has
   // Equal ones are one server. No secrets in it.
   std::string Key() const;
 };

@@ -111,6 +111,18 @@ TEST(Places, ServersDifferByWhatTheyAreToldAndTheirKeysAreNoSecrets) {
   EXPECT_EQ(Places(Blob("r.example"), one).size(), 2U);
 }
 
+TEST(Places, AFileOfCredentialsIsForTheRegistryAlone) {
+  Knowledge k;
+  Access a;
+  a.host = "r.example";
+  a.credentials_file = "/etc/login.json";
+  k.accesses = {a};
+  const Server with = Places(Blob("r.example"), k)[0].server;
+  EXPECT_EQ(with.credentials_file, "/etc/login.json");
+  EXPECT_NE(with.Key(), "https://r.example");
+  EXPECT_EQ(Places(Blob("other.example"), k)[0].server.Key(), "https://other.example");
+}
+
 TEST(Places, PlainHttpOnlyWhereAllowed) {
   Knowledge k;
   EXPECT_FALSE(PlacesOf(Blob("r.example", "http"), k).ok());

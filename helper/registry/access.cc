@@ -53,6 +53,7 @@ Status TakeMember(const std::string& key, const Json& v, Access* a) {
   if (key == "password") return TakeSecret(v, key, &a->credential.password);
   if (key == "identity_token") return TakeSecret(v, key, &a->credential.identity_token);
   if (key == "more_hosts") return TakeList(v, key, &a->more_hosts);
+  if (key == "credentials_file") return Take(v, key, &a->credentials_file);
   if (key == "version")
     return v == kVersion ? OkStatus() : Status(InvalidError("it is of another version"));
   return InvalidError("\"" + key.substr(0, 100) + "\" is not known");
@@ -65,7 +66,8 @@ bool Access::HasCredential() const {
 }
 
 bool Access::empty() const {
-  return !plain_http && !insecure && ca_pem.empty() && client_cert_pem.empty() && !HasCredential();
+  return !plain_http && !insecure && ca_pem.empty() && client_cert_pem.empty() && !HasCredential() &&
+         credentials_file.empty();
 }
 
 Secret AccessToJson(const Access& a) {
@@ -84,6 +86,7 @@ Secret AccessToJson(const Access& a) {
   put("password", a.credential.password.Reveal());
   put("identity_token", a.credential.identity_token.Reveal());
   if (!a.more_hosts.empty()) j["more_hosts"] = a.more_hosts;
+  put("credentials_file", a.credentials_file);
   return Secret(j.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -104,6 +107,11 @@ Result<Access> AccessFromJson(const std::string& json) {
     return InvalidError("registry access: bad host");
   if (!a.repository.empty() && !IsRepositoryName(a.repository))
     return InvalidError("registry access: bad repository");
+  if (!a.credentials_file.empty() &&
+      (a.credentials_file[0] != '/' || a.credentials_file.size() > kMaxCredentialsPath ||
+       a.credentials_file.find('\0') != std::string::npos))
+    return InvalidError("registry access: the file of credentials needs an absolute path of at most " +
+                        std::to_string(kMaxCredentialsPath) + " bytes");
   if (a.client_cert_pem.empty() != a.client_key_pem.empty())
     return InvalidError("registry access: a client certificate needs its key");
   return a;

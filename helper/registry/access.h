@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Access: how one image's registry is accessed, as the options of `fastoci attach` say
-// (-u, --plain, --insecure, --root-ca, --cert-dir, --client-cert). The attach keeps it in
-// the image's state directory (mode 0600). There the fetcher's keeper finds it, also
-// after a restart of the helper or a reboot. It is never part of a meta image, a log or
-// a message. It holds the contents of files, not their names, because its users may not
-// open files.
+// (-u, --credentials, --plain, --insecure, --root-ca, --cert-dir, --client-cert). The
+// attach keeps it in the image's state directory (mode 0600). There the fetcher's keeper
+// finds it, also after a restart of the helper or a reboot. It is never part of a meta
+// image, a log or a message. It holds the contents of files, not their names, because its
+// users may not open files. The file of --credentials is an exception: the keeper reads
+// it, and reads it again when it has changed.
 #ifndef FASTOCI_REGISTRY_ACCESS_H_
 #define FASTOCI_REGISTRY_ACCESS_H_
 
@@ -18,6 +19,7 @@
 namespace fastoci {
 
 inline constexpr size_t kMaxAccessBytes = 4 << 20;  // as JSON
+inline constexpr size_t kMaxCredentialsPath = 1023;
 
 struct Access {
   // The registry that all of it is for ("registry.example:5000"). No other host gets the
@@ -40,6 +42,9 @@ struct Access {
   // Other registries that have layers of the image. For them holds the same, but not the
   // credential and the repository.
   std::vector<std::string> more_hosts;
+  // The same, if there is no credential: the absolute path of a file in the format of
+  // docker's config.json, at most kMaxCredentialsPath bytes. "": none.
+  std::string credentials_file;
 
   // Whether it says anything that the node's own settings do not.
   bool empty() const;

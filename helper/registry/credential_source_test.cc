@@ -404,5 +404,22 @@ TEST(AccessJson, RoundTripsAndRefusesWhatItDoesNotKnow) {
     EXPECT_FALSE(AccessFromJson(bad).ok()) << bad;
 }
 
+TEST(AccessJson, AFileOfCredentialsHasAnAbsolutePathThatFits) {
+  Access a;
+  a.host = "r.example";
+  for (const auto& [path, good] : std::vector<std::pair<std::string, bool>>{
+           {"/etc/login.json", true},
+           {"login.json", false},
+           {"/" + std::string(kMaxCredentialsPath - 1, 'a'), true},
+           {"/" + std::string(kMaxCredentialsPath, 'a'), false},
+           {std::string("/a\0b", 4), false}}) {
+    a.credentials_file = path;
+    EXPECT_FALSE(a.empty());
+    auto again = AccessFromJson(AccessToJson(a).Reveal());
+    EXPECT_EQ(again.ok(), good) << path;
+    EXPECT_EQ(good && *again == a, good);
+  }
+}
+
 }  // namespace
 }  // namespace fastoci

@@ -3,6 +3,9 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
+#include <filesystem>
+
 #include "base/unique_fd.h"
 #include "registry/kubelet_providers.h"
 
@@ -69,8 +72,19 @@ Result<CredentialSourcePtr> OpenCredentials(const std::string& user, const std::
   return FirstOf(std::move(sources));
 }
 
+std::string CredentialsFileOfEnvironment(const Reference& repo) {
+  if (std::getenv("REGISTRY_AUTH_FILE") == nullptr && std::getenv("DOCKER_CONFIG") == nullptr)
+    return "";
+  const std::vector<std::string> files = DefaultCredentialFiles();
+  if (files.empty()) return "";
+  DockerConfigOptions options;
+  options.path = files[0];
+  auto found = DockerConfigSource(std::move(options))->Find(repo, false);
+  return found.ok() && *found ? files[0] : "";
+}
+
 Result<Access> MakeAccess(const std::string& host, bool plain_http, const TlsOptions& tls,
-                          const std::string& user) {
+                          const std::string& user, const std::string& file) {
   Access a;
   a.host = host;
   a.plain_http = plain_http;
@@ -81,10 +95,14 @@ Result<Access> MakeAccess(const std::string& host, bool plain_http, const TlsOpt
   a.client_key_pem = Secret(std::move(key));
   if (!user.empty()) {
     FASTOCI_TRY(a.credential, SplitUser(user));
+  } else if (!file.empty()) {
+    std::error_code error;
+    a.credentials_file = std::filesystem::absolute(file, error).string();
+    if (error) return ErrnoError(file, error.value());
   }
   // It must come out as it went in: no text that JSON cannot have.
   FASTOCI_TRY(Access again, AccessFromJson(AccessToJson(a).Reveal()));
-  if (again != a) return InvalidError("the user's name or password is not UTF-8");
+  if (again != a) return InvalidError("the user's name, password or file is not UTF-8");
   return a;
 }
 

@@ -11,6 +11,7 @@
 #include "http/http_client.h"
 #include "registry/access.h"
 #include "registry/credential_source.h"
+#include "registry/reference.h"
 
 namespace fastoci {
 
@@ -30,9 +31,13 @@ Result<TlsOptions> ReadTlsFlags(const TlsFlags& flags);
 Result<CredentialSourcePtr> OpenCredentials(const std::string& user, const std::string& host,
                                             const std::string& file);
 
-// The same for somebody who can open no files.
+// The file of credentials that the environment names ($REGISTRY_AUTH_FILE, $DOCKER_CONFIG),
+// if it has some for that repository; "" if not.
+std::string CredentialsFileOfEnvironment(const Reference& repo);
+
+// What these options say, for somebody who can open no files.
 Result<Access> MakeAccess(const std::string& host, bool plain_http, const TlsOptions& tls,
-                          const std::string& user);
+                          const std::string& user, const std::string& file);
 
 }  // namespace fastoci
 
