@@ -117,22 +117,23 @@ TEST_F(FetcherCredentials, ANewFileOpensWhatCredentialsClosed) {
   }
 }
 
-TEST_F(FetcherCredentials, ABrokenOrMissingFileSpoilsNothing) {
+TEST_F(FetcherCredentials, ABrokenFileSpoilsNothingAndADeletedOneCounts) {
   stub_.RequireAuth(Auth::kBearer, "user", "right");
   Start();  // no file yet
   ExpectFailed(Run(there_, 10, 1000), FetchOutcome::kTransient, EACCES, "credentials: ");
   Store({{&stub_, "right"}});
   WaitForHost(there_.host, [](const HostState& h) { return h.openings > 0; });
   ExpectGood(Run(there_, 10, 1000));
-  for (bool there : {true, false}) {
-    if (there) {
-      ASSERT_TRUE(WriteFileAtomic(path_, AsBytes(std::string("{")), 0600).ok());
-    } else {
-      ASSERT_EQ(unlink(path_.c_str()), 0);
-    }
-    stub_.RequireAuth(Auth::kBearer, "user", "right");  // forgets its tokens
-    ExpectGood(Run(there_, 10, 1000));
-  }
+  ASSERT_TRUE(WriteFileAtomic(path_, AsBytes(std::string("{")), 0600).ok());
+  stub_.RequireAuth(Auth::kBearer, "user", "right");  // forgets its tokens
+  ExpectGood(Run(there_, 10, 1000));
+  ASSERT_EQ(unlink(path_.c_str()), 0);
+  stub_.RequireAuth(Auth::kBearer, "user", "right");
+  ExpectFailed(Run(there_, 10, 1000), FetchOutcome::kTransient, EACCES, "credentials: ");
+  const uint32_t before = hosts_[there_.host].openings;
+  Store({{&stub_, "right"}});
+  WaitForHost(there_.host, [&](const HostState& h) { return h.openings > before; });
+  ExpectGood(Run(there_, 10, 1000));
 }
 
 // A login that is revoked makes nobody else ask for tokens anew.

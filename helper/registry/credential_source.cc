@@ -111,7 +111,7 @@ class DockerConfig : public CredentialSource {
   Status Reload() {
     const FileVersion now(options_.path);
     if (now == version_) return OkStatus();
-    if (options_.keep_old && !credentials_.empty()) {
+    if (options_.keep_old && !credentials_.empty() && now.error != ENOENT) {
       auto loaded = Credentials::Load(options_.path);
       version_ = now;
       if (!loaded.ok()) {

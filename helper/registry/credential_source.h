@@ -49,7 +49,8 @@ struct DockerConfigOptions {
   std::string path;
   int64_t helper_timeout_ms = 30000;
   std::string helper_dir;  // where helpers are; "": in PATH
-  // A file that is damaged or gone leaves what it said before, with a warning.
+  // A file that is damaged leaves what it said before, with a warning. One that was deleted
+  // gives no credentials any more.
   bool keep_old = false;
 };
 CredentialSourcePtr DockerConfigSource(DockerConfigOptions options);
