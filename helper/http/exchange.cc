@@ -129,9 +129,12 @@ void Exchange::SetOptions() {
   curl_easy_setopt(easy_, CURLOPT_BUFFERSIZE, kReceiveBytes);
   const TlsOptions& tls = options_.tls;
   if (!tls.ca_file.empty()) curl_easy_setopt(easy_, CURLOPT_CAINFO, tls.ca_file.c_str());
-  if (!tls.client_cert.empty())
-    curl_easy_setopt(easy_, CURLOPT_SSLCERT, tls.client_cert.c_str());
-  if (!tls.client_key.empty()) curl_easy_setopt(easy_, CURLOPT_SSLKEY, tls.client_key.c_str());
+  // Like a password, it is not for another host that the server names.
+  if (AtSite()) {
+    if (!tls.client_cert.empty())
+      curl_easy_setopt(easy_, CURLOPT_SSLCERT, tls.client_cert.c_str());
+    if (!tls.client_key.empty()) curl_easy_setopt(easy_, CURLOPT_SSLKEY, tls.client_key.c_str());
+  }
   if (tls.insecure || (request_.site && request_.site->insecure)) {
     curl_easy_setopt(easy_, CURLOPT_SSL_VERIFYPEER, 0L);
     curl_easy_setopt(easy_, CURLOPT_SSL_VERIFYHOST, 0L);

@@ -129,7 +129,8 @@ struct HttpRequest {
   HttpTally* tally = nullptr;
   bool fresh_connection = false;  // do not reuse a pooled connection
   std::shared_ptr<const HttpSite> site;  // null: HttpOptions alone
-  bool away = false;  // the URL is not at the server of `site`, but that one named it
+  // The URL is not at the server of `site`, but that one named it: no client certificate.
+  bool away = false;
   bool follow_redirects = true;   // GET and HEAD only
 };
 

@@ -221,6 +221,10 @@ Result<Authorization> Authenticate(HttpClient* http, const HttpResponse& respons
   request.watch = like.watch;
   request.fresh_connection = like.fresh_connection;
   request.tally = like.tally;
+  // A token server need not be the registry.
+  FASTOCI_TRY(std::string own, UrlOrigin(response.url));
+  FASTOCI_TRY(std::string other, UrlOrigin(request.url));
+  request.away = own != other;
   std::string body;
   CollectToken(&request, &body);
   FASTOCI_TRY(Authorization token,

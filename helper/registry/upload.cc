@@ -60,10 +60,12 @@ class BlobUpload {
   }
 
   // Another origin may take the upload (a store behind the registry), but without
-  // our token.
+  // our token or client certificate.
   Result<HttpResponse> Send(HttpRequest* request) {
     FASTOCI_TRY(std::string there, UrlOrigin(request->url));
-    return there == origin_ ? send_(request) : impl_.http->Send(*request);
+    if (there == origin_) return send_(request);
+    request->away = true;
+    return impl_.http->Send(*request);
   }
 
   Status TakeLocation(const HttpRequest& request, const HttpResponse& response) {
