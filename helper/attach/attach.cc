@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "base/digest.h"
 #include "base/unique_fd.h"
@@ -85,10 +86,13 @@ Status RenewAccess(const AttachPaths& paths, const AttachRequest& request,
     return OkStatus();
   ResolvedImage image;
   FASTOCI_TRY(image.ref, ParseReference(request.ref));
-  image.manifest.digest = state.manifest_digest;
   if (!given && CredentialsFileOfEnvironment(image.ref).empty()) return OkStatus();
   FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(a));
-  return KeepAccess(paths, request, puller, image, dir);
+  image.manifest.digest = state.manifest_digest;
+  FASTOCI_CHECK_OK(KeepAccess(paths, request, puller, image, dir));
+  // A helper that does not run will read it anyway.
+  (void)CallHelper(paths.control_socket, {{"op", "reopen"}}, kControlMs).ok();
+  return OkStatus();
 }
 
 // Puts a meta image in the state directory, unless it is there and unchanged.

@@ -240,6 +240,10 @@ nlohmann::json HandleControl(MissService* service, const std::string& cache_devi
     service->Scrub();
     return {{"ok", true}};
   }
+  if (op == "reopen") {
+    service->ReopenImages();
+    return {{"ok", true}};
+  }
   if (op == "retry") {
     Status s = service->Retry();
     return s.ok() ? nlohmann::json{{"ok", true}} : nlohmann::json{{"error", s.error().message}};

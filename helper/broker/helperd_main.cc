@@ -112,6 +112,7 @@ std::string Reload(const HelperOptions& given, HelperOptions* now, MissService* 
   wanted->limits.dir = now->limits.dir;
   service->Reconfigure(wanted->keep_cache, wanted->limits, wanted->download,
                        wanted->readahead_bytes);
+  service->ReopenImages();
   nlohmann::json reply = {{"ok", true}, {"source", wanted->source}, {"restart", restart}};
   if (wanted->metrics != now->metrics) {
     now->metrics = wanted->metrics;

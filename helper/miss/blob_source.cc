@@ -70,12 +70,17 @@ void BlobSource::DropFrom(uint32_t image) {
 void BlobSource::SetLocations(uint32_t image, const std::vector<FetchLocation>& locations) {
   if (!images_.count(image)) return;
   std::set<uint32_t> now;
-  for (const FetchLocation& l : locations) {
-    now.insert(l.location);
-    auto [it, is_new] = locations_.try_emplace(l.location);
-    it->second.host = l.host;
+  auto place = order_.end();
+  // From the last one, so that a new one, like a mirror, comes before the next one of the list.
+  for (auto l = locations.rbegin(); l != locations.rend(); ++l) {
+    now.insert(l->location);
+    auto [it, is_new] = locations_.try_emplace(l->location);
+    it->second.host = l->host;
     it->second.images.insert(image);
-    if (is_new) order_.push_back(l.location);
+    if (is_new)
+      place = order_.insert(place, l->location);
+    else
+      place = std::find(order_.begin(), order_.end(), l->location);
   }
   for (auto& [number, location] : locations_)
     if (!now.count(number)) location.images.erase(image);

@@ -119,7 +119,7 @@ class BlobSource {
   std::shared_ptr<const SpanIndex> primary_;
   std::vector<std::pair<uint32_t, std::shared_ptr<const SpanIndex>>> indexes_;  // by image
   std::map<uint32_t, Location> locations_;
-  std::vector<uint32_t> order_;  // of locations, as they came
+  std::vector<uint32_t> order_;  // of locations, as the images have them
   std::vector<Pair> pairs_;
   uint32_t next_pair_ = 1;
 };

@@ -42,6 +42,18 @@ TEST(BlobSource, EqualLocationsAndIndexesOfImagesAreOne) {
   EXPECT_TRUE(s.Usable(0).empty());
 }
 
+TEST(BlobSource, ANewLocationComesWhereTheListHasIt) {
+  BlobSource s(kRetry);
+  s.AddImage(1, Index(7));
+  s.SetLocations(1, {{10, 1}});
+  s.AddImage(2, Index(7));
+  s.SetLocations(2, {{20, 2}});
+  s.SetLocations(1, {{11, 3}, {10, 1}, {12, 4}});
+  EXPECT_EQ(LocationsOf(s), (std::vector<uint32_t>{11, 10, 20, 12}));
+  s.SetLocations(1, {{12, 4}});
+  EXPECT_EQ(LocationsOf(s), (std::vector<uint32_t>{20, 12}));
+}
+
 TEST(BlobSource, AnotherIndexIsAnotherWayForEachLocation) {
   BlobSource s(kRetry);
   auto first = Index(1), second = Index(2);

@@ -373,7 +373,7 @@ void Catalog::RefreshImages(const std::vector<ImageInfo>& images) {
     if (image.meta) OpenImage(&image);
     hooks_.image_added(image);
     MutexLock lock(mutex_);
-    if (forgotten_ != before) {  // it was opened at a fetcher that is gone
+    if (forgotten_ != before) {  // it was opened before that
       image.opened = false;
       refresh_ = true;
     }
@@ -381,8 +381,8 @@ void Catalog::RefreshImages(const std::vector<ImageInfo>& images) {
   }
 }
 
-// If the fetcher refuses the image, it is not opened again. If the fetcher is gone or does not
-// answer, it is.
+// If the fetcher refuses the image, it is not opened again, unless it was open before. If the
+// fetcher is gone or does not answer, it is.
 void Catalog::OpenImage(Image* image) {
   auto opened = fetch_->OpenImage(image->info.image, HexEncode(image->info.image_id), image->json());
   if (opened.ok()) {
@@ -394,7 +394,7 @@ void Catalog::OpenImage(Image* image) {
     return;
   }
   image->open_error = opened.error().message;
-  if (opened.error().kind == ErrorKind::kInvalid) {
+  if (opened.error().kind == ErrorKind::kInvalid && image->at.locations.empty()) {
     image->error = opened.error().message;
     image->meta = nullptr;
     return;
@@ -419,7 +419,18 @@ void Catalog::ForgetLocations() {
   changed_.NotifyAll();
 }
 
-// Opens the images that are not open yet and whose time has come; reads before what could not be
+void Catalog::ReopenImages() {
+  MutexLock lock(mutex_);
+  forgotten_++;  // what is being opened just now may be told what was before
+  for (auto& [no, image] : images_) {
+    image.opened = false;
+    image.open_at = {};
+  }
+  refresh_ = true;
+  changed_.NotifyAll();
+}
+
+// Opens the images that are not open and whose time has come; reads before what could not be
 // read.
 void Catalog::OpenImages() {
   bool any = false;
@@ -433,7 +444,7 @@ void Catalog::OpenImages() {
     MutexLock lock(mutex_);
     auto it = images_.find(image.info.image);
     if (it == images_.end()) continue;
-    if (forgotten_ != before) image.opened = false;  // at a fetcher that is gone
+    if (forgotten_ != before) image.opened = false;  // before that
     if (was_unread) {
       it->second = std::move(image);
       continue;

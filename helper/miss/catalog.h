@@ -86,6 +86,9 @@ class Catalog {
   // Any thread: something has changed.
   void RefreshSoon(bool lost_events = false) EXCLUDES(mutex_);
   void ForgetLocations() EXCLUDES(mutex_);  // the fetcher is gone: images are to be opened again
+  // Asks the fetcher again where the images' blobs are. Until it answers, and if it cannot,
+  // they are where they were.
+  void ReopenImages() EXCLUDES(mutex_);
   void AddOrphan(uint32_t cache, const ChunkEntry& chunk, Clock::time_point since)
       EXCLUDES(mutex_);
 
@@ -168,7 +171,8 @@ class Catalog {
   CondVar changed_;
   bool stop_ GUARDED_BY(mutex_) = false;
   bool refresh_ GUARDED_BY(mutex_) = false;
-  uint64_t forgotten_ GUARDED_BY(mutex_) = 0;  // how often ForgetLocations() was called
+  // How often ForgetLocations() or ReopenImages() was called.
+  uint64_t forgotten_ GUARDED_BY(mutex_) = 0;
   bool lost_ GUARDED_BY(mutex_) = false;
   std::map<uint32_t, CacheEntry> caches_ GUARDED_BY(mutex_);
   std::map<uint32_t, Image> images_ GUARDED_BY(mutex_);

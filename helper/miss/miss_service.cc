@@ -113,6 +113,8 @@ void MissService::Reconfigure(bool keep_cache, const CacheLimits& limits,
   download_->Reconfigure(download);
 }
 
+void MissService::ReopenImages() { catalog_->ReopenImages(); }
+
 // ---- events, on the link's thread ----
 
 void MissService::OnMiss(uint32_t cache, std::span<const ChunkEntry> chunks) {
@@ -207,7 +209,7 @@ std::vector<MissService::ImageStat> MissService::Images() {
             s.waits_for.push_back(std::move(why));
       }
     }
-    if (image.meta && !image.opened && s.in_flight > 0)
+    if (image.meta && !image.opened && image.at.locations.empty() && s.in_flight > 0)
       s.waits_for.push_back({.host = "",
                              .cause = image.open_error.empty() ? "the fetcher is being started"
                                                                : image.open_error,

@@ -56,6 +56,8 @@ class MissService : public KernelEvents {
   // hold for images that are attached later.
   void Reconfigure(bool keep_cache, const CacheLimits& limits, const DownloadConfig& download,
                    uint64_t readahead_bytes);
+  // What attach, hosts.toml or the node say of registries has changed.
+  void ReopenImages();
   // Called from any thread, perhaps more than once; set before Start().
   struct Ends {
     std::function<void()> replaced;  // another helper took over

@@ -51,7 +51,8 @@ enum class Trick { kNone, kFlipByte, kTransient, kGone };
 struct Source {
   std::atomic<int> jobs{0};    // Fetches
   // Of fetchers while they open an image, yet to come.
-  std::atomic<int> deaths{0}, hangs{0};
+  std::atomic<int> deaths{0}, hangs{0}, refusals{0};
+  std::atomic<int> opens{0};
   std::atomic<int> spawns{0}, spawned{0};  // begun, and done
   std::atomic<bool> stillborn{false}, no_starts{false};  // fetchers, as long as it is true
   bool has_index = false;
@@ -81,6 +82,11 @@ class TrickyFetcher : public FakeFetchService {
     if (source_->deaths > 0) {
       source_->deaths--;
       Die();
+    }
+    source_->opens++;
+    if (source_->refusals > 0) {
+      source_->refusals--;
+      return InvalidError("what attach was given is damaged");
     }
     if (source_->hangs > 0) {
       source_->hangs--;
@@ -493,6 +499,20 @@ TEST_F(MissServiceTest, AFetcherThatDoesNotAnswerIsReplaced) {
   Start();
   EXPECT_TRUE(ReadsRight(0));
   EXPECT_EQ(source_->spawns, spawns + 3);
+}
+
+// Opened again, and refused then: it is read from where it was, and tried again.
+TEST_F(MissServiceTest, AnImageThatIsOpenedAgainIsReadMeanwhile) {
+  Make(1000001, 64);
+  EXPECT_TRUE(ReadsRight(0));
+  const int before = source_->opens;
+  source_->refusals = 1;
+  service_->ReopenImages();
+  while (source_->opens == before) std::this_thread::yield();
+  EXPECT_TRUE(ReadsRight(3));
+  while (source_->opens < before + 2) std::this_thread::yield();
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+  EXPECT_EQ(service_->counters().fails, 0u);
 }
 
 TEST_F(MissServiceTest, WhatTheKernelDoesNotTellIsAskedForAgain) {

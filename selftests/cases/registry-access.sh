@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# The helper reads an image with what `fastoci attach` was given: at once, after a restart of the helper, after a reboot,
-# and no other image. Other images are read with what the node knows (config.json, a credential helper), and a change of
+# The helper reads an image with what `fastoci attach` was given: at once, after a restart of the helper, after a reboot, after
+# another attach of it, and no other image. Other images are read with what the node knows (config.json, a credential helper), and a change of
 # that counts at once. A mirror that hosts.toml names is asked first; if it is away, no read fails.
 # vm: -m 2G
 # once: credentials and mirrors, which are user space
@@ -19,10 +19,11 @@ state() { printf '{"kind": "basic", "user": "robot", "password": "%s"}' "$1" > "
 front_answers() { curl -s -o /dev/null "http://$front/v2/"; }
 waits() { fastoci status --json | jq -r '.helper.images[].waits_for[].cause' | grep -q credentials; }
 asked() { grep -c "GET /v2/$1/blobs/.* 20" "$dir/log"; }
-login() { # login PASSWORD: as `docker login` leaves it
-	printf '{"auths": {"%s": {"auth": "%s"}}}' "$front" "$(printf 'robot:%s' "$1" | base64 -w0)" > "$HOME/.docker/new" &&
-		mv "$HOME/.docker/new" "$HOME/.docker/config.json"
+login() { # login PASSWORD [FILE]: as `docker login` leaves it
+	local file=${2:-$HOME/.docker/config.json}
+	printf '{"auths": {"%s": {"auth": "%s"}}}' "$front" "$(printf 'robot:%s' "$1" | base64 -w0)" > "$file.new" && mv "$file.new" "$file"
 }
+knows_host() { fastoci status --json | jq -r '.helper.hosts[].host' | grep -qxF "http://$1"; }
 start() {
 	start_helper --config "$WORK/config.json" --decoders 2 --retry-scale 20 --fetcher-arg=--hosts-dir \
 		--fetcher-arg="$WORK/certs.d"
@@ -32,7 +33,7 @@ load_module
 start_registry
 export HOME=$WORK/home
 mkdir -p "$DISK/layout" "$dir" "$HOME/.docker" "$WORK/bin"
-must "$PYTHON" "$SELFTESTS/lib/mkpatches.py" "$DISK/files" "$DISK/layer.tar.gz" 8 $size
+must "$PYTHON" "$SELFTESTS/lib/mkpatches.py" "$DISK/files" "$DISK/layer.tar.gz" 10 $size
 must "$PYTHON" "$SELFTESTS/lib/mkimage.py" "$DISK/layout" latest "$DISK/layer.tar.gz"
 for name in given known; do
 	push_image "$DISK/layout:latest" $name:latest
@@ -62,6 +63,19 @@ must dmsetup remove fastoci-given-latest_fastoci
 start
 check 'it is restored after a reboot' fastoci restore
 check 'and read with what attach was given then' read_part "$mnt" 07
+# An attach of what is attached hands over what it was given, and ends what waits for it.
+state pass-file
+read_part "$mnt" 08 > "$WORK/compared" 2>&1 &
+reader=$!
+check 'another password holds a read' wait_for 40 waits
+login pass-file "$WORK/login.json"
+check 'attached again with a file of credentials' fastoci attach --credentials "$WORK/login.json" $front/given:latest_fastoci
+check 'that ends' wait "$reader"
+is 'the name of the file is kept, and no password' "$(jq -r '.credentials_file, .password' $kept)" "$WORK/login.json
+null"
+login pass-one "$WORK/login.json"
+state pass-one
+check 'a change of the file counts' read_part "$mnt" 09
 
 # What was given for one image is not used for another one of the same registry, although it has the same id.
 check 'without credentials the other is not attached' not fastoci attach $front/known:latest_fastoci
@@ -92,18 +106,18 @@ is 'as nobody' "$(cat "$WORK/bin/who")" 65534
 # The registry itself, without the front, as a mirror of it.
 mkdir -p "$WORK/certs.d/127.0.0.1_5001_"
 printf '[host."http://%s"]\n' "$REGISTRY" > "$WORK/certs.d/127.0.0.1_5001_/hosts.toml"
-stop_helper
-PATH=$WORK/bin:$PATH start
+must fastoci reload
+check 'after a reload a mirror is known' wait_for 20 knows_host "$REGISTRY"
 before=$(asked known)
-check 'a mirror serves' read_part "$other" 05
+check 'it serves' read_part "$other" 05
 is 'instead of the registry' "$(asked known)" "$before"
 printf '[host."http://127.0.0.1:9"]\n' > "$WORK/certs.d/127.0.0.1_5001_/hosts.toml"
-stop_helper
-PATH=$WORK/bin:$PATH start
+must fastoci reload
+check 'after another one, another' wait_for 20 knows_host 127.0.0.1:9
 check 'a mirror that is away fails no read' read_part "$other" 06
 check 'the registry serves instead' test "$(asked known)" -gt "$before"
 is 'no password is in a log, an event, or a title' \
-	"$(cat "$WORK/helper.log" <(fastoci events) <(fastoci status --json) /proc/[0-9]*/cmdline 2>/dev/null | grep -a 'pass-\(one\|two\|three\)' | grep -av bash)" ''
+	"$(cat "$WORK/helper.log" <(fastoci events) <(fastoci status --json) /proc/[0-9]*/cmdline 2>/dev/null | grep -a 'pass-\(one\|two\|three\|file\)' | grep -av bash)" ''
 fastoci detach known-latest_fastoci > "$WORK/detach.log" 2>&1 || die "$(cat "$WORK/detach.log")"
 check 'the helper ends' stop_helper
 losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")"
