@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "registry/options.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <string_view>
 
+#include "base/privileges.h"
 #include "base/unique_fd.h"
 #include "registry/kubelet_providers.h"
 
@@ -13,6 +18,7 @@ namespace fastoci {
 namespace {
 
 constexpr size_t kMaxPemBytes = 1 << 20;
+constexpr size_t kMaxPasswordBytes = 64 << 10;
 
 Status CheckReadable(const std::string& path) {
   if (path.empty() || ::access(path.c_str(), R_OK) == 0) return OkStatus();
@@ -70,6 +76,39 @@ Result<CredentialSourcePtr> OpenCredentials(const std::string& user, const std::
   std::vector<CredentialSourcePtr> sources = {DefaultSource()};
   for (KubeletPaths& paths : KnownKubeletPaths()) sources.push_back(KubeletSource(std::move(paths)));
   return FirstOf(std::move(sources));
+}
+
+Result<std::string> WithPasswordFrom(int fd, const std::string& user) {
+  if (user.empty() || user.find(':') != std::string::npos)
+    return InvalidError("--password-stdin needs -u USER, without a password");
+  std::string text(kMaxPasswordBytes + 1, '\0');
+  size_t length = 0;
+  while (length < text.size()) {
+    const ssize_t n = ::read(fd, text.data() + length, text.size() - length);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoError("--password-stdin");
+    if (n == 0) break;
+    length += static_cast<size_t>(n);
+  }
+  if (length > kMaxPasswordBytes)
+    return InvalidError("--password-stdin: more than " + std::to_string(kMaxPasswordBytes) + " bytes");
+  while (length > 0 && (text[length - 1] == '\n' || text[length - 1] == '\r')) length--;
+  std::string all = user + ":" + text.substr(0, length);
+  explicit_bzero(text.data(), text.size());
+  if (length == 0) return InvalidError("--password-stdin: standard input is empty");
+  (void)LimitResource(RLIMIT_CORE, 0).ok();
+  return all;
+}
+
+void HidePassword(int argc, char** argv, const std::string& user) {
+  const size_t colon = user.find(':');
+  if (colon == std::string::npos) return;
+  (void)LimitResource(RLIMIT_CORE, 0).ok();
+  const size_t bytes = user.size() - colon - 1;
+  // Also --username=USER:PASSWORD and -uUSER:PASSWORD.
+  for (int i = 1; i < argc; i++)
+    if (const std::string_view word(argv[i]); word.ends_with(user))
+      std::memset(argv[i] + word.size() - bytes, '*', bytes);
 }
 
 std::string CredentialsFileOfEnvironment(const Reference& repo) {

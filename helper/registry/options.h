@@ -31,6 +31,16 @@ Result<TlsOptions> ReadTlsFlags(const TlsFlags& flags);
 Result<CredentialSourcePtr> OpenCredentials(const std::string& user, const std::string& host,
                                             const std::string& file);
 
+// For --password-stdin: "USER:PASSWORD" of a user without a password, and of the text that
+// comes from fd up to its end, without a line break there. From then on this process dumps
+// no core. kInvalid: user has a password or is "", or there is no text.
+Result<std::string> WithPasswordFrom(int fd, const std::string& user);
+
+// Overwrites the password of an option's value "USER:PASSWORD" in main()'s arguments, which
+// every user of the machine can read (in /proc, by ps) as long as the process lives. If there
+// is one, this process dumps no core from then on.
+void HidePassword(int argc, char** argv, const std::string& user);
+
 // The file of credentials that the environment names ($REGISTRY_AUTH_FILE, $DOCKER_CONFIG),
 // if it has some for that repository; "" if not.
 std::string CredentialsFileOfEnvironment(const Reference& repo);

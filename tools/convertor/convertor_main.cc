@@ -33,6 +33,7 @@ struct Flags {
   std::string store, db_string, db_type;
   std::string serve;
   bool all = false;
+  bool password_stdin = false;
   bool plain = false, verbose = false, oci = false, referrer = false;
   bool reserve = false, no_upload = false, dump_manifest = false;
   bool mkfs = true, native = false;
@@ -121,7 +122,8 @@ void Define(CLI::App* app, Flags* f) {
                 "make the result a referrer of the original image (implies --oci)");
   app->add_option("--platform", f->platform,
                   "platform to convert, such as linux/arm64 or arm64 (default: all of the image)");
-  app->add_option("-u,--username", f->user, "USER[:PASSWORD] for the registry (default: docker's, podman's and kubelet's)");
+  app->add_option("-u,--username", f->user, "USER:PASSWORD for the registry (default: docker's, podman's and kubelet's)");
+  app->add_flag("--password-stdin", f->password_stdin, "read the password of -u USER from standard input");
   app->add_flag("--plain", f->plain, "use HTTP instead of HTTPS");
   app->add_flag("--insecure", f->tls.insecure, "accept any TLS certificate");
   app->add_option("--root-ca", f->tls.root_ca, "PEM file with the CA certificates to trust");
@@ -302,6 +304,15 @@ int main(int argc, char** argv) {
   fastoci::Flags flags;
   fastoci::Define(&app, &flags);
   CLI11_PARSE(app, argc, argv);
+  fastoci::HidePassword(argc, argv, flags.user);
+  if (flags.password_stdin) {
+    auto user = fastoci::WithPasswordFrom(STDIN_FILENO, flags.user);
+    if (!user.ok()) {
+      std::fprintf(stderr, "convertor: %s\n", user.error().message.c_str());
+      return 1;
+    }
+    flags.user = std::move(*user);
+  }
   fastoci::SetLogLevel(flags.verbose ? fastoci::LogLevel::kDebug : fastoci::LogLevel::kInfo);
   fastoci::Status status = fastoci::Run(flags);
   if (status.ok()) return 0;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // fastoci: attach, mount and detach images on a node. Arguments and printing
 // only; the work is done in helper/attach.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
@@ -50,6 +52,7 @@ struct Options {
   TopRequest top;
   TraceRequestOptions trace;
   PrefetchOptions prefetch;
+  bool password_stdin = false;
   std::string original;  // that an image is rebuilt of
   std::string what;   // an image's name, reference, device or mount point
   std::string dir;    // mount
@@ -332,6 +335,8 @@ void AddRegistryOptions(CLI::App* command, Options* o) {
   command->add_option("-u,--username", access->user_password,
                       "user:password for the registry (default: docker's, podman's and kubelet's)")
       ->type_name("USER:PASSWORD");
+  command->add_flag("--password-stdin", o->password_stdin,
+                    "read the password of -u USER from standard input");
   command->add_option("--credentials", access->credentials_file,
                       "file with credentials, in the format of docker's config.json")
       ->type_name("FILE");
@@ -536,6 +541,14 @@ int Run(int argc, char** argv) {
     parser.app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return parser.app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  std::string& user = options.attach.access.user_password;
+  for (const std::string& given : {user, options.copy.from_user, options.copy.to_user})
+    HidePassword(argc, argv, given);
+  if (options.password_stdin) {
+    auto whole = WithPasswordFrom(STDIN_FILENO, user);
+    if (!whole.ok()) return PrintError(whole.error(), options.json);
+    user = std::move(*whole);
   }
   Commands run(&options);
   if (*parser.attach) return run.Attach();

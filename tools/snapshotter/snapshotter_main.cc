@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/log.h"
+#include "registry/options.h"
 #include "tools/fastoci/output.h"
 #include "tools/snapshotter/rpull_command.h"
 #include "tools/snapshotter/serve_command.h"
@@ -39,6 +40,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? kExitOk : kExitUsage;
   }
+  HidePassword(argc, argv, rpull.request.access.user_password);
   if (*rpull_command) return RunRpull(rpull);
   if (*setup_command) return RunSetup(setup);
   if (*uninstall_command) return RunUninstallCheck(uninstall);
