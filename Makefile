@@ -157,9 +157,12 @@ powercut: helper kmod
 nodetest:
 	selftests/nodetest
 ## make registries   each kind of registry, with credentials from each way (a minute; no VM)
-.PHONY: registries
+## make registries-all   also through nginx, and the helper with what each way keeps, over restarts and reboots (ten minutes; root)
+.PHONY: registries registries-all
 registries: helper tools
 	selftests/registries
+registries-all: helper tools $(OUT)/bench/cold_bench $(OUT)/bench/keep_attach
+	selftests/registries all
 ## make soak   nothing grows while images come and go and the helper dies, for SOAK_SECONDS (120) in a VM
 .PHONY: soak
 soak: helper tools kmod
@@ -193,6 +196,10 @@ bench-cold: helper tools $(OUT)/bench/cold_bench $(OUT)/bench/link_proxy
 bench-eager: helper tools $(OUT)/bench/cold_bench
 	selftests/bench-eager
 $(OUT)/bench/cold_bench: $(call objs,helper/bench/cold_bench.cc helper/bench/stand_in_kernel.cc) $(LIBFILES)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
+# The part of an attach that needs no kernel, for selftests/registries.
+$(OUT)/bench/keep_attach: $(call objs,helper/bench/keep_attach.cc) $(LIBFILES)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)
 $(OUT)/bench/link_proxy: $(call objs,helper/bench/link_proxy.cc)

@@ -254,7 +254,6 @@ void StandInKernel::Answer(int socket, const LinkPacket& request) {
   {
     std::lock_guard lock(mutex_);
     switch (h.op) {
-      case LinkOp::kRegister: registered_ = true; break;
       case LinkOp::kGetCaches:
         for (auto& [number, c] : caches_) {
           caches.push_back(c.info);
@@ -276,6 +275,9 @@ void StandInKernel::Answer(int socket, const LinkPacket& request) {
           }
         }
         break;
+      case LinkOp::kRegister:  // a helper that comes is told what waits, as by the module
+        registered_ = true;
+        [[fallthrough]];
       case LinkOp::kGetPending:
         for (auto& [number, s] : spaces_)
           for (auto [chunk, miss_class] : s.pending)

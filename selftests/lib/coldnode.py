@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What benchmarks without a virtual machine share: a helper on an empty cache, with cold_bench in the kernel's place."""
+"""What tests and benchmarks without a virtual machine share: a helper on an empty cache, with cold_bench in the kernel's place."""
 import json, os, shutil, socket, subprocess, sys, tempfile, threading, time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -100,7 +100,7 @@ class Peak(threading.Thread):
 class Node:
     """A helper on an empty cache, with the program that stands in for the kernel and some images."""
 
-    def __init__(self, work, metas, options=(), cache_bytes=3 << 30):
+    def __init__(self, work, metas, options=(), cache_bytes=3 << 30, config="{}"):
         self.dir = tempfile.mkdtemp(dir=work, prefix="node.")
         self.loops = []
         cache = self.dir + "/cache.img"
@@ -115,18 +115,21 @@ class Node:
         # Formats the cache; registers once there is something to serve.
         self.control = self.dir + "/control"
         self.helper = None
-        command = [BIN + "/fastoci-helperd", "--cache-dir", self.dir + "/db", "--cache-device", self.cache, "--control",
-                   self.control, "--libexec", BIN, "--kernel-socket", kernel, "--config", self.dir + "/config",
-                   "--fetcher-arg=--plain-http", *options]
+        self.command = [BIN + "/fastoci-helperd", "--cache-dir", self.dir + "/db", "--cache-device", self.cache, "--control",
+                        self.control, "--libexec", BIN, "--kernel-socket", kernel, "--config", self.dir + "/config",
+                        "--fetcher-arg=--plain-http", *options]
         with open(self.dir + "/config", "w") as f:
-            f.write("{}")
-        format_it = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+            f.write(config)
+        format_it = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
         self.ask_kernel("registered")
         format_it.terminate()
         format_it.wait()
         self.ask_kernel("cache " + self.cache)
         self.images = [self.ask_kernel("image " + self.loop(m, "-r")) for m in metas]
-        self.helper = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        self.start_helper()
+
+    def start_helper(self):
+        self.helper = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
         self.roles = Roles(self.helper.pid)
         wait_until("the helper knows its images", self.knows_images)
 

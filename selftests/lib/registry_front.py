@@ -143,6 +143,9 @@ class Front(BaseHTTPRequestHandler):
         for name, value in reply.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                 self.send_header(name, value)
+        if s["kind"] == "hub" and "/manifests/" in self.path:
+            self.send_header("RateLimit-Limit", "100;w=21600")
+            self.send_header("RateLimit-Remaining", "76;w=21600")
         length = reply.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
         self.send_header("Content-Length", length or "0")
         self.end_headers()
