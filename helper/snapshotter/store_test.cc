@@ -211,6 +211,9 @@ TEST_F(StoreTest, ANumberIsLargerThanThoseInUse) {
 TEST_F(StoreTest, AKillLeavesTheStateBeforeOrAfter) {
   store_ = nullptr;
   for (int round = 0; round < 20; round++) {
+    int begun[2];  // the child tells that something is there
+    ASSERT_EQ(::pipe(begun), 0);
+    UniqueFd out(begun[0]), in(begun[1]);
     const pid_t pid = ::fork();
     ASSERT_GE(pid, 0);
     if (pid == 0) {
@@ -221,9 +224,13 @@ TEST_F(StoreTest, AKillLeavesTheStateBeforeOrAfter) {
         const std::string n = std::to_string(round) + "-" + std::to_string(i);
         if (!Create("a" + n, "", SnapshotKind::kActive, {{"k", n}}).ok() || !Commit("a" + n, "c" + n, {{"k", n}}).ok())
           ::_exit(1);
+        if (i == 0 && ::write(in.get(), "x", 1) != 1) ::_exit(1);
       }
     }
-    ::usleep(20000);
+    in.reset();
+    char byte;
+    ASSERT_EQ(::read(out.get(), &byte, 1), 1);
+    ::usleep(static_cast<useconds_t>(1000 * round));
     ::kill(pid, SIGKILL);
     int status = 0;
     ::waitpid(pid, &status, 0);
