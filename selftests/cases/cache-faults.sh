@@ -3,6 +3,7 @@
 # Cache devices that refuse slots or cannot be read any more, are full or read-only, have another geometry or belong to
 # something else: reads go on where a way exists.
 # timeout: 900
+# more: it takes minutes
 # once: what the helper does about a cache device
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Containers read while snapshotter, helper, both or containerd are killed with -9 at random moments: no error, no wrong byte,
 # and what a kill left behind goes. KILLS_POINTS: rounds (2: both, containerd; from 4 on each of them); KILLS_SEED.
+# more: it takes minutes
 # once: what it tests does not depend on the kernel
 # One CPU: QEMU now and then runs code that the kernel patches for the first memory cgroup on the other one (int3).
 # vm: -m 3G -c 1

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # fastoci with a registry: resolve, verify, assemble in the decoder's sandbox, attach, mount. No helper is needed, since
 # only metadata is read.
+# once: what fastoci does with a registry
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 requires docker-registry skopeo e2fsck curl openssl "$BIN/fastoci" "$BIN/convertor" "$BIN/fastoci-decoderd"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The main job: an unmodified image that has all that layers can have, from a registry, converted, attached, mounted, read
 # through misses; read again with no helper; read while the helper is killed; and made a device of by hand.
+# once: it is about user space; the kernel's cases, helperd and reboot are for each kernel
 # vm: -m 2G
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
