@@ -28,11 +28,6 @@ constexpr char kMetaMark[] = ".turbo.ociv1";
 constexpr size_t kNameDigits = 20, kTagDigits = 8;
 constexpr uint64_t kMaxDescriptionBytes = 1 << 20;
 
-std::string Label(const Labels& labels, const std::string& key) {
-  auto it = labels.find(key);
-  return it == labels.end() ? "" : it->second;
-}
-
 uint64_t Number(const std::string& text) { return std::strtoull(text.c_str(), nullptr, 10); }
 
 bool IsFile(const std::string& path) {
@@ -110,6 +105,11 @@ constexpr LayerKind kKinds[] = {LayerKind::kOrdinary, LayerKind::kNative, LayerK
 
 }  // namespace
 
+std::string LabelOf(const Labels& labels, const std::string& key) {
+  auto it = labels.find(key);
+  return it == labels.end() ? "" : it->second;
+}
+
 const char* LayerKindName(LayerKind kind) {
   switch (kind) {
     case LayerKind::kOrdinary: return "ordinary";
@@ -123,32 +123,32 @@ const char* LayerKindName(LayerKind kind) {
 
 Result<Layer> LayerOfLabels(const Labels& labels) {
   Layer layer;
-  layer.image = Label(labels, kImageRefLabel);
-  layer.manifest_digest = Label(labels, kManifestLabel);
+  layer.image = LabelOf(labels, kImageRefLabel);
+  layer.manifest_digest = LabelOf(labels, kManifestLabel);
   const std::string prefix = kOverlaybdLabel;
   MetaLayer part;
   for (const char* name : {"turbo-oci/target-", "fastoci/target-"}) {
     if (!part.target_digest.empty()) break;
-    part.target_digest = Label(labels, prefix + name + "digest");
-    part.target_media_type = Label(labels, prefix + name + "media-type");
+    part.target_digest = LabelOf(labels, prefix + name + "digest");
+    part.target_media_type = LabelOf(labels, prefix + name + "media-type");
   }
-  part.digest = Label(labels, prefix + "blob-digest");
+  part.digest = LabelOf(labels, prefix + "blob-digest");
   if (part.digest.empty() && part.target_digest.empty()) return layer;
-  part.bytes = Number(Label(labels, prefix + "blob-size"));
+  part.bytes = Number(LabelOf(labels, prefix + "blob-size"));
   for (const std::string& digest : {part.digest, part.target_digest}) {
     if (digest.empty()) continue;
     auto parsed = ParseDigest(digest);
     if (!parsed.ok()) return parsed.error().Wrap("a label of the layer");
   }
   layer.digest = part.digest;
-  const std::string descriptor = Label(labels, kLayerDigestLabel);
+  const std::string descriptor = LabelOf(labels, kLayerDigestLabel);
   if (!part.digest.empty() && !descriptor.empty() && part.digest != descriptor)
     return InvalidError("the layer's annotation blob-digest names another blob than its descriptor, " + descriptor);
   if (!layer.image.empty()) {
     FASTOCI_TRY(Reference ref, ParseReference(layer.image));
     part.repository = ref.host + "/" + ref.repository;
   }
-  if (Label(labels, prefix + "acceleration-layer") == "yes") {
+  if (LabelOf(labels, prefix + "acceleration-layer") == "yes") {
     layer.kind = LayerKind::kTrace;
     return layer;
   }

@@ -29,6 +29,9 @@ inline constexpr char kManifestLabel[] = "containerd.io/snapshot/cri.manifest-di
 inline constexpr char kLayerDigestLabel[] = "containerd.io/snapshot/cri.layer-digest";
 inline constexpr char kOverlaybdLabel[] = "containerd.io/snapshot/overlaybd/";
 
+// The label's text; "" if there is none.
+std::string LabelOf(const Labels& labels, const std::string& key);
+
 enum class LayerKind { kOrdinary, kNative, kMeta, kArtifact, kTrace };
 const char* LayerKindName(LayerKind kind);
 

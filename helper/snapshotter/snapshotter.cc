@@ -25,11 +25,6 @@ constexpr char kQuotaLabel[] = "containerd.io/snapshot/disk_quota";
 constexpr char kGidMapLabel[] = "containerd.io/snapshot/gidmapping";
 constexpr size_t kRecoveries = 4;  // devices at a time
 
-std::string LabelOf(const Labels& labels, const std::string& key) {
-  auto it = labels.find(key);
-  return it == labels.end() ? "" : it->second;
-}
-
 // The owner on the host of what is root in the container: "0:100000:65536" -> 100000.
 Result<uint32_t> MappedRoot(const std::string& map) {
   unsigned container = 0, host = 0, length = 0;
