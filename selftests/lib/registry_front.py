@@ -27,6 +27,8 @@ PORT, UPSTREAM, DIR = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 LOCK = threading.Lock()
 TOKENS = {}  # token -> [scopes, uses, password that it was made for]
 COUNT = {"in": 0, "limited": 0}
+# What ECR Public says with its 400; the others' refusals need no words.
+WORDS = {"ecr-public": b'{"errors":[{"code":"DENIED","message":"Your Authorization Token has expired. Please run ..."}]}'}
 REFUSED = {"basic": 401, "ecr": 403, "ecr-public": 400, "hub": 401, "gitlab": 401, "acr": 401}
 
 
@@ -120,7 +122,7 @@ class Front(BaseHTTPRequestHandler):
             if status == 401:
                 return self.challenge(s)
             if status is not None:
-                return self.answer(status)
+                return self.answer(status, None, WORDS.get(s["kind"], b""))
             COUNT["in"] += 1
             change = s.get("change_after") and COUNT["in"] >= s["change_after"]
             if change:
