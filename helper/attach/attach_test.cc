@@ -205,6 +205,32 @@ TEST(CheckBelongsTo, WantsSubjectAndLayersOfTheOriginal) {
   EXPECT_FALSE(CheckBelongsTo(*m, Digest('5'), original.dump()).ok());
 }
 
+// What a registry can send: 4 MiB of brackets.
+TEST(ForeignManifests, DepthEndsNoProcess) {
+  const std::string deep = std::string(2 << 20, '[') + std::string(2 << 20, ']');
+  EXPECT_FALSE(ParseFastociManifest(R"({"layers":)" + deep + "}").ok());
+  EXPECT_FALSE(ReferrersOfType(R"({"manifests":[{"x":)" + deep + "}]}", "t/x").ok());
+  FastociManifest m;
+  EXPECT_FALSE(TakeDigests(R"({"layers":)" + deep + "}", Digest('a'), &m).ok());
+  EXPECT_FALSE(ParseIndex(R"({"manifests":[)" + deep + "]}").ok());
+  EXPECT_FALSE(ParseOriginalManifest(R"({"schemaVersion":2,"layers":[)" + deep + "]}").ok());
+  EXPECT_FALSE(KeeperManifest(R"({"x":)" + deep + "}", Digest('a')).ok());
+}
+
+TEST(ForeignManifests, BytesThatAreNoUtf8HideNothing) {
+  auto bad = [](Json j) {
+    std::string text = j.dump();
+    return text.replace(text.find("HERE"), 4, "\xff\xfe");
+  };
+  Json manifest = TurboManifest();
+  manifest["annotations"] = {{"author", "HERE"}};
+  EXPECT_TRUE(ParseFastociManifest(bad(manifest)).ok());
+  const Json index = {{"manifests", {{{"digest", Digest('1')}, {"artifactType", "t/x"}, {"annotations", {{"a", "HERE"}}}}}}};
+  auto found = ReferrersOfType(bad(index), "t/x");
+  ASSERT_TRUE(found.ok());
+  EXPECT_EQ(*found, std::vector<std::string>{Digest('1')});
+}
+
 TEST(ReferrersOfType, FindsOursOnly) {
   Json index = {{"manifests",
                  {{{"digest", Digest('1')}, {"artifactType", "application/x"}},

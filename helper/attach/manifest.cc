@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "base/digest.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "fastoci_meta.h"
 #include "image/oci_image.h"
@@ -24,7 +25,7 @@ std::string Annotation(const Json& annotations, const std::string& name) {
 }
 
 Result<Json> ParseObject(const std::string& body, const char* what) {
-  Json j = Json::parse(body, nullptr, false);
+  Json j = ParseForeignJson(body);
   if (!j.is_object()) return InvalidError(std::string(what) + " is not a JSON object");
   return j;
 }
@@ -42,10 +43,10 @@ Result<MetaLayer> ParseLayer(const Json& layer, size_t number) {
   MetaLayer out;
   out.digest = JsonText(layer, "digest");
   FASTOCI_CHECK_OK(ParseDigest(out.digest));
-  Json size = JsonChild(layer, "size");
+  const Json& size = JsonChild(layer, "size");
   if (!size.is_number_unsigned()) return InvalidError("a layer has no size");
   out.bytes = size.get<uint64_t>();
-  Json notes = JsonChild(layer, "annotations");
+  const Json& notes = JsonChild(layer, "annotations");
   for (const char* name : {"turbo-oci/target-", "fastoci/target-"}) {
     if (!out.target_digest.empty()) break;
     out.target_digest = Annotation(notes, std::string(name) + "digest");
@@ -75,7 +76,7 @@ Result<MetaLayer> ParseLayer(const Json& layer, size_t number) {
 Result<std::vector<std::string>> LayerDigests(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the original's manifest"));
   std::vector<std::string> digests;
-  Json layers = JsonChild(j, "layers");
+  const Json& layers = JsonChild(j, "layers");
   if (layers.is_null()) return digests;
   if (!layers.is_array()) return InvalidError("the original's layers are not a list");
   for (const Json& layer : layers) digests.push_back(JsonText(layer, "digest"));
@@ -86,7 +87,7 @@ Result<std::vector<std::string>> LayerDigests(const std::string& body) {
 
 Result<FastociManifest> ParseFastociManifest(const std::string& body) {
   FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
-  Json layers = JsonChild(j, "layers");
+  const Json& layers = JsonChild(j, "layers");
   if (!layers.is_array() || layers.empty()) return InvalidError("the manifest has no layers");
   if (layers.size() > kMaxLayers)
     return InvalidError("the manifest has " + std::to_string(layers.size()) + " layers; at most " +
@@ -95,7 +96,7 @@ Result<FastociManifest> ParseFastociManifest(const std::string& body) {
   out.subject = JsonText(JsonChild(j, "subject"), "digest");
   for (const Json& layer : layers) {
     FASTOCI_TRY(MetaLayer parsed, ParseLayer(layer, out.layers.size() + 1));
-    Json notes = JsonChild(layer, "annotations");
+    const Json& notes = JsonChild(layer, "annotations");
     if (Annotation(notes, "acceleration-layer") == "yes") {
       if (&layer != &layers.back())
         return InvalidError(Number(out.layers.size() + 1) +
@@ -127,7 +128,7 @@ Status TakeDigests(const std::string& artifact_body, const std::string& image_di
   FASTOCI_TRY(Json j, ParseObject(artifact_body, "the artifact with chunk digests"));
   if (JsonText(j, "artifactType") != kDigestsArtifact || JsonText(JsonChild(j, "subject"), "digest") != image_digest)
     return MismatchError("it does not hold the chunk digests of " + image_digest);
-  Json layers = JsonChild(j, "layers");
+  const Json& layers = JsonChild(j, "layers");
   if (!layers.is_array() || layers.size() > kMaxLayers)
     return InvalidError("it has no layers, or too many");
   for (const Json& layer : layers) {
@@ -163,7 +164,7 @@ Status CheckBelongsTo(const FastociManifest& manifest, const std::string& origin
 }
 
 void TakeSizes(const std::string& original_body, FastociManifest* manifest) {
-  const Json j = Json::parse(original_body, nullptr, false);
+  const Json j = ParseForeignJson(original_body);
   for (const Json& layer : JsonChild(j, "layers")) {
     for (MetaLayer& ours : manifest->layers) {
       if (ours.target_bytes == 0 && ours.target_digest == JsonText(layer, "digest"))

@@ -8,6 +8,7 @@
 #include "attach/manifest.h"
 #include "base/digest.h"
 #include "base/base64.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
 
@@ -27,7 +28,7 @@ constexpr int kMinSecurityBits = 112;  // RSA of 2048 bits
 
 // Of an authentic payload: the digest that it vouches for.
 std::string SignedDigest(const std::string& payload) {
-  const Json j = Json::parse(payload, nullptr, false);
+  const Json j = ParseForeignJson(payload);
   return JsonText(JsonChild(JsonChild(j, "critical"), "image"), "docker-manifest-digest");
 }
 
@@ -76,7 +77,7 @@ Result<bool> Search::TryManifest(const Reference& at) {
     if (manifest.error().kind == ErrorKind::kNotFound) return false;
     return manifest.error();
   }
-  const Json j = Json::parse(manifest->body, nullptr, false);
+  const Json j = ParseForeignJson(manifest->body);
   for (const Json& layer : JsonChild(j, "layers")) {
     FASTOCI_TRY(bool good, Try(layer));
     if (good) return true;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/digest.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "image/oci_image.h"
 #include "image/platform.h"
@@ -75,13 +76,13 @@ class Pull {
         [&](const std::string& digest) { return registry_->GetManifest(ref_.WithDigest(digest)); },
         [&](const std::string& digest) { return registry_->ReadBlob(ref_, digest, kMaxConfigBytes); }};
     FASTOCI_TRY(plan.manifest, ManifestOfPlatform(plan.top, r_.architecture.empty() ? HostArch() : r_.architecture, reader));
-    const Json j = Json::parse(plan.manifest.body, nullptr, false);
+    const Json j = ParseForeignJson(plan.manifest.body);
     plan.config = DescriptorOf(JsonChild(j, "config"));
     for (const Json& layer : JsonChild(j, "layers")) plan.layers.push_back(DescriptorOf(layer));
     if (plan.config.digest.empty() || plan.layers.empty())
       return InvalidError(ref_.ToString() + " is not an image: its manifest has no config or no layers");
     FASTOCI_TRY(config_, registry_->ReadBlob(ref_, plan.config.digest, kMaxConfigBytes));
-    const Json config = Json::parse(config_, nullptr, false);
+    const Json config = ParseForeignJson(config_);
     const Json& diff_ids = JsonChild(JsonChild(config, "rootfs"), "diff_ids");
     if (!diff_ids.is_array() || diff_ids.size() != plan.layers.size())
       return InvalidError("the image's config names " + std::to_string(diff_ids.size()) + " layers, its manifest " +

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/digest.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
 #include "base/unnamed_file.h"
@@ -28,7 +29,7 @@ class Copier {
       : from_(from), to_(to), options_(options) {}
 
   Result<std::string> Copy(const Manifest& manifest, const std::string& tag, int depth) {
-    Json j = Json::parse(manifest.body, nullptr, false);
+    Json j = ParseForeignJson(manifest.body);
     if (!j.is_object()) return InvalidError("manifest " + manifest.digest + " is not JSON");
     if (j.contains("manifests") && j["manifests"].is_array()) {
       if (depth == kMaxIndexDepth) return InvalidError("indexes within indexes");
@@ -64,7 +65,7 @@ class Copier {
   // The artifacts with the chunk digests of overlaybd layers.
   Result<std::string> CopyDigests(const std::string& digest, int depth) {
     FASTOCI_TRY(std::string referrers, from_->Referrers(digest));
-    Json j = Json::parse(referrers, nullptr, false);
+    Json j = ParseForeignJson(referrers);
     if (!j.is_object() || !j.contains("manifests") || !j["manifests"].is_array()) return digest;
     for (const Json& m : j["manifests"]) {
       if (JsonText(m, "artifactType") != kDigestsArtifact) continue;

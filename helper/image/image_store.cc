@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "base/digest.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
 #include "image/data_stage.h"
@@ -70,7 +71,7 @@ class LayoutStore : public ImageStore {
 
   Result<Json> Index() {
     FASTOCI_TRY(std::string text, ReadFile(directory_ + "/index.json", kMaxManifestBytes));
-    Json j = Json::parse(text, nullptr, false);
+    Json j = ParseForeignJson<Json>(text);
     if (!JsonChild(j, "manifests").is_array())
       return InvalidError(directory_ + "/index.json is damaged");
     return j;
@@ -87,7 +88,7 @@ class LayoutStore : public ImageStore {
       if (m.digest.empty()) return NotFoundError("no tag " + name + " in " + directory_);
     }
     FASTOCI_TRY(m.body, ReadBlob(m.digest, kMaxManifestBytes));
-    Json j = Json::parse(m.body, nullptr, false);
+    Json j = ParseForeignJson<Json>(m.body);
     m.media_type = JsonText(j, "mediaType");
     if (m.media_type.empty()) m.media_type = kOciManifest;
     return m;
@@ -184,7 +185,7 @@ class LayoutStore : public ImageStore {
     Json found = Json::array();
     for (const Json& d : index["manifests"]) {
       FASTOCI_TRY(Manifest m, GetManifest(JsonText(d, "digest")));
-      Json j = Json::parse(m.body, nullptr, false);
+      Json j = ParseForeignJson<Json>(m.body);
       if (JsonText(JsonChild(j, "subject"), "digest") != digest) continue;
       found.push_back(d);
       if (j.contains("artifactType")) found.back()["artifactType"] = j["artifactType"];

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/foreign_json.h"
 #include "codec/gzip_index.h"
 #include "codec/tar_reader.h"
 #include "codec/tar_writer.h"
@@ -131,7 +132,7 @@ std::string DescriptionJson(const MetaLayerDescription& d) {
 }
 
 Result<MetaLayerDescription> ParseDescription(const std::string& json) {
-  auto j = nlohmann::json::parse(json, nullptr, false);
+  auto j = ParseForeignJson(json);
   auto text = [&j](const char* key) { return j.contains(key) && j[key].is_string(); };
   auto number = [&j](const char* key) { return j.contains(key) && j[key].is_number_unsigned(); };
   if (!j.is_object() || !number("formatVersion") || !text("targetDigest") ||

@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "base/digest.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
-#include "base/utf8.h"
 #include "image/assemble.h"
 #include "image/blob_codec.h"
 
@@ -37,21 +37,19 @@ constexpr char kAnnotationPrefix[] = "containerd.io/snapshot/overlaybd/";
 constexpr char kTurboVersion[] = "0.1.0-turbo.ociv1", kNativeVersion[] = "0.1.0";
 constexpr char kOwnVersion[] = "0.2.0-fastoci";  // of meta layers that turboOCI does not know
 
-// Bytes that are not UTF-8 become U+FFFD, as docker and containerd read them.
 Result<Json> ParseObject(const std::string& body, const char* what) {
-  Json j = Json::parse(ReplaceBadUtf8(body), nullptr, false);
+  Json j = ParseForeignJson<Json>(body);
   if (!j.is_object()) return InvalidError(std::string(what) + " is not a JSON object");
   return j;
 }
 
-Result<Descriptor> ParseDescriptor(const Json& object, const char* key) {
-  auto it = object.find(key);
-  if (it == object.end() || !it->is_object())
-    return InvalidError(std::string("the manifest has no ") + key);
-  Descriptor d{JsonText(*it, "mediaType"), JsonText(*it, "digest"), 0};
+// what: the place in the manifest, for messages.
+Result<Descriptor> ParseDescriptor(const Json& j, const char* what) {
+  if (!j.is_object()) return InvalidError(std::string("the manifest has no ") + what);
+  Descriptor d{JsonText(j, "mediaType"), JsonText(j, "digest"), 0};
   FASTOCI_CHECK_OK(ParseDigest(d.digest));
-  auto size = it->find("size");
-  if (size == it->end() || !size->is_number_unsigned())
+  auto size = j.find("size");
+  if (size == j.end() || !size->is_number_unsigned())
     return InvalidError(std::string("a descriptor without a size: ") + d.digest);
   d.bytes = size->get<uint64_t>();
   return d;
@@ -87,9 +85,8 @@ Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& bod
   if (manifests->size() > kMaxIndexEntries) return InvalidError("the index has too many entries");
   std::vector<IndexEntry> entries;
   for (const Json& m : *manifests) {
-    Json wrapped = {{"manifests", m}};
     IndexEntry e;
-    FASTOCI_TRY(e.descriptor, ParseDescriptor(wrapped, "manifests"));
+    FASTOCI_TRY(e.descriptor, ParseDescriptor(m, "manifests"));
     if (m.contains("platform")) {
       e.os = JsonText(m["platform"], "os");
       e.arch = JsonText(m["platform"], "architecture");
@@ -145,7 +142,7 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
   if (version == j.end() || *version != 2)
     return Error{ErrorKind::kUnsupported, EINVAL, "the manifest is not of schema version 2; push the image again with a current tool"};
   OriginalImage image;
-  FASTOCI_TRY(image.config, ParseDescriptor(j, "config"));
+  FASTOCI_TRY(image.config, ParseDescriptor(JsonChild(j, "config"), "config"));
   auto layers = j.find("layers");
   if (layers == j.end() || layers->is_null()) return image;
   if (!layers->is_array()) return InvalidError("the manifest's layers are not a list");
@@ -153,8 +150,7 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
     return InvalidError("the image has " + std::to_string(layers->size()) + " layers; at most " +
                         std::to_string(kMaxAssembleLayers) + " can be stacked");
   for (const Json& layer : *layers) {
-    Json wrapped = {{"layers", layer}};
-    FASTOCI_TRY(Descriptor d, ParseDescriptor(wrapped, "layers"));
+    FASTOCI_TRY(Descriptor d, ParseDescriptor(layer, "layers"));
     if (layer.contains("annotations") &&
         !JsonText(layer["annotations"], "containerd.io/snapshot/overlaybd/version").empty())
       return Error{ErrorKind::kUnsupported, EINVAL, "the image was converted before; name the original image"};

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "image/oci_image.h"
 
@@ -39,9 +40,9 @@ class Search {
   bool IsWanted(const std::string& os, const std::string& arch) const { return os == "linux" && arch == arch_; }
   Result<bool> ConfigIsWanted(const Manifest& manifest) {
     if (!IsImageManifest(manifest.body)) return false;
-    const nlohmann::json j = nlohmann::json::parse(manifest.body, nullptr, false);
+    const nlohmann::json j = ParseForeignJson(manifest.body);
     FASTOCI_TRY(std::string config, reader_.config(JsonText(JsonChild(j, "config"), "digest")));
-    const nlohmann::json c = nlohmann::json::parse(config, nullptr, false);
+    const nlohmann::json c = ParseForeignJson(config);
     return IsWanted(JsonText(c, "os"), JsonText(c, "architecture"));
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "registry/client.h"
 
+#include "base/foreign_json.h"
 #include "registry/client_impl.h"
 
 namespace fastoci {
@@ -42,7 +43,7 @@ bool IsManifestType(const std::string& type) {
 }  // namespace
 
 std::string TypeOfContent(const std::string& body) {
-  Json j = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  Json j = ParseForeignJson(body);
   if (std::string own = JsonText(j, "mediaType"); IsManifestType(own)) return own;
   if (JsonChild(j, "manifests").is_array()) return kOciIndex;
   return JsonChild(j, "layers").is_array() ? kOciManifest : "";

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lists that come in pages: referrers, tags, repositories.
+#include "base/foreign_json.h"
 #include "registry/client_impl.h"
 
 namespace fastoci {
@@ -38,7 +39,7 @@ Status RegistryClient::Impl::GetPages(const HttpSend& sender, std::string url,
   for (int page = 0; page < kMaxPages; page++) {
     FASTOCI_TRY(Document read, GetWhole(sender, url, headers, kMaxManifestBytes,
                                         options.request_timeout_ms, call));
-    Json j = Json::parse(read.body, nullptr, /*allow_exceptions=*/false);
+    Json j = ParseForeignJson(read.body);
     const bool whole = JsonChild(j, array).is_array();
     // A page for people, from a server that answers so to whatever it is asked.
     if (!whole && page == 0) return NotFoundError(std::string("no list of ") + array);

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/foreign_json.h"
 #include "registry/client_impl.h"
 
 namespace fastoci {
@@ -33,7 +34,7 @@ std::string Dump(const Json& j) {
 }
 
 Result<Json> ParseIndex(const std::string& body) {
-  Json index = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  Json index = ParseForeignJson(body);
   if (!JsonChild(index, "manifests").is_array()) return InvalidError("it is not an image index");
   return index;
 }

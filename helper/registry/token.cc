@@ -5,6 +5,7 @@
 #include <cctype>
 
 #include "base/base64.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "base/lower.h"
 
@@ -62,7 +63,7 @@ Secret BasicValue(const Credential& c) {
 }
 
 Result<Authorization> ParseToken(const std::string& body, SteadyTime now) {
-  Json root = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  Json root = ParseForeignJson(body);
   if (!root.is_object()) return InvalidError("token server's answer is not JSON");
   std::string token;
   for (const char* name : {"token", "access_token"})

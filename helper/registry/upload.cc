@@ -7,6 +7,7 @@
 // the registry has forgotten it, the upload begins anew. A registry (or a proxy
 // before it) that refuses a chunk's size (413) gets smaller ones; one that refuses
 // chunks at all gets the blob in one request.
+#include "base/foreign_json.h"
 #include "registry/client_impl.h"
 
 namespace fastoci {
@@ -260,7 +261,7 @@ Result<std::string> RegistryClient::PutManifest(const Reference& ref,
                                                 const std::string& body,
                                                 const CallOptions& call) {
   if (body.size() > kMaxManifestBytes) return InvalidError("the manifest is too large");
-  Json manifest = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  Json manifest = ParseForeignJson(body);
   if (!manifest.is_object()) return InvalidError("the manifest is not a JSON object");
   std::string digest = DigestOfBody(body);
   std::string name = ref.tag.empty() ? digest : ref.tag;

@@ -2,6 +2,7 @@
 #include "serve/notification.h"
 
 #include "base/digest.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "registry/reference.h"
 
@@ -45,7 +46,7 @@ void TakeHarbor(const Json& root, std::vector<PushEvent>* events) {
 }  // namespace
 
 Result<std::vector<PushEvent>> ParseNotification(const std::string& body) {
-  const Json root = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  const Json root = ParseForeignJson(body);
   std::vector<PushEvent> events;
   const Json& list = JsonChild(root, "events");
   if (list.is_array()) {

@@ -12,6 +12,7 @@
 
 #include "attach/bounded.h"
 #include "attach/manifest.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
@@ -284,7 +285,7 @@ Result<std::string> ConvertService::WhyNot(const ServeJob& job, const ServeRule&
   if (!manifest.ok() && manifest.error().kind == ErrorKind::kNotFound)
     return std::string("it was deleted from the registry");
   if (!manifest.ok()) return manifest.error();
-  const Json j = Json::parse(manifest->body, nullptr, /*allow_exceptions=*/false);
+  const Json j = ParseForeignJson(manifest->body);
   if (JsonChild(j, "subject").is_object() || !JsonText(j, "artifactType").empty())
     return std::string("it is an artifact, not an image");
   if (JsonChild(j, "annotations").is_object() && job.tag == KeeperTag(job.tag.substr(0, job.tag.rfind('-'))))
@@ -308,7 +309,7 @@ Result<std::string> ConvertService::WhyNot(const ServeJob& job, const ServeRule&
       if (ParseFastociManifest(child->body).ok())
         return std::string("it is an index of FastOCI or overlaybd images");
       images++;
-      *bytes += LayerBytes(Json::parse(child->body, nullptr, false));
+      *bytes += LayerBytes(ParseForeignJson(child->body));
     }
     if (images == 0) return std::string("it is an index without an image for Linux");
   }

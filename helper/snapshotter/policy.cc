@@ -2,6 +2,7 @@
 #include "snapshotter/policy.h"
 
 #include "attach/signature.h"
+#include "base/foreign_json.h"
 #include "base/json.h"
 #include "config/config.h"
 #include "image/oci_image.h"
@@ -79,7 +80,7 @@ Result<ImagePolicy::SignedImagePtr> ImagePolicy::AskRegistry(const Reference& re
   FASTOCI_CHECK_OK(DemandSignature(client.get(), ref, manifest_digest, key_file));
   // Both are what their digests say.
   FASTOCI_TRY(Manifest manifest, client->GetManifest(ref.WithDigest(manifest_digest)));
-  const Json j = Json::parse(manifest.body, nullptr, false);
+  const Json j = ParseForeignJson(manifest.body);
   const std::string config_digest = JsonText(JsonChild(j, "config"), "digest");
   FASTOCI_TRY(std::string config, client->ReadBlob(ref, config_digest, kMaxImageConfigBytes));
   FASTOCI_TRY(auto diff_ids, DiffIds(config));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/foreign_json.h"
 #include "image/convert.h"
 #include "image/meta_layer.h"
 #include "image/platform.h"
@@ -73,7 +74,7 @@ Status LikeIn(const std::string& report, ConvertOptions* options) {
 }
 
 Result<std::vector<std::string>> LayerDigests(const std::string& manifest) {
-  const Json j = Json::parse(manifest, nullptr, false);
+  const Json j = ParseForeignJson(manifest);
   std::vector<std::string> digests;
   if (!j.is_object() || !j.contains("layers") || !j["layers"].is_array())
     return InvalidError("the manifest has no layers");
