@@ -217,6 +217,14 @@ TEST(ForeignManifests, DepthEndsNoProcess) {
   EXPECT_FALSE(KeeperManifest(R"({"x":)" + deep + "}", Digest('a')).ok());
 }
 
+TEST(ForeignManifests, AnnotationsOfAnotherTypeAreReplaced) {
+  for (const char* notes : {"\"x\"", "[1]", "null", "7", "{}"}) {
+    auto kept = KeeperManifest(std::string(R"({"annotations":)") + notes + "}", Digest('a'));
+    ASSERT_TRUE(kept.ok()) << notes;
+    EXPECT_EQ(Json::parse(*kept)["annotations"], Json({{"org.fastoci.original-of", Digest('a')}})) << notes;
+  }
+}
+
 TEST(ForeignManifests, BytesThatAreNoUtf8HideNothing) {
   auto bad = [](Json j) {
     std::string text = j.dump();

@@ -121,7 +121,9 @@ std::string IndexMediaType(bool oci) { return oci ? kOciIndexType : kDockerIndex
 
 Result<std::string> KeeperManifest(const std::string& body, const std::string& digest) {
   FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
-  j["annotations"]["org.fastoci.original-of"] = digest;
+  Json& annotations = j["annotations"];
+  if (!annotations.is_object()) annotations = Json::object();
+  annotations["org.fastoci.original-of"] = digest;
   return Dump(j);
 }
 
