@@ -24,12 +24,6 @@ std::string Annotation(const Json& annotations, const std::string& name) {
   return JsonText(annotations, kPrefix + name);
 }
 
-Result<Json> ParseObject(const std::string& body, const char* what) {
-  Json j = ParseForeignJson(body);
-  if (!j.is_object()) return InvalidError(std::string(what) + " is not a JSON object");
-  return j;
-}
-
 std::string Number(size_t layer) { return "layer " + std::to_string(layer); }
 
 Error NotFastoci(size_t layer, const std::string& what) {
@@ -74,7 +68,7 @@ Result<MetaLayer> ParseLayer(const Json& layer, size_t number) {
 }
 
 Result<std::vector<std::string>> LayerDigests(const std::string& body) {
-  FASTOCI_TRY(Json j, ParseObject(body, "the original's manifest"));
+  FASTOCI_TRY(Json j, ParseForeignObject(body, "the original's manifest"));
   std::vector<std::string> digests;
   const Json& layers = JsonChild(j, "layers");
   if (layers.is_null()) return digests;
@@ -86,7 +80,7 @@ Result<std::vector<std::string>> LayerDigests(const std::string& body) {
 }  // namespace
 
 Result<FastociManifest> ParseFastociManifest(const std::string& body) {
-  FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
+  FASTOCI_TRY(Json j, ParseForeignObject(body, "the manifest"));
   const Json& layers = JsonChild(j, "layers");
   if (!layers.is_array() || layers.empty()) return InvalidError("the manifest has no layers");
   if (layers.size() > kMaxLayers)
@@ -113,7 +107,7 @@ Result<FastociManifest> ParseFastociManifest(const std::string& body) {
 
 Result<std::vector<std::string>> ReferrersOfType(const std::string& index_body,
                                                  const std::string& artifact_type) {
-  FASTOCI_TRY(Json j, ParseObject(index_body, "the list of referrers"));
+  FASTOCI_TRY(Json j, ParseForeignObject(index_body, "the list of referrers"));
   std::vector<std::string> found;
   for (const Json& m : JsonChild(j, "manifests")) {
     if (JsonText(m, "artifactType") != artifact_type) continue;
@@ -125,7 +119,7 @@ Result<std::vector<std::string>> ReferrersOfType(const std::string& index_body,
 
 Status TakeDigests(const std::string& artifact_body, const std::string& image_digest,
                    FastociManifest* manifest) {
-  FASTOCI_TRY(Json j, ParseObject(artifact_body, "the artifact with chunk digests"));
+  FASTOCI_TRY(Json j, ParseForeignObject(artifact_body, "the artifact with chunk digests"));
   if (JsonText(j, "artifactType") != kDigestsArtifact || JsonText(JsonChild(j, "subject"), "digest") != image_digest)
     return MismatchError("it does not hold the chunk digests of " + image_digest);
   const Json& layers = JsonChild(j, "layers");

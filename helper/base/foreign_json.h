@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/result.h"
 #include "base/utf8.h"
 
 namespace fastoci {
@@ -26,6 +27,14 @@ Json ParseForeignJson(std::string_view text) {
   const std::string good = ReplaceBadUtf8(text);
   if (JsonIsDeeperThan(good, kMaxForeignJsonDepth)) return Json(Json::value_t::discarded);
   return Json::parse(good, nullptr, /*allow_exceptions=*/false);
+}
+
+// The same for what must be an object. what: it, in the error.
+template <typename Json = nlohmann::json>
+Result<Json> ParseForeignObject(std::string_view text, const char* what) {
+  Json j = ParseForeignJson<Json>(text);
+  if (!j.is_object()) return InvalidError(std::string(what) + " is not a JSON object");
+  return j;
 }
 
 }  // namespace fastoci

@@ -28,6 +28,12 @@ TEST(ForeignJson, OnlyWhatIsOpenCounts) {
   EXPECT_FALSE(JsonIsDeeperThan("]]}}[", 1));
 }
 
+TEST(ForeignJson, AnObjectIsNothingElse) {
+  EXPECT_TRUE(ParseForeignObject("{}", "it").ok());
+  for (const char* other : {"", "[]", "null", "{", "\"\""})
+    EXPECT_EQ(ParseForeignObject(other, "it").error().message, "it is not a JSON object") << other;
+}
+
 TEST(ForeignJson, BadUtf8IsReplaced) {
   EXPECT_EQ(ParseForeignJson("{\"a\":\"x\xff\"}")["a"], "x\xef\xbf\xbd");
   EXPECT_EQ(ParseForeignJson("{\"a\":\"\xe4\"}")["a"], "\xef\xbf\xbd");  // takes no quote with it

@@ -37,12 +37,6 @@ constexpr char kAnnotationPrefix[] = "containerd.io/snapshot/overlaybd/";
 constexpr char kTurboVersion[] = "0.1.0-turbo.ociv1", kNativeVersion[] = "0.1.0";
 constexpr char kOwnVersion[] = "0.2.0-fastoci";  // of meta layers that turboOCI does not know
 
-Result<Json> ParseObject(const std::string& body, const char* what) {
-  Json j = ParseForeignJson<Json>(body);
-  if (!j.is_object()) return InvalidError(std::string(what) + " is not a JSON object");
-  return j;
-}
-
 // what: the place in the manifest, for messages.
 Result<Descriptor> ParseDescriptor(const Json& j, const char* what) {
   if (!j.is_object()) return InvalidError(std::string("the manifest has no ") + what);
@@ -78,7 +72,7 @@ bool IsManifestType(const std::string& type) {
 }
 
 Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& body) {
-  FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
+  FASTOCI_TRY(Json j, ParseForeignObject<Json>(body, "the manifest"));
   auto manifests = j.find("manifests");
   if (manifests == j.end() || !manifests->is_array())
     return std::optional<std::vector<IndexEntry>>();
@@ -101,7 +95,7 @@ Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& bod
 Result<std::string> ConvertedIndex(const std::string& body, const std::vector<Descriptor>& replaced,
                                    bool oci, const Descriptor& subject,
                                    const std::string& artifact_type) {
-  FASTOCI_TRY(Json j, ParseObject(body, "the index"));
+  FASTOCI_TRY(Json j, ParseForeignObject<Json>(body, "the index"));
   j["mediaType"] = IndexMediaType(oci);
   for (size_t i = 0; i < replaced.size(); i++) {
     if (replaced[i].digest.empty()) continue;
@@ -120,7 +114,7 @@ Result<std::string> ConvertedIndex(const std::string& body, const std::vector<De
 std::string IndexMediaType(bool oci) { return oci ? kOciIndexType : kDockerIndexType; }
 
 Result<std::string> KeeperManifest(const std::string& body, const std::string& digest) {
-  FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
+  FASTOCI_TRY(Json j, ParseForeignObject<Json>(body, "the manifest"));
   Json& annotations = j["annotations"];
   if (!annotations.is_object()) annotations = Json::object();
   annotations["org.fastoci.original-of"] = digest;
@@ -128,7 +122,7 @@ Result<std::string> KeeperManifest(const std::string& body, const std::string& d
 }
 
 bool IsImageManifest(const std::string& body) {
-  auto j = ParseObject(body, "the manifest");
+  auto j = ParseForeignObject<Json>(body, "the manifest");
   if (!j.ok()) return false;
   const std::string config = JsonText(JsonChild(*j, "config"), "mediaType");
   if (config != kOciConfigType && config != kDockerConfigType) return false;
@@ -139,7 +133,7 @@ bool IsImageManifest(const std::string& body) {
 }
 
 Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
-  FASTOCI_TRY(Json j, ParseObject(body, "the manifest"));
+  FASTOCI_TRY(Json j, ParseForeignObject<Json>(body, "the manifest"));
   auto version = j.find("schemaVersion");
   if (version == j.end() || *version != 2)
     return Error{ErrorKind::kUnsupported, EINVAL, "the manifest is not of schema version 2; push the image again with a current tool"};
@@ -166,7 +160,7 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body) {
 }
 
 Result<std::vector<std::string>> DiffIds(const std::string& config) {
-  FASTOCI_TRY(Json j, ParseObject(config, "the image's config"));
+  FASTOCI_TRY(Json j, ParseForeignObject<Json>(config, "the image's config"));
   std::vector<std::string> ids;
   if (!j.contains("rootfs") || !j["rootfs"].is_object()) return InvalidError("the image's config has no rootfs");
   if (!j["rootfs"].contains("diff_ids") || j["rootfs"]["diff_ids"].is_null()) return ids;  // no layers
@@ -185,7 +179,7 @@ std::string ChainId(const std::string& parent, const std::string& diff_id) {
 
 Result<std::string> ConvertedConfig(const std::string& config,
                                     const std::vector<ConvertedLayer>& layers) {
-  FASTOCI_TRY(Json j, ParseObject(config, "the image's config"));
+  FASTOCI_TRY(Json j, ParseForeignObject<Json>(config, "the image's config"));
   Json ids = Json::array();
   for (const ConvertedLayer& layer : layers) ids.push_back(layer.diff_id);
   j["rootfs"] = {{"type", "layers"}, {"diff_ids", ids}};
