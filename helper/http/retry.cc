@@ -34,6 +34,32 @@ int64_t Jitter(int64_t ms) {
 
 bool IsRetryableStatus(int status) { return status == 408 || status == 429 || status >= 500; }
 
+using Attempt = std::function<Status(AttemptInfo*)>;
+
+// deadline: read before each wait, since an attempt may move it.
+Status RetryUntil(const RetryPolicy& policy, const SteadyTime& deadline, Watch* watch, const Attempt& attempt) {
+  int failures = 0;
+  std::string before;  // what the attempt before met
+  for (int number = 0;; number++) {
+    AttemptInfo info;
+    info.number = number;
+    Status s = attempt(&info);
+    if (s.ok() || s.error().kind != ErrorKind::kUnavailable) return s;
+    // That the time was up says less than why there was another attempt.
+    if (number > 0 && s.error().err == ETIMEDOUT && Clock::now() >= deadline)
+      return Error{ErrorKind::kUnavailable, ETIMEDOUT, s.error().message + ", before that: " + before};
+    before = s.error().message;
+    if (info.progress) failures = 0;
+    int64_t delay = Jitter(BackoffMs(policy, failures));
+    if (++failures >= policy.max_attempts) return s;
+    if (info.retry_after_ms >= 0)
+      delay = std::max(delay, std::min(info.retry_after_ms, policy.retry_after_cap_ms));
+    // A wait that ends after the deadline is pointless: fail now.
+    if (deadline - Clock::now() <= std::chrono::milliseconds(delay)) return s;
+    if (!Sleep(delay, watch)) return CanceledError();
+  }
+}
+
 // Another attempt is not for the connection that failed.
 void PrepareAttempt(const AttemptInfo& info, HttpRequest* request) {
   if (info.number == 0) return;
@@ -61,26 +87,7 @@ int64_t ParseRetryAfterMs(const std::string& value) {
 
 Status Retry(const RetryPolicy& policy, SteadyTime deadline, Watch* watch,
              const std::function<Status(AttemptInfo*)>& attempt) {
-  int failures = 0;
-  std::string before;  // what the attempt before met
-  for (int number = 0;; number++) {
-    AttemptInfo info;
-    info.number = number;
-    Status s = attempt(&info);
-    if (s.ok() || s.error().kind != ErrorKind::kUnavailable) return s;
-    // That the time was up says less than why there was another attempt.
-    if (number > 0 && s.error().err == ETIMEDOUT && Clock::now() >= deadline)
-      return Error{ErrorKind::kUnavailable, ETIMEDOUT, s.error().message + ", before that: " + before};
-    before = s.error().message;
-    if (info.progress) failures = 0;
-    int64_t delay = Jitter(BackoffMs(policy, failures));
-    if (++failures >= policy.max_attempts) return s;
-    if (info.retry_after_ms >= 0)
-      delay = std::max(delay, std::min(info.retry_after_ms, policy.retry_after_cap_ms));
-    // A wait that ends after the deadline is pointless: fail now.
-    if (deadline - Clock::now() <= std::chrono::milliseconds(delay)) return s;
-    if (!Sleep(delay, watch)) return CanceledError();
-  }
+  return RetryUntil(policy, deadline, watch, attempt);
 }
 
 Result<HttpResponse> SendWithRetry(const HttpSend& send, const HttpRequest& request,
@@ -102,11 +109,23 @@ Status GetRange(const HttpSend& send, const HttpRequest& request, ByteRange rang
                 const RetryPolicy& policy, const std::function<Status(ByteSpan)>& sink) {
   RangeReader reader(range);
   FASTOCI_CHECK_OK(reader.CheckRange());
-  return Retry(policy, request.deadline, request.watch, [&](AttemptInfo* info) -> Status {
+  // The sink may wait for other transfers. Its time does not count, so it moves the deadline,
+  // which send looks at again and again.
+  SteadyTime deadline = request.deadline;
+  HttpRequest r;
+  const RangeReader::Sink timed = [&](ByteSpan bytes) -> Status {
+    const auto begin = Clock::now();
+    Status s = sink(bytes);
+    if (deadline != SteadyTime::max()) deadline += Clock::now() - begin;
+    r.deadline = deadline;
+    return s;
+  };
+  return RetryUntil(policy, deadline, request.watch, [&](AttemptInfo* info) -> Status {
     uint64_t before = reader.done();
-    HttpRequest r = request;
+    r = request;
+    r.deadline = deadline;
     PrepareAttempt(*info, &r);
-    reader.Ask(&r, sink);
+    reader.Ask(&r, timed);
     auto response = send(&r);
     info->progress = reader.done() > before;
     // Complete even if the connection broke after the last byte.

@@ -285,7 +285,7 @@ Status RegistryClient::GetBlobRange(const Reference& repo, const std::string& di
                                     const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
   HttpRequest request = impl_->Request("GET", impl_->BlobUrl(repo, digest, call),
-                                       impl_->options.transfer_timeout_ms, call);
+                                       impl_->TransferMs(range.length), call);
   Status s = GetRange(impl_->Sender(repo, "pull"), request, range, impl_->options.retry, sink);
   if (s.ok() || IsCanceled(s.error())) return s;
   return s.error().Wrap("blob " + digest + " bytes " + std::to_string(range.offset) + "-" +

@@ -52,6 +52,12 @@ struct RegistryClient::Impl {
     return BaseUrl(repo, call) + "/blobs/" + digest;
   }
 
+  // For a whole blob. A line that is slower than this is not of use.
+  int64_t TransferMs(uint64_t bytes) const {
+    constexpr uint64_t kMinBytesPerMs = 64;
+    return options.transfer_timeout_ms + static_cast<int64_t>(std::min<uint64_t>(bytes, INT64_MAX / 2) / kMinBytesPerMs);
+  }
+
   // A request with the call's settings; deadline in timeout_ms unless given.
   HttpRequest Request(const char* method, std::string url, int64_t timeout_ms,
                       const CallOptions& call) const {

@@ -121,6 +121,7 @@ class RegistryTest : public ::testing::Test {
     options.http.stall_ms = 300;
     options.upload_chunk_bytes = chunk_bytes_;
     options.referrers_settle_ms = 20;
+    options.transfer_timeout_ms = transfer_timeout_ms_;
     client_ = std::move(*RegistryClient::Open(options, std::move(source)));
   }
   static Credentials User(const std::string& text) { return *Credentials::FromUserPassword(text); }
@@ -129,6 +130,7 @@ class RegistryTest : public ::testing::Test {
   Reference repo_;
   std::string data_, digest_;
   uint64_t chunk_bytes_ = 64 << 20;
+  int64_t transfer_timeout_ms_ = 1800000;
   std::unique_ptr<RegistryClient> client_;
 };
 
@@ -353,6 +355,21 @@ TEST_F(RegistryTest, UploadsOnceAndAgainAfterFailure) {
   EXPECT_EQ(stub_.CountRequests("POST", "/blobs/uploads/"), posts);
   EXPECT_TRUE(*client_->MountBlob(repo_, *digest, "other/repo"));
   EXPECT_FALSE(*client_->MountBlob(repo_, std::string("sha256:") + kHex, "other/repo"));
+}
+
+TEST_F(RegistryTest, ALargerBlobHasMoreTime) {
+  transfer_timeout_ms_ = 0;
+  Connect(Credentials());
+  const std::string blob(4 << 20, 'u');
+  auto digest = client_->UploadBlob(repo_, blob);
+  ASSERT_TRUE(digest.ok()) << digest.error().message;
+  uint64_t got = 0;
+  Status s = client_->GetBlob(repo_, *digest, blob.size(), [&](ByteSpan b) {
+    got += b.size();
+    return OkStatus();
+  });
+  ASSERT_TRUE(s.ok()) << s.error().message;
+  EXPECT_EQ(got, blob.size());
 }
 
 // Each way in which a chunked upload goes, and which requests it takes.

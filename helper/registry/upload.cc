@@ -57,7 +57,7 @@ class BlobUpload {
   }
 
   HttpRequest Request(const char* method, const std::string& url) const {
-    return impl_.Request(method, url, impl_.options.transfer_timeout_ms, call_);
+    return impl_.Request(method, url, impl_.TransferMs(bytes_), call_);
   }
 
   // Another origin may take the upload (a store behind the registry), but without
@@ -221,7 +221,7 @@ Status RegistryClient::UploadBlob(const Reference& repo, const std::string& dige
   if (there.ok() && there->status == 200 && ContentLength(*there).value_or(bytes) == bytes)
     return OkStatus();
   CallOptions bounded = call;
-  bounded.deadline = std::min(call.deadline, DeadlineIn(impl_->options.transfer_timeout_ms));
+  bounded.deadline = std::min(call.deadline, DeadlineIn(impl_->TransferMs(bytes)));
   BlobUpload upload(impl_.get(), repo, digest, bytes, source, bounded);
   Status s = Retry(impl_->options.retry, bounded.deadline, call.watch,
                    [&](AttemptInfo* info) { return upload.Attempt(info); });
