@@ -17,6 +17,8 @@ struct Field {
 constexpr Field kName{0, 100}, kMode{100, 8}, kUid{108, 8}, kGid{116, 8}, kSize{124, 12},
     kMtime{136, 12}, kChecksum{148, 8}, kLinkName{157, 100}, kMagic{257, 8}, kDevMajor{329, 8},
     kDevMinor{337, 8}, kPrefix{345, 155}, kStarPrefix{345, 131};
+// GNU's times, where ustar has the prefix.
+constexpr Field kAccessTime{345, 12}, kChangeTime{357, 12};
 constexpr size_t kTypeAt = 156, kStarTrailerAt = 508;
 constexpr size_t kOldSparseAt = 386, kOldSparseMore = 482, kOldSparseSize = 483;
 constexpr size_t kOldSparseExtMore = 504;
@@ -52,6 +54,16 @@ std::optional<int64_t> Number(const uint8_t* block, Field f) {
     v = v * 8 + (p[i] - '0');  // 12 digits at most: no overflow
   }
   return v;
+}
+
+// Go before 1.8 wrote long paths with large numbers under GNU's magic but with ustar's prefix. As its
+// readers since then: what does not read as times, and is ASCII, is that prefix.
+std::string OldGoPrefix(const uint8_t* block) {
+  const bool times = (block[kAccessTime.at] == 0 || Number(block, kAccessTime)) &&
+                     (block[kChangeTime.at] == 0 || Number(block, kChangeTime));
+  const std::string prefix = times ? "" : Text(block, kPrefix);
+  const bool ascii = std::all_of(prefix.begin(), prefix.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; });
+  return ascii ? prefix : "";
 }
 
 bool IsZero(ByteSpan data) {
@@ -207,7 +219,7 @@ Status TarReader::OnBlock() {
 Status TarReader::Finish() {
   if (state_ == State::kEnded) return OkStatus();
   if (state_ == State::kPadding) return EndEntry();
-  if (state_ != State::kHeader || block_fill_ != 0 || in_entry_)
+  if (state_ != State::kHeader || block_fill_ != 0)
     return Refuse("the stream ends in the middle of an entry");
   return OkStatus();
 }
@@ -218,7 +230,6 @@ Status TarReader::OnHeader() {
     entry_.header_offset = offset_ - kTarBlockBytes;
   }
   if (IsZero(block_)) {
-    if (in_entry_) return Refuse("an extension header without an entry after it");
     if (++zero_blocks_ == 2) state_ = State::kEnded;
     return OkStatus();
   }
@@ -288,11 +299,13 @@ Status TarReader::ParseHeader(char type) {
   std::string magic(reinterpret_cast<const char*>(block_) + kMagic.at, kMagic.bytes);
   bool gnu = magic == std::string("ustar  \0", 8), ustar = magic.starts_with(std::string("ustar\0", 6));
   std::string name = Text(block_, kName);
+  std::string prefix;
+  if (gnu) prefix = OldGoPrefix(block_);
   if (ustar) {
     bool star = std::memcmp(block_ + kStarTrailerAt, "tar\0", 4) == 0;
-    std::string prefix = Text(block_, star ? kStarPrefix : kPrefix);
-    if (!prefix.empty()) name = prefix + "/" + name;
+    prefix = Text(block_, star ? kStarPrefix : kPrefix);
   }
+  if (!prefix.empty()) name = prefix + "/" + name;
   if (entry_.type == TarType::kCharDevice || entry_.type == TarType::kBlockDevice) {
     auto major = Number(block_, kDevMajor), minor = Number(block_, kDevMinor);
     if (!(gnu || ustar) || !major || !minor || *major < 0 || *minor < 0 || *major > 0xfff ||
@@ -302,10 +315,12 @@ Status TarReader::ParseHeader(char type) {
     entry_.dev_minor = static_cast<uint32_t>(*minor);
   }
   std::string link = Text(block_, kLinkName);
-  if (!long_name_.empty()) name = long_name_;
-  if (!long_link_.empty()) link = long_link_;
   uint64_t data_bytes = static_cast<uint64_t>(*size);
   FASTOCI_CHECK_OK(ApplyPax(&name, &link, &data_bytes));
+  // GNU's long names win over PAX's, and a sparse file's own name over both.
+  if (!long_name_.empty()) name = long_name_;
+  if (!long_link_.empty()) link = long_link_;
+  if (const std::string* own = Find(local_, "GNU.sparse.name")) name = *own;
   if (type == '\0' && name.ends_with('/')) entry_.type = TarType::kDirectory;
   if (data_bytes > kMaxTarFileBytes)
     return Refuse("file larger than " + std::to_string(kMaxTarFileBytes) + " bytes");
@@ -321,7 +336,6 @@ Status TarReader::ParseHeader(char type) {
 Status TarReader::ApplyPax(std::string* name, std::string* link, uint64_t* size) {
   auto find = [this](const char* key) { return Find(local_, key); };
   if (const std::string* v = find("path")) *name = *v;
-  if (const std::string* v = find("GNU.sparse.name")) *name = *v;
   if (const std::string* v = find("linkpath")) *link = *v;
   struct {
     const char* key;
@@ -406,6 +420,9 @@ Status TarReader::OnOldSparse(bool first) {
 Status TarReader::SetPaxSparse() {
   auto find = [this](const char* key) { return Find(local_, key); };
   const std::string* major = find("GNU.sparse.major");
+  const std::string* minor = find("GNU.sparse.minor");
+  // Named versions of the old kind; usually they have no name.
+  if (major && *major == "0" && minor && (*minor == "0" || *minor == "1")) major = nullptr;
   const std::string* real = find(major ? "GNU.sparse.realsize" : "GNU.sparse.size");
   const std::string* map = find("GNU.sparse.map");
   if (!major && !map && local_.sparse_numbers.empty() && !real) return EmitEntry();
@@ -415,7 +432,6 @@ Status TarReader::SetPaxSparse() {
   entry_.sparse = true;
   entry_.size = *size;
   if (major) {
-    const std::string* minor = find("GNU.sparse.minor");
     if (*major != "1" || !minor || *minor != "0") return Refuse("unknown version of a sparse file");
     map_.clear();
     map_line_.clear();

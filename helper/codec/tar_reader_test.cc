@@ -163,6 +163,41 @@ TEST(TarReader, ReadsGnuLongNamesAndBase256) {
   EXPECT_EQ(p.r.entries[0].mtime_sec, -1);
 }
 
+// Go before 1.8 wrote a prefix where GNU has times.
+TEST(TarReader, APrefixUnderGnusMagicBelongsToThePath) {
+  auto path = [](const std::string& prefix) {
+    TestTar t;
+    const size_t at = t.File("name", "1");
+    std::memcpy(t.block(at) + 257, "ustar  ", 8);
+    std::memset(t.block(at) + 345, 0, 155);
+    std::memcpy(t.block(at) + 345, prefix.data(), prefix.size());
+    t.FixChecksum(at);
+    Parsed p = Parse(t.Finish());
+    return p.status.ok() ? p.r.entries[0].path : p.status.error().message;
+  };
+  EXPECT_EQ(path("usr/share/" + std::string(80, 'd')), "usr/share/" + std::string(80, 'd') + "/name");
+  EXPECT_EQ(path(""), "name");
+  // Times are times, in octal and in base 256.
+  EXPECT_EQ(path(std::string("14371234567\0" "14371234567\0", 24)), "name");
+  EXPECT_EQ(path(std::string("\x80\0\0\0\0\0\0\0\x5f\0\0\1", 12)), "name");
+  EXPECT_EQ(path("us\xc3\xa4/x"), "name");
+}
+
+TEST(TarReader, NamesOfSeveralKindsComeInGosOrder) {
+  auto path = [](bool sparse) {
+    TestTar t;
+    TestTar::Header h;
+    h.type = 'L';
+    t.Add(h, std::string("long") + '\0');
+    if (sparse) t.Pax({{"path", "pax"}, {"GNU.sparse.map", "0,1"}, {"GNU.sparse.size", "9"}, {"GNU.sparse.name", "sparse"}});
+    else t.Pax({{"path", "pax"}});
+    t.File("short", "1");
+    return Parse(t.Finish()).r.entries.at(0).path;
+  };
+  EXPECT_EQ(path(false), "long");
+  EXPECT_EQ(path(true), "sparse");
+}
+
 TEST(TarReader, ReadsSparseFilesOfPax) {
   std::string data(512, 'a');
   data += std::string(100, 'b');
@@ -186,10 +221,13 @@ TEST(TarReader, ReadsSparseFilesOfPax) {
   h.type = 'x';
   t.Add(h, body);
   t.File("s00", data);
+  t.Pax({{"GNU.sparse.major", "0"}, {"GNU.sparse.minor", "1"}, {"GNU.sparse.map", "0,512,8192,100"},
+         {"GNU.sparse.size", "10000"}});
+  t.File("named01", data);
   Parsed p = Parse(t.Finish());
   ASSERT_TRUE(p.status.ok()) << p.status.error().message;
-  ASSERT_EQ(p.r.entries.size(), 3u);
-  for (size_t i = 0; i < 3; i++) {
+  ASSERT_EQ(p.r.entries.size(), 4u);
+  for (size_t i = 0; i < 4; i++) {
     const TarEntry& e = p.r.entries[i];
     EXPECT_TRUE(e.sparse);
     EXPECT_EQ(e.size, 10000u);
@@ -244,6 +282,18 @@ TEST(TarReader, AcceptsAStreamWithoutEndMarkerAndIgnoresWhatFollowsOne) {
   EXPECT_TRUE(Parse(t.bytes()).status.ok());
   t.Raw(std::string(512, '\0') + "garbage");
   EXPECT_TRUE(Parse(t.bytes()).status.ok());
+}
+
+TEST(TarReader, AnExtensionHeaderMayBeTheLastThing) {
+  TestTar t;
+  t.File("a", "1");
+  t.Pax({{"path", "b"}});
+  for (const std::string& tar : {t.bytes(), t.Finish()}) {
+    Parsed p = Parse(tar);
+    EXPECT_TRUE(p.status.ok()) << p.status.error().message;
+    EXPECT_EQ(p.r.entries.size(), 1u);
+  }
+  ExpectRefused(t.bytes() + std::string(100, 'x'), "ends in the middle");
 }
 
 TEST(TarReader, AcceptsAStreamThatEndsRightBehindTheLastFilesData) {
