@@ -370,8 +370,11 @@ Result<Config> ParseConfig(const std::string& text, const std::string& name,
 }
 
 Result<Config> LoadConfig(const std::string& path) {
+  // By the names that overlaybd's file has where it is read without being named.
   auto dialect_of = [](const std::string& p) {
-    return p.ends_with("/overlaybd.json") ? ConfigDialect::kOverlaybd : ConfigDialect::kOurs;
+    const std::string name = "/" + p;
+    const bool theirs = name.ends_with("/overlaybd.json") || name.ends_with("/overlaybd/config.json");
+    return theirs ? ConfigDialect::kOverlaybd : ConfigDialect::kOurs;
   };
   if (!path.empty()) return Load(path, dialect_of(path));
   if (::access(kConfigPath, F_OK) == 0) return Load(kConfigPath, ConfigDialect::kOurs);

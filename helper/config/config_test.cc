@@ -2,6 +2,10 @@
 #include "config/config.h"
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
 
 namespace fastoci {
 namespace {
@@ -121,6 +125,22 @@ TEST(Config, PeersAreUrls) {
       EXPECT_NE(ErrorOf(std::string(R"({"p2pConfig": {"enable": true, ")") + key + R"(": ")" + bad + "\"}}")
                     .find(std::string("\"p2pConfig.") + key + "\" must be a URL"),
                 std::string::npos) << bad;
+}
+
+TEST(Config, OverlaybdsFileIsKnownByItsName) {
+  char name[] = "/tmp/fastoci-config.XXXXXX";
+  ASSERT_NE(::mkdtemp(name), nullptr);
+  const std::filesystem::path dir = name, before = std::filesystem::current_path();
+  std::filesystem::create_directory(dir / "overlaybd");
+  for (const char* file : {"overlaybd/config.json", "overlaybd/overlaybd.json", "overlaybd.json", "config.json"})
+    std::ofstream(dir / file) << R"({"ioEngine": 0})";  // a key that we do not have
+  std::filesystem::current_path(dir);
+  for (const char* theirs : {"overlaybd.json", "overlaybd/config.json", "overlaybd/overlaybd.json", "./overlaybd.json"})
+    EXPECT_TRUE(LoadConfig(theirs).ok()) << theirs;
+  EXPECT_TRUE(LoadConfig(dir / "overlaybd/config.json").ok());
+  EXPECT_FALSE(LoadConfig("config.json").ok());
+  std::filesystem::current_path(before);
+  std::filesystem::remove_all(dir);
 }
 
 TEST(Config, OverlaybdsFileIsAcceptedAsItIs) {
