@@ -29,6 +29,7 @@ class ErofsBuilder : public FsBuilder {
  protected:
   Result<uint32_t> NewInode(bool directory) override;
   Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes) override;
+  Result<InodeAttributes> ReadAttributes(uint32_t ino) override { return inodes_.at(ino).attributes; }
   Status WriteXattrs(uint32_t ino, const Xattrs& xattrs, bool add) override;
   Status WriteSymlink(FileNode* node, const std::string& target) override;
   Status WriteDevice(FileNode* node, uint32_t major, uint32_t minor) override;

@@ -20,6 +20,7 @@ class Ext4Builder : public FsBuilder {
   Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes) override {
     return fs_->WriteAttributes(ino, attributes);
   }
+  Result<InodeAttributes> ReadAttributes(uint32_t ino) override { return fs_->ReadAttributes(ino); }
   Status WriteXattrs(uint32_t ino, const Xattrs& xattrs, bool add) override {
     return fs_->WriteXattrs(ino, xattrs, add);
   }

@@ -326,6 +326,16 @@ Status Ext4Fs::WriteAttributes(uint32_t ino, const InodeAttributes& a) {
   return rc == 0 ? OkStatus() : Status(ExtError("write inode", rc));
 }
 
+Result<InodeAttributes> Ext4Fs::ReadAttributes(uint32_t ino) {
+  ext2_inode_large inode{};
+  errcode_t rc = ext2fs_read_inode_full(fs_, ino, reinterpret_cast<ext2_inode*>(&inode), sizeof(inode));
+  if (rc != 0) return ExtError("read inode", rc);
+  return InodeAttributes{
+      inode.i_mode, inode.i_uid | static_cast<uint32_t>(inode.osd2.linux2.l_i_uid_high) << 16,
+      inode.i_gid | static_cast<uint32_t>(inode.osd2.linux2.l_i_gid_high) << 16,
+      static_cast<int32_t>(inode.i_mtime) + (static_cast<int64_t>(inode.i_mtime_extra & 3) << 32), inode.i_mtime_extra >> 2};
+}
+
 Status Ext4Fs::WriteContent(uint32_t ino, const InodeContent& c,
                             std::vector<uint32_t>* tree_blocks) {
   ext2_inode_large inode{};

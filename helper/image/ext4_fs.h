@@ -87,6 +87,7 @@ class Ext4Fs {
 
   // A new inode, or one that is written anew; its extended attributes stay.
   Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes);
+  Result<InodeAttributes> ReadAttributes(uint32_t ino);
   // tree_blocks: of the inode's extent tree; reused, and extended if need be.
   Status WriteContent(uint32_t ino, const InodeContent& content,
                       std::vector<uint32_t>* tree_blocks);

@@ -115,7 +115,12 @@ void FileTree::Touch(FileNode* dir) {
   for (; dir != root_; dir = dir->dir->parent) dir->dir->layer = layer_;
 }
 
-Result<FileNode*> FileTree::ResolveDirectory(std::string_view path, const MakeDirFn& make_dir) {
+FileNode* FileTree::DirectoryAt(FileNode* dir, const std::string& name) {
+  auto found = Walk(dir, name, nullptr);
+  return found.ok() ? *found : nullptr;
+}
+
+Result<FileNode*> FileTree::Walk(FileNode* from, std::string_view path, const MakeDirFn& make_dir) {
   // The components still to go, last one first.
   std::vector<std::string> todo;
   auto push = [&todo](std::string_view text) {
@@ -130,18 +135,26 @@ Result<FileNode*> FileTree::ResolveDirectory(std::string_view path, const MakeDi
                 std::make_move_iterator(names.rend()));
   };
   push(path);
-  FileNode* at = root_;
+  FileNode* at = from;
+  FileNode* like = nullptr;  // what a lower layer's link, now replaced, made of the path
   for (int links = 0; !todo.empty();) {
     std::string name = std::move(todo.back());
     todo.pop_back();
     if (name == "..") {  // of a symbolic link; the root's parent is the root
       at = at->dir->parent;
+      like = nullptr;
       continue;
     }
     NameEntry* entry = Find(at, name);
+    if (like != nullptr) like = DirectoryAt(like, name);
+    if (make_dir && entry != nullptr && !entry->node->dir && entry->layer != layer_) {
+      like = DirectoryAt(at, name);
+      Remove(at, name);
+      entry = nullptr;
+    }
     if (entry == nullptr) {
       if (!make_dir) return static_cast<FileNode*>(nullptr);
-      FASTOCI_TRY(at, make_dir(at, name));
+      FASTOCI_TRY(at, make_dir(at, name, like));
       continue;
     }
     if (entry->node->file_type == EXT2_FT_SYMLINK) {

@@ -72,15 +72,26 @@ class FileTree {
   // it belong to this layer. Other names in them may still belong to lower layers.
   void Touch(FileNode* dir);
 
-  // Finds the directory of a path. Follows symbolic links within the image. If a directory
-  // is missing, makes it with make_dir, or returns null if there is no make_dir.
-  using MakeDirFn = std::function<Result<FileNode*>(FileNode* parent, const std::string& name)>;
-  Result<FileNode*> ResolveDirectory(std::string_view path, const MakeDirFn& make_dir);
+  // Finds the directory of a path. Follows symbolic links within the image. Returns null if
+  // there is none.
+  Result<FileNode*> ResolveDirectory(std::string_view path) { return Walk(root_, path, nullptr); }
+  // The same for what the current layer brings. Missing directories are made. docker and
+  // containerd unpack a layer into a directory of its own, which then lies over the lower
+  // layers. So a symbolic link is followed only if the current layer brought it. A lower
+  // layer's link or file in the path is replaced by a directory. like: the directory of lower
+  // layers that the path led to; null: none.
+  using MakeDirFn = std::function<Result<FileNode*>(FileNode* parent, const std::string& name, const FileNode* like)>;
+  Result<FileNode*> ResolveForLayer(std::string_view path, const MakeDirFn& make_dir) {
+    return Walk(root_, path, make_dir);
+  }
 
   std::function<void(FileNode*)> gone, fewer_links;
   const std::unordered_map<uint32_t, std::unique_ptr<FileNode>>& nodes() const { return nodes_; }
 
  private:
+  Result<FileNode*> Walk(FileNode* from, std::string_view path, const MakeDirFn& make_dir);
+  // Of links that lead nowhere: null.
+  FileNode* DirectoryAt(FileNode* dir, const std::string& name);
   void Unlink(FileNode* dir, std::map<std::string, NameEntry, std::less<>>::iterator it);
 
   uint32_t layer_ = 0;

@@ -116,7 +116,10 @@ Result<std::unique_ptr<FsBuilder>> FsBuilder::Prepare(std::unique_ptr<FsBuilder>
     raw->OnGone(node);
     raw->last_parent_ = nullptr;
   };
-  b->tree_.fewer_links = [raw](FileNode* node) { raw->changed_links_.push_back(node->ino); };
+  b->tree_.fewer_links = [raw](FileNode* node) {
+    raw->changed_links_.push_back(node->ino);
+    raw->last_parent_ = nullptr;  // the name may have been a link in its path
+  };
   return b;
 }
 
@@ -145,8 +148,9 @@ Status FsBuilder::AddEntry(const LayerEntry& entry) {
   // What aufs keeps for itself.
   if (parent_path.starts_with(kAufs) || parent_path.find(std::string("/") + kAufs) != std::string::npos)
     return OkStatus();
-  if (name.starts_with(kWhiteout)) return OnWhiteout(parent_path, name);
-  FASTOCI_TRY(FileNode * parent, ResolveParent(parent_path, &e));
+  if (name.starts_with(kWhiteout)) return OnWhiteout(parent_path, name, e);
+  FASTOCI_TRY(FileNode * parent, ResolveParent(parent_path, e));
+  tree_.Touch(parent);
   if (e.type == TarType::kDirectory) return PutDirectory(parent, name, e);
   if (e.type == TarType::kHardLink) return PutHardLink(parent, name, e);
   return PutFile(parent, name, entry);
@@ -161,28 +165,26 @@ Result<FileNode*> FsBuilder::MakeDirectory(FileNode* parent, const std::string& 
   return node;
 }
 
-// for_entry: missing directories are made, with its time.
-Result<FileNode*> FsBuilder::ResolveParent(std::string_view path, const TarEntry* for_entry) {
-  if (for_entry != nullptr && last_parent_ != nullptr && last_parent_path_ == path)
-    return last_parent_;
-  FileTree::MakeDirFn make;
-  if (for_entry != nullptr)
-    make = [&](FileNode* parent, const std::string& name) {
-      return MakeDirectory(parent, name, {S_IFDIR | 0755, 0, 0, BoundTime(for_entry->mtime_sec), 0});
-    };
-  FASTOCI_TRY(FileNode * node, tree_.ResolveDirectory(path, make));
-  if (for_entry != nullptr) {
-    tree_.Touch(node);
-    last_parent_path_ = path;
-    last_parent_ = node;
-  }
+// Missing directories are made, with the entry's time.
+Result<FileNode*> FsBuilder::ResolveParent(std::string_view path, const TarEntry& for_entry) {
+  if (last_parent_ != nullptr && last_parent_path_ == path) return last_parent_;
+  auto make = [&](FileNode* parent, const std::string& name, const FileNode* like) -> Result<FileNode*> {
+    InodeAttributes attributes = {S_IFDIR | 0755, 0, 0, BoundTime(for_entry.mtime_sec), 0};
+    if (like != nullptr) {
+      FASTOCI_TRY(attributes, ReadAttributes(like->ino));
+    }
+    return MakeDirectory(parent, name, attributes);
+  };
+  FASTOCI_TRY(FileNode * node, tree_.ResolveForLayer(path, make));
+  last_parent_path_ = path;
+  last_parent_ = node;
   return node;
 }
 
-Status FsBuilder::OnWhiteout(const std::string& parent_path, const std::string& name) {
+// Its parent is made, too, as docker and containerd do.
+Status FsBuilder::OnWhiteout(const std::string& parent_path, const std::string& name, const TarEntry& e) {
   if (name != kOpaque && name.starts_with(kAufs)) return OkStatus();
-  FASTOCI_TRY(FileNode * parent, ResolveParent(parent_path, nullptr));
-  if (parent == nullptr) return OkStatus();
+  FASTOCI_TRY(FileNode * parent, ResolveParent(parent_path, e));
   if (name == kOpaque) {
     tree_.RemoveLowerChildren(parent);
     return OkStatus();
@@ -221,7 +223,7 @@ Status FsBuilder::PutAufsLink(FileNode* parent, const std::string& name, const T
 Status FsBuilder::PutHardLink(FileNode* parent, const std::string& name, const TarEntry& e) {
   if (e.link.starts_with(kAufsLinks)) return PutAufsLink(parent, name, e);
   auto [target_path, target_name] = Split(e.link);
-  FASTOCI_TRY(FileNode * target_dir, tree_.ResolveDirectory(target_path, nullptr));
+  FASTOCI_TRY(FileNode * target_dir, tree_.ResolveDirectory(target_path));
   NameEntry* target = target_dir == nullptr ? nullptr : tree_.Find(target_dir, target_name);
   if (target == nullptr)
     return InvalidError("hard link to '" + e.link.substr(0, 200) + "', which does not exist");

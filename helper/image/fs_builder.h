@@ -77,6 +77,7 @@ class FsBuilder {
   virtual Result<uint32_t> NewInode(bool directory) = 0;
   // A new inode, or one that is written anew; its extended attributes stay.
   virtual Status WriteAttributes(uint32_t ino, const InodeAttributes& attributes) = 0;
+  virtual Result<InodeAttributes> ReadAttributes(uint32_t ino) = 0;
   // Replaces all that the inode has, or (add) those of the same names. xattrs: of
   // SettableXattrs().
   virtual Status WriteXattrs(uint32_t ino, const Xattrs& xattrs, bool add) = 0;
@@ -102,7 +103,7 @@ class FsBuilder {
  private:
   static Result<std::unique_ptr<FsBuilder>> Prepare(std::unique_ptr<FsBuilder> b);
   Status AddEntry(const LayerEntry& entry);
-  Status OnWhiteout(const std::string& parent, const std::string& name);
+  Status OnWhiteout(const std::string& parent, const std::string& name, const TarEntry& entry);
   Status PutDirectory(FileNode* parent, const std::string& name, const TarEntry& entry);
   Status PutHardLink(FileNode* parent, const std::string& name, const TarEntry& entry);
   Status PutAufsLink(FileNode* parent, const std::string& name, const TarEntry& entry);
@@ -112,7 +113,7 @@ class FsBuilder {
   int64_t BoundTime(int64_t sec);
   Result<FileNode*> MakeDirectory(FileNode* parent, const std::string& name,
                                   const InodeAttributes& attributes);
-  Result<FileNode*> ResolveParent(std::string_view path, const TarEntry* for_entry);
+  Result<FileNode*> ResolveParent(std::string_view path, const TarEntry& for_entry);
 
   uint32_t nr_layers_ = 0;
   std::optional<LsmtBuilder> lsmt_;

@@ -16,20 +16,30 @@ class Tree:
         os.chown(self.root, 0, 0)
 
     def resolve(self, path, make_mtime):
-        """The directory that path names, symbolic links followed within the root."""
-        todo, at, links = [p for p in path.split("/") if p not in ("", ".")], self.root, 0
+        """The directory that path names, symbolic links followed within the root. With make_mtime only those of the layer:
+        what else is there and no directory makes room for one, like that which a lower layer's link led to."""
+        todo, at, links, like = [p for p in path.split("/") if p not in ("", ".")], self.root, 0, None
         while todo:
             name = todo.pop(0)
             if name == "..":
                 at = at if at == self.root else os.path.dirname(at)
                 continue
             full = os.path.join(at, name)
+            like = like and self.resolve(os.path.relpath(os.path.join(like, name), self.root), None)
+            if make_mtime is not None and os.path.lexists(full) and full not in self.mine:
+                if os.path.islink(full) or not os.path.isdir(full):
+                    like = self.resolve(os.path.relpath(full, self.root), None)
+                    self.remove(full)
             if not os.path.lexists(full):
                 if make_mtime is None:
                     return None
                 os.mkdir(full, 0o755)
                 os.chmod(full, 0o755)
                 self.mtimes[full] = make_mtime
+                if like:
+                    os.chmod(full, stat.S_IMODE(os.lstat(like).st_mode))
+                    os.chown(full, os.lstat(like).st_uid, os.lstat(like).st_gid)
+                    self.mtimes[full] = self.mtimes.get(like, make_mtime)
                 self.mine.add(full)
             if os.path.islink(full):
                 links += 1
@@ -37,6 +47,8 @@ class Tree:
                 target = os.readlink(full)
                 at = self.root if target.startswith("/") else at
                 todo = [p for p in target.split("/") if p not in ("", ".")] + todo
+            elif make_mtime is None and not os.path.isdir(full):
+                return None
             else:
                 assert os.path.isdir(full)
                 at = full
@@ -77,12 +89,11 @@ class Tree:
             return
         parent, base = os.path.split(name)
         if base.startswith(".wh."):
-            at = self.resolve(parent, None)
-            if at is not None:
-                if base == ".wh..wh..opq":
-                    self.hide(at, True)
-                else:
-                    self.hide(os.path.join(at, base[4:]), False)
+            at = self.resolve(parent, mtime // 10**9 * 10**9)
+            if base == ".wh..wh..opq":
+                self.hide(at, True)
+            else:
+                self.hide(os.path.join(at, base[4:]), False)
             return
         at = self.resolve(parent, mtime // 10**9 * 10**9)
         up = at
