@@ -15,6 +15,7 @@
 #include "attach/overlaybd_config.h"
 #include "attach/signature.h"
 #include "base/digest.h"
+#include "base/durable.h"
 #include "base/mutex.h"
 #include "base/parallel.h"
 #include "base/unique_fd.h"
@@ -637,15 +638,11 @@ Status ImagePuller::Assemble(const ResolvedImage& image, const std::string& work
   Unlinker unlinker;
   FASTOCI_CHECK_OK(DownloadAll(image, work_dir, progress, &unlinker.paths));
   progress->Step("assembling");
-  std::string tmp = meta_path + ".tmp." + std::to_string(::getpid());
-  UniqueFd out(::open(tmp.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!out.valid()) return ErrnoError("create " + tmp);
+  std::string made;
+  FASTOCI_TRY(UniqueFd out, CreateBeside(meta_path, 0600, &made));
   Status status = RunOnLayers(LayerTask::kAssemble, image, unlinker.paths, out.get());
-  if (status.ok() && ::fsync(out.get()) != 0) status = ErrnoError("sync " + tmp);
-  if (status.ok() && ::rename(tmp.c_str(), meta_path.c_str()) != 0) {
-    status = ErrnoError("rename to " + meta_path);
-  }
-  if (!status.ok()) ::unlink(tmp.c_str());
+  if (status.ok()) return Publish(out, made, meta_path);
+  ::unlink(made.c_str());
   return status;
 }
 

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "base/durable.h"
+
 namespace fastoci {
 
 Status PreadFull(int fd, std::span<uint8_t> buf, uint64_t offset, const std::string& what) {
@@ -61,13 +63,11 @@ Result<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
 }
 
 Status WriteFileAtomic(const std::string& path, std::span<const uint8_t> data, int mode) {
-  std::string tmp = path + ".tmp." + std::to_string(::getpid());
-  UniqueFd fd(::open(tmp.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode));
-  if (!fd.valid()) return ErrnoError(tmp);
-  Status s = WriteFull(fd.get(), data, tmp);
-  if (s.ok() && ::fsync(fd.get()) != 0) s = ErrnoError(tmp + ": fsync");
-  if (s.ok() && ::rename(tmp.c_str(), path.c_str()) != 0) s = ErrnoError(path + ": rename");
-  if (!s.ok()) ::unlink(tmp.c_str());
+  std::string made;
+  FASTOCI_TRY(UniqueFd fd, CreateBeside(path, mode, &made));
+  Status s = WriteFull(fd.get(), data, made);
+  if (s.ok()) return Publish(fd, made, path);
+  ::unlink(made.c_str());
   return s;
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "base/digest.h"
+#include "base/durable.h"
 #include "base/foreign_json.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
@@ -133,14 +134,11 @@ class LayoutStore : public ImageStore {
     if (::stat(path.c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == bytes)
       return OkStatus();
     FASTOCI_CHECK_OK(MakeDirs(directory_ + "/blobs/sha256"));
-    std::string partial = path + ".XXXXXX";
-    UniqueFd fd(::mkostemp(partial.data(), O_CLOEXEC));
-    if (!fd.valid()) return ErrnoError(partial);
+    std::string partial;
+    FASTOCI_TRY(UniqueFd fd, CreateBeside(path, 0644, &partial));
     Status written = WriteBlob(fd.get(), digest, bytes, source);
-    if (written.ok() && (::fchmod(fd.get(), 0644) != 0 || ::fsync(fd.get()) != 0 ||
-                         ::rename(partial.c_str(), path.c_str()) != 0))
-      written = ErrnoError(path);
-    if (!written.ok()) ::unlink(partial.c_str());
+    if (written.ok()) return Publish(fd, partial, path);
+    ::unlink(partial.c_str());
     return written;
   }
 
