@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/unique_fd.h"
 #include "image/data_stage.h"
+#include "registry/media_type.h"
 
 namespace fastoci {
 namespace {
@@ -89,8 +90,8 @@ class LayoutStore : public ImageStore {
       if (m.digest.empty()) return NotFoundError("no tag " + name + " in " + directory_);
     }
     FASTOCI_TRY(m.body, ReadBlob(m.digest, kMaxManifestBytes));
-    Json j = ParseForeignJson<Json>(m.body);
-    m.media_type = JsonText(j, "mediaType");
+    m.media_type = JsonText(ParseForeignJson<Json>(m.body), "mediaType");
+    if (m.media_type.empty()) m.media_type = TypeOfContent(m.body);
     if (m.media_type.empty()) m.media_type = kOciManifest;
     return m;
   }

@@ -35,7 +35,7 @@ HttpHeaders AcceptManifests() {
   return accept;
 }
 
-bool IsManifestType(const std::string& type) {
+bool IsKnownManifest(const std::string& type) {
   return type == kOciManifest || type == kOciIndex || type == kDockerManifest ||
          type == kDockerManifestList;
 }
@@ -44,7 +44,7 @@ bool IsManifestType(const std::string& type) {
 
 std::string TypeOfContent(const std::string& body) {
   Json j = ParseForeignJson(body);
-  if (std::string own = JsonText(j, "mediaType"); IsManifestType(own)) return own;
+  if (std::string own = JsonText(j, "mediaType"); IsKnownManifest(own)) return own;
   if (JsonChild(j, "manifests").is_array()) return kOciIndex;
   return JsonChild(j, "layers").is_array() ? kOciManifest : "";
 }
@@ -160,7 +160,7 @@ Result<Manifest> RegistryClient::GetManifest(const Reference& ref, const CallOpt
                               impl_->options.request_timeout_ms, call);
   if (!read.ok()) return read.error().Wrap("manifest " + ref.ToString());
   Manifest m{MediaTypeOf(read->response), DigestOfBody(read->body), std::move(read->body)};
-  if (!IsManifestType(m.media_type)) {
+  if (!IsKnownManifest(m.media_type)) {
     if (std::string type = TypeOfContent(m.body); !type.empty()) m.media_type = type;
   }
   if (!ref.digest.empty() && m.digest != ref.digest)

@@ -14,6 +14,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "registry/client.h"
+#include "registry/media_type.h"
 #include "registry/token.h"
 
 namespace fastoci {
@@ -28,9 +29,6 @@ inline Status CheckDigest(const std::string& digest) {
   return OkStatus();
 }
 
-// The media type of a manifest by what is in it; "" if it cannot be told.
-// Docker's kinds always name themselves.
-std::string TypeOfContent(const std::string& body);
 std::optional<uint64_t> ContentLength(const HttpResponse& response);
 // The entry that a manifest gets in its subject's referrers index.
 nlohmann::json ReferrerDescriptor(const nlohmann::json& manifest, const std::string& media_type,

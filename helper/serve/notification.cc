@@ -21,14 +21,15 @@ void Add(PushEvent event, std::vector<PushEvent>* events) {
   events->push_back(std::move(event));
 }
 
-bool IsManifestType(const std::string& type) {
+// By its name: a registry may hold manifests of types that we do not know.
+bool SaysManifest(const std::string& type) {
   return type.find("manifest") != std::string::npos || type.find("image.index") != std::string::npos;
 }
 
 void TakeEnvelope(const Json& list, std::vector<PushEvent>* events) {
   for (const Json& e : list) {
     const Json& target = JsonChild(e, "target");
-    if (JsonText(e, "action") != "push" || !IsManifestType(JsonText(target, "mediaType"))) continue;
+    if (JsonText(e, "action") != "push" || !SaysManifest(JsonText(target, "mediaType"))) continue;
     Add({JsonText(target, "repository"), JsonText(target, "tag"), JsonText(target, "digest")}, events);
   }
 }
