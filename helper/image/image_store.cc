@@ -2,6 +2,7 @@
 #include "image/image_store.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -65,6 +66,13 @@ class RegistryStore : public ImageStore {
   std::unique_ptr<RegistryClient> client_;
   Reference repo_;
 };
+
+// Held while index.json is read and written anew. Where the file system has no locks, nothing is.
+UniqueFd LockLayout(const std::string& directory) {
+  UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  while (fd.valid() && ::flock(fd.get(), LOCK_EX) != 0 && errno == EINTR) continue;
+  return fd;
+}
 
 class LayoutStore : public ImageStore {
  public:
@@ -162,6 +170,7 @@ class LayoutStore : public ImageStore {
                                   const std::string& body) override {
     std::string digest = DigestString(Sha256::Of(AsBytes(body)));
     FASTOCI_CHECK_OK(PutBlob(digest, AsBytes(body)));
+    const UniqueFd lock = LockLayout(directory_);
     FASTOCI_TRY(Json index, Index());
     Json kept = Json::array();
     for (const Json& d : index["manifests"]) {
@@ -236,8 +245,11 @@ Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory
     constexpr char kLayout[] = R"({"imageLayoutVersion": "1.0.0"})";
     constexpr char kNoManifests[] = R"({"schemaVersion": 2, "manifests": []})";
     FASTOCI_CHECK_OK(MakeDirs(directory + "/blobs/sha256"));
-    FASTOCI_CHECK_OK(WriteFileAtomic(directory + "/oci-layout", AsBytes(kLayout)));
-    FASTOCI_CHECK_OK(WriteFileAtomic(directory + "/index.json", AsBytes(kNoManifests)));
+    const UniqueFd lock = LockLayout(directory);
+    if (::access((directory + "/index.json").c_str(), F_OK) != 0) {  // nobody else made it meanwhile
+      FASTOCI_CHECK_OK(WriteFileAtomic(directory + "/oci-layout", AsBytes(kLayout)));
+      FASTOCI_CHECK_OK(WriteFileAtomic(directory + "/index.json", AsBytes(kNoManifests)));
+    }
   }
   auto store = std::make_unique<LayoutStore>(directory);
   Result<Json> index = store->Index();
