@@ -53,8 +53,15 @@ class Copier {
       }
     }
     if (j.contains("subject") && depth < kMaxIndexDepth) {
-      FASTOCI_TRY(Manifest subject, from_->GetManifest(JsonText(j["subject"], "digest")));
-      FASTOCI_CHECK_OK(Copy(subject, "", depth + 1));
+      const std::string named = JsonText(j["subject"], "digest");
+      auto subject = from_->GetManifest(named);
+      if (subject.ok()) {
+        FASTOCI_CHECK_OK(Copy(*subject, "", depth + 1));
+      } else if (subject.error().kind != ErrorKind::kNotFound) {
+        return subject.error();
+      } else if (options_.warn) {  // its layers are there all the same
+        options_.warn("the original image " + named + " is not there any more, and is not copied");
+      }
     }
     FASTOCI_TRY(std::string digest, to_->PutManifest(tag, manifest.media_type, manifest.body));
     if (!copied_.insert(digest).second || depth == kMaxIndexDepth) return digest;
