@@ -177,23 +177,24 @@ Result<std::string> HashFile(const std::string& path) {
 
 namespace {
 
-// "" for an empty one; else a path under which it can be read.
-Result<std::string> FileInMemory(const std::string& text) {
+// "" for an empty one; else a path under which it can be read as long as it is in files.
+Result<std::string> FileInMemory(const std::string& text, std::vector<UniqueFd>* files) {
   if (text.empty()) return std::string();
   UniqueFd fd(::memfd_create("fastoci-pem", MFD_CLOEXEC));
   if (!fd.valid()) return ErrnoError("memfd_create");
   FASTOCI_CHECK_OK(WriteFull(fd.get(), AsBytes(text), "memory"));
-  return "/proc/self/fd/" + std::to_string(fd.release());
+  files->push_back(std::move(fd));
+  return "/proc/self/fd/" + std::to_string(files->back().get());
 }
 
 }  // namespace
 
-Status UseAccess(const Access& kept, RegistryAccess* access) {
+Status UseAccess(const Access& kept, RegistryAccess* access, std::vector<UniqueFd>* files) {
   access->plain_http = kept.plain_http;
   access->tls.insecure = kept.insecure;
-  FASTOCI_TRY(access->tls.root_ca, FileInMemory(kept.ca_pem));
-  FASTOCI_TRY(std::string cert, FileInMemory(kept.client_cert_pem));
-  FASTOCI_TRY(std::string key, FileInMemory(kept.client_key_pem.Reveal()));
+  FASTOCI_TRY(access->tls.root_ca, FileInMemory(kept.ca_pem, files));
+  FASTOCI_TRY(std::string cert, FileInMemory(kept.client_cert_pem, files));
+  FASTOCI_TRY(std::string key, FileInMemory(kept.client_key_pem.Reveal(), files));
   if (!cert.empty()) access->tls.client_cert = cert + ":" + key;
   if (!kept.credential.username.empty())
     access->user_password = kept.credential.username + ":" + kept.credential.password.Reveal();

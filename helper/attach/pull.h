@@ -31,9 +31,9 @@ struct RegistryAccess {
   std::string decoder;  // fastoci-decoderd; empty: beside this program
 };
 
-// Fills access from what an earlier attach has kept. The PEM files that access then names
-// are in memory, and exist as long as this process.
-Status UseAccess(const Access& kept, RegistryAccess* access);
+// Fills access from what an earlier attach has kept. The PEM files that access then names are
+// in memory, and exist as long as what is added to files.
+Status UseAccess(const Access& kept, RegistryAccess* access, std::vector<UniqueFd>* files);
 
 // A client for one image's registry.
 Result<std::unique_ptr<RegistryClient>> OpenClient(const RegistryAccess& access,

@@ -151,14 +151,20 @@ TEST_F(PullTest, AccessIsKeptAndUsedAgain) {
     ASSERT_TRUE(kept.ok()) << kept.error().message;
     EXPECT_EQ(*kept, access);
     RegistryAccess again;
-    ASSERT_TRUE(UseAccess(*kept, &again).ok());
+    std::vector<UniqueFd> files;
+    ASSERT_TRUE(UseAccess(*kept, &again, &files).ok());
+    EXPECT_EQ(files.size(), 3U);
     EXPECT_EQ(again.user_password, "u:p:q");
     auto tls = ReadTlsFlags(again.tls);
     ASSERT_TRUE(tls.ok()) << tls.error().message;
     EXPECT_EQ(*MakeAccess("r.example", false, *tls, again.user_password, again.credentials_file),
               access);
     ASSERT_TRUE(dir->SaveAccess(by_file).ok());
-    ASSERT_TRUE(UseAccess(*ReadAccess(root, "demo"), &again).ok());
+    const std::string ca = again.tls.root_ca;
+    files.clear();
+    EXPECT_FALSE(ReadFile(ca, 100).ok());  // it went with its descriptor
+    ASSERT_TRUE(UseAccess(*ReadAccess(root, "demo"), &again, &files).ok());
+    EXPECT_TRUE(files.empty());
     EXPECT_EQ(again.credentials_file, "/etc/login.json");
     EXPECT_EQ(*MakeAccess("r.example", false, {}, "", again.credentials_file), by_file);
     EXPECT_EQ(MakeAccess("r.example", false, {}, "", "login.json")->credentials_file,

@@ -20,9 +20,13 @@ Status RestoreImage(const AttachPaths& paths, const std::string& name, const Ima
     progress->Warn(result.error().message + "; getting it from the registry");
     request.kept = false;
     request.ref = state.ref;
-    // With the access that attach was given.
-    if (auto access = ReadAccess(paths.state_dir, name); access.ok()) {
-      FASTOCI_CHECK_OK(UseAccess(*access, &request.access));
+    // With the access that attach was given. What cannot be read stays: this attach would replace it.
+    std::vector<UniqueFd> files;
+    auto access = ReadAccess(paths.state_dir, name);
+    if (!access.ok() && access.error().kind != ErrorKind::kNotFound)
+      return access.error().Wrap("how it is read from the registry is not known; attach it anew");
+    if (access.ok()) {
+      FASTOCI_CHECK_OK(UseAccess(*access, &request.access, &files));
       request.keep_access = true;
     }
     result = AttachImage(paths, request, progress);
