@@ -28,7 +28,6 @@ namespace fastoci {
 namespace {
 
 constexpr size_t kHashBuffer = 1 << 20;
-constexpr uint64_t kMaxImageConfigBytes = 8 << 20;
 constexpr off_t kMaxReportBytes = 4 << 20;
 constexpr size_t kMaxDigestArtifacts = 16;  // that are looked at
 constexpr size_t kNrRequests = 4;           // at a time

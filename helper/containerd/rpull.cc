@@ -21,7 +21,6 @@ using Json = nlohmann::json;
 
 constexpr int64_t kConnectMs = 10000;
 constexpr int64_t kLeaseS = 24 * 3600;
-constexpr uint64_t kMaxConfigBytes = 8 << 20;
 constexpr size_t kMaxLabel = 4096;  // key and value, containerd's limit
 constexpr char kSnapshotPrefix[] = "containerd.io/snapshot/";
 constexpr char kCri[] = "containerd.io/snapshot/cri.";
@@ -74,14 +73,14 @@ class Pull {
     FASTOCI_TRY(plan.top, registry_->GetManifest(ref_));
     const ManifestReader reader{
         [&](const std::string& digest) { return registry_->GetManifest(ref_.WithDigest(digest)); },
-        [&](const std::string& digest) { return registry_->ReadBlob(ref_, digest, kMaxConfigBytes); }};
+        [&](const std::string& digest) { return registry_->ReadBlob(ref_, digest, kMaxImageConfigBytes); }};
     FASTOCI_TRY(plan.manifest, ManifestOfPlatform(plan.top, r_.architecture.empty() ? HostArch() : r_.architecture, reader));
     const Json j = ParseForeignJson(plan.manifest.body);
     plan.config = DescriptorOf(JsonChild(j, "config"));
     for (const Json& layer : JsonChild(j, "layers")) plan.layers.push_back(DescriptorOf(layer));
     if (plan.config.digest.empty() || plan.layers.empty())
       return InvalidError(ref_.ToString() + " is not an image: its manifest has no config or no layers");
-    FASTOCI_TRY(config_, registry_->ReadBlob(ref_, plan.config.digest, kMaxConfigBytes));
+    FASTOCI_TRY(config_, registry_->ReadBlob(ref_, plan.config.digest, kMaxImageConfigBytes));
     const Json config = ParseForeignJson(config_);
     const Json& diff_ids = JsonChild(JsonChild(config, "rootfs"), "diff_ids");
     if (!diff_ids.is_array() || diff_ids.size() != plan.layers.size())

@@ -103,10 +103,7 @@ Result<std::vector<ConvertedImage>> ConvertImage(ImageStore* store, const Conver
                                                  ConvertObserver* observer) {
   FASTOCI_TRY(Manifest manifest, store->GetManifest(options.source));
   if (!options.arch.empty()) {
-    const ManifestReader reader{
-        [store](const std::string& digest) { return store->GetManifest(digest); },
-        [store](const std::string& digest) { return store->ReadBlob(digest, kMaxConfigBytes); }};
-    FASTOCI_TRY(manifest, ManifestOfPlatform(manifest, options.arch, reader));
+    FASTOCI_TRY(manifest, ManifestOfPlatform(manifest, options.arch, ReaderOf(store)));
   }
   FASTOCI_TRY(auto index, ParseIndex(manifest.body));
   std::vector<ConvertedImage> images;

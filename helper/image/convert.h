@@ -20,8 +20,6 @@
 
 namespace fastoci {
 
-inline constexpr uint64_t kMaxConfigBytes = 8 << 20;
-
 struct ConvertOptions {
   std::string source;  // tag or digest
   // Formats to make, and under which tag ("": only under its digest).

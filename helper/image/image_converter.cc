@@ -11,6 +11,7 @@
 #include "image/assemble.h"
 #include "image/base_layer.h"
 #include "image/layer_converter.h"
+#include "image/platform.h"
 
 namespace fastoci {
 namespace {
@@ -318,7 +319,7 @@ Status ImageConverter::StoreDigests(const ConvertedImage& image, const std::vect
 
 Result<std::vector<ConvertedImage>> ImageConverter::Run(const Manifest& manifest) {
   FASTOCI_TRY(image_, ParseOriginalManifest(manifest.body));
-  FASTOCI_TRY(std::string config, store_->ReadBlob(image_.config.digest, kMaxConfigBytes));
+  FASTOCI_TRY(std::string config, store_->ReadBlob(image_.config.digest, kMaxImageConfigBytes));
   FASTOCI_TRY(std::vector<std::string> diff_ids, DiffIds(config));
   if (diff_ids.size() != image_.layers.size())
     return MismatchError("manifest and config disagree about the number of layers");

@@ -51,6 +51,18 @@ class PlatformTest : public testing::Test {
   std::map<std::string, std::string> bodies_;
 };
 
+TEST(ParsePlatformTest, TakesWhatDockerTakes) {
+  for (const char* amd64 : {"amd64", "linux/amd64", "linux/amd64/v2", "amd64/v2", "x86_64", "linux/x86-64"})
+    EXPECT_EQ(*ParsePlatform(amd64), "amd64") << amd64;
+  EXPECT_EQ(*ParsePlatform("linux/arm64/v8"), "arm64");
+  EXPECT_EQ(*ParsePlatform("linux/arm/v7"), "arm");
+  EXPECT_EQ(*ParsePlatform("aarch64"), "arm64");
+  EXPECT_EQ(*ParsePlatform("all"), "");
+  EXPECT_EQ(*ParsePlatform(""), "");
+  for (const char* bad : {"windows/amd64", "linux", "linux/", "/amd64", "/", "linux/arm/v7/x", "windows", "amd64/v2/x"})
+    EXPECT_FALSE(ParsePlatform(bad).ok()) << bad;
+}
+
 TEST_F(PlatformTest, AManifestIsTakenAsItIs) {
   EXPECT_EQ(Find(Json::parse(bodies_[Image("one", "pdp11")]), "amd64"), "one");
 }

@@ -4,6 +4,7 @@
 #include <fnmatch.h>
 
 #include "base/json.h"
+#include "image/platform.h"
 #include "registry/reference.h"
 
 namespace fastoci {
@@ -48,7 +49,12 @@ Status TakePatterns(const Json& v, std::vector<std::string>* out) {
 Status TakeRuleKey(const std::string& key, const Json& v, ServeRule* rule) {
   if (key == "repository") return Take(v, &rule->repository);
   if (key == "tags") return TakePatterns(v, &rule->tags);
-  if (key == "platform") return Take(v, &rule->platform);
+  if (key == "platform") {
+    std::string text;
+    FASTOCI_CHECK_OK(Take(v, &text));
+    FASTOCI_TRY(rule->platform, ParsePlatform(text));
+    return OkStatus();
+  }
   if (key == "minMB") return Take(v, 0, 1 << 20, &rule->min_mb);
   if (key == "skip") return Take(v, &rule->skip);
   if (key != "fstype") return InvalidError("is not known");

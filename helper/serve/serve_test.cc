@@ -88,13 +88,22 @@ TEST(ServeRules, TheFirstThatMatchesCounts) {
   EXPECT_NE(FindRule(*all, "any/thing", ""), nullptr);
 }
 
+TEST(ServeRules, APlatformIsWrittenAsForTheConvertor) {
+  for (const char* platform : {"amd64", "linux/amd64", "linux/amd64/v2"}) {
+    auto c = Config(std::string(R"({"registry":"r","rules":[{"platform":")") + platform + "\"}]}");
+    ASSERT_TRUE(c.ok()) << c.error().message;
+    EXPECT_EQ(c->rules[0].platform, "amd64");
+  }
+  EXPECT_EQ(Config(R"({"registry":"r","rules":[{"platform":"all"}]})")->rules[0].platform, "");
+}
+
 TEST(ServeRules, WhatIsWrongIsNamed) {
   EXPECT_EQ(Config(R"({"registry":"r","rules":[{"minMB":-1}]})").error().message,
             "c.json: \"rules\" rule 1: \"minMB\" must be a whole number from 0 to 1048576");
   for (const char* bad :
        {"", "[]", "{}", R"({"registry":"r"})", R"({"registry":"r","rules":[]})",
         R"({"registry":"a/b","rules":[{}]})", R"({"registry":"r","rules":[{}],"x":1})",
-        R"({"registry":"r","rules":[{"fstype":"xfs"}]})", R"({"registry":"r","rules":[{"tags":[]}]})",
+        R"({"registry":"r","rules":[{"platform":"windows/amd64"}]})", R"({"registry":"r","rules":[{"fstype":"xfs"}]})", R"({"registry":"r","rules":[{"tags":[]}]})",
         R"({"registry":"r","rules":[{}],"workers":0})", R"({"registry":"r","rules":[{}],"directory":"x"})"})
     EXPECT_FALSE(Config(bad).ok()) << bad;
 }
@@ -280,7 +289,7 @@ TEST_F(ServiceTest, WhatIsNoImageOrTooSmallIsSkippedWithAReason) {
   Post(PushOf("demo", of + ".sig", Image(of + ".sig", 5 << 20)));
   Post(PushOf("demo", "list", stub_.AddManifest("demo", "list", kOciIndex, R"({"manifests":[{"digest":")" +
                                                 Digest('1') + R"(","mediaType":")" + kOciManifest +
-                                                R"(","size":1}]})"), kOciIndex));
+                                                R"(","size":1,"platform":{"os":"windows","architecture":"amd64"}}]})"), kOciIndex));
   const std::string artifact = stub_.AddManifest(
       "demo", "art", kOciManifest, R"({"artifactType":"x","subject":{"digest":")" + Digest('1') + R"("}})");
   Post(PushOf("demo", "art", artifact));

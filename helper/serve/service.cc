@@ -18,6 +18,7 @@
 #include "base/unique_fd.h"
 #include "image/copy.h"
 #include "image/oci_image.h"
+#include "image/platform.h"
 #include "registry/options.h"
 #include "serve/notification.h"
 
@@ -296,26 +297,29 @@ Result<std::string> ConvertService::WhyNot(const ServeJob& job, const ServeRule&
     const std::string type = JsonText(JsonChild(j, "config"), "mediaType");
     if (type != kImageConfig && type != kDockerConfigType)
       return std::string("it is an artifact, not an image");
-    if (ParseFastociManifest(manifest->body).ok())
-      return std::string("it is a FastOCI or overlaybd image already");
-    *bytes = LayerBytes(j);
-  } else {
-    size_t images = 0;
-    for (const IndexEntry& e : **index) {
-      if (e.attestation || e.os != "linux" || (!rule.platform.empty() && e.arch != rule.platform))
-        continue;
-      auto child = client_->GetManifest(repo.WithDigest(e.descriptor.digest));
-      if (!child.ok()) return child.error();
-      if (ParseFastociManifest(child->body).ok())
-        return std::string("it is an index of FastOCI or overlaybd images");
-      images++;
-      *bytes += LayerBytes(ParseForeignJson(child->body));
-    }
-    if (images == 0) return std::string("it is an index without an image for Linux");
   }
+  size_t images = 0;
+  bool converted = false;
+  std::string subject = job.digest;  // of the artifact that would be made
+  const ManifestReader reader{
+      [&](const std::string& digest) { return client_->GetManifest(repo.WithDigest(digest)); },
+      [&](const std::string& digest) { return client_->ReadBlob(repo, digest, kMaxImageConfigBytes); }};
+  FASTOCI_CHECK_OK(ForEachImage(*manifest, rule.platform, reader, [&](const Manifest& image) -> Result<bool> {
+    images++;
+    converted = ParseFastociManifest(image.body).ok();
+    *bytes += LayerBytes(ParseForeignJson(image.body));
+    if (rule.platform.empty()) return !converted;
+    subject = image.digest;
+    return false;
+  }));
+  if (converted)
+    return std::string(*index ? "it is an index of FastOCI or overlaybd images"
+                              : "it is a FastOCI or overlaybd image already");
+  if (images == 0)
+    return "it is an index without an image for " + (rule.platform.empty() ? "Linux" : "linux/" + rule.platform);
   if (*bytes < rule.min_mb << 20)
     return "it is smaller than " + std::to_string(rule.min_mb) + " MB (minMB)";
-  auto referrers = client_->Referrers(repo, job.digest);
+  auto referrers = client_->Referrers(repo, subject);
   if (!referrers.ok()) return referrers.error();
   auto there = ReferrersOfType(*referrers, ArtifactType(ImageFormat::kTurboOci));
   if (there.ok() && !there->empty()) return "it has an artifact already: " + there->back();

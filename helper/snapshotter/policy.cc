@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "config/config.h"
 #include "image/oci_image.h"
+#include "image/platform.h"
 
 namespace fastoci {
 namespace {
@@ -14,7 +15,6 @@ using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
 constexpr auto kRemember = std::chrono::minutes(15);
-constexpr uint64_t kMaxImageConfigBytes = 8 << 20;
 
 Error Refused(const std::string& why) { return {ErrorKind::kDenied, EKEYREJECTED, why}; }
 

@@ -17,6 +17,7 @@
 #include "image/base_layer.h"
 #include "image/convert.h"
 #include "image/copy.h"
+#include "image/platform.h"
 #include "registry/options.h"
 #include "serve/service.h"
 
@@ -191,7 +192,9 @@ Result<ConvertOptions> Options(const Flags& f) {
   if (!f.db_string.empty() || !f.db_type.empty())
     return Usage("--db-str and --db-type are not supported: --store DIRECTORY keeps what is known of layers");
   options.scan_dir = f.store;
-  options.arch = f.platform == "all" ? "" : f.platform.substr(f.platform.rfind('/') + 1);
+  auto arch = ParsePlatform(f.platform);
+  if (!arch.ok()) return arch.error().Wrap("--platform " + f.platform);
+  options.arch = *arch;
   options.fs_type = f.fs_type == "erofs" ? FsType::kErofs : FsType::kExt4;
   options.fs_bytes = f.vsize << 30;
   options.oci = f.oci;

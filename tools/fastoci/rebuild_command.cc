@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "base/foreign_json.h"
+#include "attach/manifest.h"
 #include "image/convert.h"
 #include "image/meta_layer.h"
 #include "image/platform.h"
@@ -40,15 +40,6 @@ class ConvertProgress : public ConvertObserver {
   std::vector<uint64_t> done_;
 };
 
-// The manifest for this machine, if the name is that of an index.
-Result<Manifest> ManifestOfHost(ImageStore* store, const std::string& name) {
-  FASTOCI_TRY(Manifest manifest, store->GetManifest(name));
-  const ManifestReader reader{
-      [store](const std::string& digest) { return store->GetManifest(digest); },
-      [store](const std::string& digest) { return store->ReadBlob(digest, kMaxConfigBytes); }};
-  return ManifestOfPlatform(manifest, HostArch(), reader);
-}
-
 // Takes the options from how the image's first layer was made. The other layers cannot
 // differ. report: from InspectImage(), whose parser of hostile bytes is in a sandbox.
 Status LikeIn(const std::string& report, ConvertOptions* options) {
@@ -73,26 +64,15 @@ Status LikeIn(const std::string& report, ConvertOptions* options) {
   return OkStatus();
 }
 
-Result<std::vector<std::string>> LayerDigests(const std::string& manifest) {
-  const Json j = ParseForeignJson(manifest);
-  std::vector<std::string> digests;
-  if (!j.is_object() || !j.contains("layers") || !j["layers"].is_array())
-    return InvalidError("the manifest has no layers");
-  for (const Json& layer : j["layers"]) {
-    if (!layer.is_object() || !layer.contains("digest") || !layer["digest"].is_string())
-      return InvalidError("the manifest has a layer without a digest");
-    digests.push_back(layer["digest"]);
-  }
-  return digests;
-}
-
 // Returns the number of layers, if all are the same; otherwise an error.
 Result<size_t> Rebuild(const std::string& image, const std::string& original,
                        const RegistryAccess& access, Progress* progress) {
   FASTOCI_TRY(NamedImage made, OpenImageStore(image, access, false));
   FASTOCI_TRY(NamedImage from, OpenImageStore(original, access, false));
-  FASTOCI_TRY(Manifest manifest, ManifestOfHost(made.store.get(), made.name));
-  FASTOCI_TRY(std::vector<std::string> wanted, LayerDigests(manifest.body));
+  FASTOCI_TRY(Manifest named, made.store->GetManifest(made.name));
+  FASTOCI_TRY(Manifest manifest, ManifestOfPlatform(named, HostArch(), ReaderOf(made.store.get())));
+  FASTOCI_TRY(FastociManifest fastoci, ParseFastociManifest(manifest.body));
+  const std::vector<MetaLayer>& wanted = fastoci.layers;
   FASTOCI_TRY(std::string report, InspectImage(image, access, progress));
   ConvertOptions options;
   FASTOCI_CHECK_OK(LikeIn(report, &options));
@@ -106,8 +86,8 @@ Result<size_t> Rebuild(const std::string& image, const std::string& original,
     return MismatchError("it has " + std::to_string(wanted.size()) + " layers, but the original has " +
                          std::to_string(layers.size()));
   for (size_t i = 0; i < layers.size(); i++)
-    if (layers[i].made.digest != wanted[i])
-      return MismatchError("layer " + std::to_string(i + 1) + " is " + wanted[i] + ", but " +
+    if (layers[i].made.digest != wanted[i].digest)
+      return MismatchError("layer " + std::to_string(i + 1) + " is " + wanted[i].digest + ", but " +
                            layers[i].made.digest + " is made from the original's " +
                            layers[i].target.digest +
                            ": either another version of the convertor made it, or it does not say what the original says");
