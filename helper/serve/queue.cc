@@ -57,8 +57,7 @@ Result<std::unique_ptr<ServeQueue>> ServeQueue::Open(const std::string& path) {
         "queued_at INTEGER NOT NULL, next_at INTEGER NOT NULL, begun_at INTEGER NOT NULL DEFAULT 0, "
         "ended_at INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, result TEXT NOT NULL "
         "DEFAULT '', message TEXT NOT NULL DEFAULT '', UNIQUE(repository, digest))",
-        "CREATE INDEX IF NOT EXISTS by_state ON jobs(state, next_at)", "PRAGMA user_version=1",
-        "UPDATE jobs SET state='waiting' WHERE state='running'"})
+        "CREATE INDEX IF NOT EXISTS by_state ON jobs(state, next_at)", "PRAGMA user_version=1"})
     FASTOCI_CHECK_OK(q->db_->Exec(sql));
   return q;
 }
@@ -71,7 +70,7 @@ Result<bool> ServeQueue::Add(const std::string& repository, const std::string& t
                       "INSERT INTO jobs(repository, tag, digest, state, queued_at, next_at) "
                       "VALUES(?1, ?2, ?3, 'waiting', ?4, ?4) ON CONFLICT(repository, digest) DO UPDATE SET "
                       "state='waiting', tries=0, next_at=excluded.next_at, queued_at=excluded.queued_at, "
-                      "tag=excluded.tag, message='' WHERE state='failed' RETURNING id");
+                      "tag=excluded.tag, message='' WHERE state IN ('failed', 'skipped') RETURNING id");
   add.Bind(1, repository).Bind(2, tag).Bind(3, digest).Bind(4, now);
   FASTOCI_TRY(const bool added, Step(&add, kWhat));
   if (added) FASTOCI_CHECK_OK(Step(&add, kWhat));  // its end
@@ -118,6 +117,12 @@ Status ServeQueue::Retry(int64_t id, const std::string& why, int64_t now, int64_
   SqliteStatement set(db_.get(), "UPDATE jobs SET state=?, message=?, ended_at=?, next_at=? WHERE id=?");
   set.Bind(1, std::string(final ? "failed" : "waiting")).Bind(2, why.substr(0, kMaxMessage));
   return Run(&set.Bind(3, now).Bind(4, next_at).Bind(5, id), "cannot record a failure");
+}
+
+Status ServeQueue::PutBack(bool tried) {
+  std::lock_guard lock(mutex_);
+  SqliteStatement back(db_.get(), "UPDATE jobs SET state='waiting', tries=MAX(tries-?, 0) WHERE state='running'");
+  return Run(&back.Bind(1, static_cast<int64_t>(tried ? 0 : 1)), "cannot put the conversions back that run");
 }
 
 Result<std::optional<int64_t>> ServeQueue::NextAt() {

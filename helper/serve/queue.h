@@ -6,8 +6,8 @@
 //      ^                   |
 //      +---- Retry() ------+-- after the last try --> failed
 //
-// What was running when the service ended waits again. Times are seconds since
-// 1970, given by the caller. Thread-safe.
+// What was running when the service ended waits again: PutBack(). Times are seconds
+// since 1970, given by the caller. Thread-safe.
 #ifndef FASTOCI_SERVE_QUEUE_H_
 #define FASTOCI_SERVE_QUEUE_H_
 
@@ -39,8 +39,8 @@ class ServeQueue {
  public:
   static Result<std::unique_ptr<ServeQueue>> Open(const std::string& path);
 
-  // Adds a conversion. If it is in the queue already and has failed, it waits again. False: it
-  // waits, runs, is done or was skipped.
+  // Adds a conversion. If it is in the queue already and has failed or was skipped, it waits
+  // again: the reason may have gone. False: it waits, runs or is done.
   Result<bool> Add(const std::string& repository, const std::string& tag,
                    const std::string& digest, int64_t now);
   // Takes the oldest conversion that may begin now; it then counts as running. Null: none.
@@ -50,6 +50,10 @@ class ServeQueue {
   Status Skip(int64_t id, const std::string& why, int64_t now);
   // A try failed: the conversion waits until next_at. final: it has failed for good.
   Status Retry(int64_t id, const std::string& why, int64_t now, int64_t next_at, bool final);
+
+  // What runs waits again. For the one process that converts: at its begin, and at its orderly
+  // end, which is no fault of the image. tried: whether the tries that were begun count.
+  Status PutBack(bool tried);
 
   // When the next conversion may begin; null: none waits.
   Result<std::optional<int64_t>> NextAt();

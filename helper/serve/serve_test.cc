@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -132,6 +133,8 @@ TEST_F(ServeDirTest, TheQueueKeepsEachManifestOnceAndOverARestart) {
   // It ends in the middle: both wait again, none is lost.
   q.reset();
   q = std::move(*ServeQueue::Open(dir_ + "/q.db"));
+  EXPECT_EQ((*q->CountByState())["running"], 1U);  // as far as somebody who only adds knows
+  ASSERT_TRUE(q->PutBack(/*tried=*/true).ok());
   job = *q->Take(105);
   EXPECT_EQ(job->repository, "a");
   EXPECT_EQ(job->tries, 2U);
@@ -159,6 +162,30 @@ TEST_F(ServeDirTest, TheQueueKeepsEachManifestOnceAndOverARestart) {
   EXPECT_EQ(list[1].bytes, 5U);
   ASSERT_TRUE(q->Forget(203).ok());
   EXPECT_EQ(q->List(10)->size(), 1U);
+}
+
+TEST_F(ServeDirTest, AnOrderlyEndIsNoTry) {
+  auto q = std::move(*ServeQueue::Open(dir_ + "/q.db"));
+  EXPECT_TRUE(*q->Add("a", "v1", Digest('1'), 100));
+  for (int i = 0; i < 3; i++) {
+    EXPECT_EQ((*q->Take(101))->tries, 1U);
+    ASSERT_TRUE(q->PutBack(/*tried=*/false).ok());
+  }
+  EXPECT_EQ((*q->Take(102))->tries, 1U);
+  ASSERT_TRUE(q->PutBack(/*tried=*/true).ok());
+  EXPECT_EQ((*q->Take(103))->tries, 2U);
+}
+
+TEST_F(ServeDirTest, WhatWasSkippedIsLookedAtAgain) {
+  auto q = std::move(*ServeQueue::Open(dir_ + "/q.db"));
+  EXPECT_TRUE(*q->Add("a", "sha256-x", Digest('1'), 100));
+  ASSERT_TRUE(q->Skip((*q->Take(101))->id, "too small", 102).ok());
+  EXPECT_FALSE(*q->Take(103));
+  EXPECT_TRUE(*q->Add("a", "v1", Digest('1'), 104));
+  auto job = *q->Take(105);
+  ASSERT_TRUE(job);
+  EXPECT_EQ(job->tag, "v1");
+  EXPECT_EQ(job->tries, 1U);
 }
 
 TEST(ServePageTest, EscapesWhatOthersChose) {
@@ -232,6 +259,8 @@ class ServiceTest : public ServeDirTest {
     auto config = Config(R"({"registry":")" + stub_.host() + R"(","listen":"127.0.0.1:0","directory":")" +
                          dir_ + R"(/state","rules":[)" + rule + "]" + more + "}");
     ASSERT_TRUE(config.ok()) << config.error().message;
+    config_ = *config;
+    service_.reset();  // its lock
     auto service = ConvertService::Open(*config, Script(body));
     ASSERT_TRUE(service.ok()) << service.error().message;
     service_ = std::move(*service);
@@ -257,6 +286,7 @@ class ServiceTest : public ServeDirTest {
     return false;
   }
   StubRegistry stub_;
+  ServeConfig config_;
   std::unique_ptr<ConvertService> service_;
 };
 
@@ -310,6 +340,104 @@ TEST_F(ServiceTest, AFailureIsTriedAgainAndThenTold) {
   EXPECT_THAT(Page("/"), HasSubstr("layer 1: &lt;bad&gt; gzip"));
   service_->Stop();
   server.join();
+}
+
+TEST_F(ServiceTest, WhatIsNoUseToTryAgainIsNotTriedAgain) {
+  // What memoryMB stops, as the convertor says it.
+  Open("case $* in *" + Image("big") + "*) exit " + std::to_string(kConvertorNoMemory) + ";; esac; " +
+       "echo 'convertor: layer 1 is in bzip2' >&2; exit " + std::to_string(kConvertorUnsupported));
+  std::thread server([&] { EXPECT_TRUE(service_->Serve().ok()); });
+  Post(PushOf("demo", "v1", Image("v1")));
+  Post(PushOf("demo", "big", Image("big")));
+  Until("/metrics", "conversions_total{result=\"failed\"} 2");
+  EXPECT_THAT(Page("/"), HasSubstr("layer 1 is in bzip2"));
+  EXPECT_THAT(Page("/"), HasSubstr("needs more memory than memoryMB allows (2048)"));
+  service_->Stop();
+  server.join();
+}
+
+TEST_F(ServiceTest, AConversionThatIsKilledNamesTheLimitOfMemory) {
+  Open("kill -ABRT $$", "{}", R"(,"tries":1)");
+  std::thread server([&] { EXPECT_TRUE(service_->Serve().ok()); });
+  Post(PushOf("demo", "v1", Image("v1")));
+  Until("/metrics", "conversions_total{result=\"failed\"} 1");
+  EXPECT_THAT(Page("/"), HasSubstr("killed by signal 6; it may need more memory than memoryMB"));
+  service_->Stop();
+  server.join();
+}
+
+// The image ends the service itself, each time that it is looked at.
+TEST_F(ServiceTest, WhatEndsTheServiceIsGivenUp) {
+  Open("echo x@" + Digest('9'), "{}", R"(,"tries":2)");
+  const std::string bad = Image("bad"), good = Image("good");
+  service_.reset();
+  auto q = std::move(*ServeQueue::Open(config_.directory + "/queue.db"));
+  ASSERT_TRUE(*q->Add("demo", "bad", bad, 1));
+  for (int i = 0; i < 2; i++) {
+    ASSERT_TRUE(*q->Take(2));
+    ASSERT_TRUE(q->PutBack(/*tried=*/true).ok());
+  }
+  ASSERT_TRUE(*q->Add("demo", "good", good, 3));
+  q.reset();
+  Open("echo x@" + Digest('9'), "{}", R"(,"tries":2)");
+  EXPECT_EQ(*service_->Sweep(), 1U);
+  EXPECT_THAT(Page("/"), HasSubstr("the service ended while it was at work on this image"));
+  EXPECT_THAT(Page("/metrics"), HasSubstr("conversions_total{result=\"done\"} 1"));
+}
+
+TEST_F(ServiceTest, APlatformOfAnIndexIsFoundWhereverItStands) {
+  const std::string image = Image("v1");
+  auto index = [](const std::string& digest, const std::string& platform) {
+    return R"({"manifests":[{"digest":")" + digest + R"(","mediaType":"","size":1)" + platform + "}]}";
+  };
+  const std::string inner = stub_.AddManifest("demo", "inner", kOciIndex,
+                                              index(image, R"(,"platform":{"os":"linux","architecture":"arm64"})"));
+  const std::string outer = stub_.AddManifest("demo", "outer", kOciIndex, index(inner, ""));
+  for (const char* platform : {"linux/arm64", "arm64", "all"}) {
+    std::filesystem::remove_all(dir_ + "/state");
+    std::filesystem::remove(dir_ + "/calls");
+    Open("echo x@" + Digest('9'), std::string(R"({"tags":"outer","platform":")") + platform + "\"}");
+    EXPECT_EQ(*service_->Sweep(), 0U);
+    EXPECT_THAT(Calls(), HasSubstr("-g " + outer)) << platform << Page("/");
+  }
+  std::filesystem::remove(dir_ + "/calls");
+  Open("echo x@" + Digest('9'), R"({"tags":"inner","platform":"amd64"})");
+  EXPECT_EQ(*service_->Sweep(), 0U);
+  EXPECT_EQ(Calls(), "");
+  EXPECT_THAT(Page("/"), HasSubstr("an index without an image for linux/amd64"));
+}
+
+TEST_F(ServiceTest, TheRulesOfNowCountForWhatWasSkipped) {
+  Image("v1", 5000);
+  Open("echo x@" + Digest('9'), R"({"minMB":500})");
+  EXPECT_EQ(*service_->Sweep(), 0U);
+  EXPECT_EQ(Calls(), "");
+  Open("echo x@" + Digest('9'));
+  EXPECT_EQ(*service_->Sweep(), 0U);
+  EXPECT_THAT(Calls(), HasSubstr("--referrer"));
+}
+
+TEST_F(ServiceTest, OneProcessConvertsInADirectory) {
+  Image("v1");
+  Open("echo x@" + Digest('9'));
+  auto second = ConvertService::Open(config_, dir_ + "/convertor");
+  ASSERT_TRUE(second.ok()) << second.error().message;
+  EXPECT_EQ((*second)->Serve().error().err, EBUSY);
+  EXPECT_EQ(*(*second)->Sweep(), 0U);  // it only queues
+  EXPECT_EQ(Calls(), "");
+  EXPECT_THAT(Page("/metrics"), HasSubstr("{state=\"waiting\"} 1"));
+  // The first one's conversions go on as they are.
+  auto q = std::move(*ServeQueue::Open(config_.directory + "/queue.db"));
+  ASSERT_TRUE(*q->Take(std::time(nullptr)));
+  second = ConvertService::Open(config_, dir_ + "/convertor");
+  EXPECT_EQ((*q->CountByState())["running"], 1U);
+}
+
+TEST_F(ServiceTest, ASweepSaysThatAnImageCannotBeRead) {
+  Image("v1");
+  Open("echo x@" + Digest('9'));
+  stub_.Inject(Fault::kStatus, 1000, 403);
+  EXPECT_EQ(*service_->Sweep(), 1U);
 }
 
 TEST_F(ServiceTest, NotificationsNeedTheToken) {

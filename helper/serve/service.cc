@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "serve/service.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -31,6 +33,10 @@ constexpr size_t kMaxShown = 200;
 constexpr size_t kMaxTokenBytes = 4096;
 constexpr int64_t kFirstDelayS = 30, kMaxDelayS = 3600;
 constexpr int kNice = 10;
+constexpr char kOomScore[] = "500";  // the kernel ends a conversion, and not the service
+constexpr int64_t kForgetEveryS = 3600;
+constexpr int kRecordTries = 30;
+constexpr auto kRecordDelay = std::chrono::seconds(10);
 constexpr size_t kMaxOutput = 64 << 10;
 constexpr char kImageConfig[] = "application/vnd.oci.image.config.v1+json";
 constexpr char kDockerConfigType[] = "application/vnd.docker.container.image.v1+json";
@@ -92,7 +98,15 @@ Result<std::unique_ptr<ConvertService>> ConvertService::Open(ServeConfig config,
   s->program_ = std::move(program);
   const ServeConfig& c = s->config_;
   FASTOCI_CHECK_OK(MakeDirs(c.directory, 0700));
+  const std::string lock = c.directory + "/lock";
+  s->lock_.reset(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!s->lock_.valid()) return ErrnoError(lock);
+  if (::flock(s->lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return ErrnoError(lock);
+    s->lock_.reset();
+  }
   FASTOCI_TRY(s->queue_, ServeQueue::Open(c.directory + "/queue.db"));
+  if (s->lock_.valid()) FASTOCI_CHECK_OK(s->queue_->PutBack(/*tried=*/true));
   if (!c.token_file.empty()) {
     FASTOCI_TRY(s->token_, ReadFile(c.token_file, kMaxTokenBytes));
     while (s->token_.ends_with("\n")) s->token_.pop_back();
@@ -114,12 +128,17 @@ Result<std::unique_ptr<ConvertService>> ConvertService::Open(ServeConfig config,
 ConvertService::~ConvertService() { Stop(); }
 
 void ConvertService::Stop() {
-  std::lock_guard lock(mutex_);
-  stop_ = true;
-  wake_.notify_all();
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+    wake_.notify_all();
+  }
+  if (queue_ && lock_.valid()) (void)queue_->PutBack(/*tried=*/false).ok();
 }
 
 Status ConvertService::Serve() {
+  if (!lock_.valid())
+    return Error{ErrorKind::kUnavailable, EBUSY, "another convertor --serve converts in " + config_.directory};
   FASTOCI_TRY(server_, HttpServer::Open(config_.listen,
                                         [this](const ServedRequest& r) { return Handle(r); }));
   Log(LogLevel::kInfo, "waiting for notifications at http://%s/notify", config_.listen.c_str());
@@ -131,7 +150,8 @@ Status ConvertService::Serve() {
   return OkStatus();
 }
 
-Result<uint64_t> ConvertService::Sweep() {
+Result<uint64_t> ConvertService::QueueAll() {
+  uint64_t unreadable = 0, queued = 0;
   FASTOCI_TRY(std::vector<std::string> repositories, client_->ListRepositories(config_.registry));
   for (const std::string& repository : repositories) {
     Reference repo;
@@ -140,6 +160,7 @@ Result<uint64_t> ConvertService::Sweep() {
     auto tags = client_->ListTags(repo);
     if (!tags.ok()) {
       Log(LogLevel::kWarning, "%s: %s", repository.c_str(), tags.error().message.c_str());
+      unreadable++;
       continue;
     }
     for (const std::string& tag : *tags) {
@@ -147,18 +168,29 @@ Result<uint64_t> ConvertService::Sweep() {
       auto manifest = client_->GetManifest(repo.WithTag(tag));
       if (!manifest.ok()) {
         Log(LogLevel::kWarning, "%s", manifest.error().message.c_str());
+        unreadable++;
         continue;
       }
       FASTOCI_TRY(bool added, queue_->Add(repository, tag, manifest->digest, Now()));
-      (void)added;
+      queued += added;
     }
   }
+  if (!lock_.valid())
+    Log(LogLevel::kInfo, "%llu images are queued; the convertor --serve that runs converts them",
+        static_cast<unsigned long long>(queued));
+  return unreadable;
+}
+
+Result<uint64_t> ConvertService::Sweep() {
+  FASTOCI_TRY(const uint64_t unreadable, QueueAll());
+  if (!lock_.valid()) return unreadable;
   std::vector<std::thread> workers;
   for (size_t i = 0; i < config_.workers; i++)
     workers.emplace_back([this, i] { Work(i, /*until_empty=*/true); });
   for (std::thread& t : workers) t.join();
   std::lock_guard lock(mutex_);
-  return figures_.failed;
+  if (broken_) return *broken_;
+  return figures_.failed + unreadable;
 }
 
 ServedReply ConvertService::Handle(const ServedRequest& request) {
@@ -189,16 +221,19 @@ ServedReply ConvertService::Notify(const ServedRequest& request) {
   auto events = ParseNotification(request.body);
   if (!events.ok()) return refuse(400, events.error().message);
   size_t queued = 0;
+  std::optional<Error> failed;
   for (const PushEvent& e : *events) {
     if (FindRule(config_, e.repository, e.tag) == nullptr) continue;
     auto added = queue_->Add(e.repository, e.tag, e.digest, Now());
-    // The registry sends it again.
-    if (!added.ok()) return {503, "text/plain", added.error().message + "\n"};
-    queued += *added;
+    if (!added.ok()) failed = added.error();
+    else queued += *added;
   }
   std::lock_guard lock(mutex_);
-  figures_.notifications++;
+  queued_ += queued;
   if (queued > 0) wake_.notify_all();
+  // The registry sends it again.
+  if (failed) return {503, "text/plain", failed->message + "\n"};
+  figures_.notifications++;
   return {202, "text/plain", std::to_string(queued) + " queued\n"};
 }
 
@@ -211,27 +246,53 @@ ServeFigures ConvertService::Figures() {
   return f;
 }
 
+// What ended stays for keepDays, for the page.
+void ConvertService::ForgetOld() {
+  const int64_t now = Now();
+  {
+    std::lock_guard lock(mutex_);
+    if (now >= forgot_at_ && now - forgot_at_ < kForgetEveryS) return;
+    forgot_at_ = now;
+  }
+  Status forgot = queue_->Forget(now - static_cast<int64_t>(config_.keep_days) * 86400);
+  if (!forgot.ok()) Log(LogLevel::kWarning, "%s", forgot.error().message.c_str());
+}
+
 void ConvertService::Work(size_t number, bool until_empty) {
   for (;;) {
+    uint64_t seen = 0;
+    {
+      std::lock_guard lock(mutex_);
+      if (stop_) return;
+      seen = queued_;
+    }
+    ForgetOld();
     auto job = queue_->Take(Now());
     if (job.ok() && *job) {
       Run(**job, number);
       continue;
     }
-    if (!job.ok()) Log(LogLevel::kError, "%s", job.error().message.c_str());
     auto next = queue_->NextAt();
-    if (until_empty && next.ok() && !*next) return;  // others may still run
+    std::optional<Error> error;
+    if (!job.ok()) error = job.error();
+    else if (!next.ok()) error = next.error();
+    if (error) Log(LogLevel::kError, "%s", error->message.c_str());
+    if (until_empty && !error && !*next) return;  // others may still run
     int64_t seconds = 60;
-    if (next.ok() && *next) seconds = std::clamp<int64_t>(**next - Now(), 1, 60);
+    if (!error && *next) seconds = std::clamp<int64_t>(**next - Now(), 1, 60);
     std::unique_lock lock(mutex_);
-    if (stop_) return;
-    wake_.wait_for(lock, std::chrono::seconds(seconds));
-    if (stop_) return;
+    if (until_empty && error) {
+      broken_ = error;
+      return;
+    }
+    wake_.wait_for(lock, std::chrono::seconds(seconds), [&] { return stop_ || queued_ != seen; });
   }
 }
 
 void ConvertService::Run(const ServeJob& job, size_t number) {
   const std::string name = job.repository + (job.tag.empty() ? "" : ":" + job.tag) + "@" + job.digest;
+  if (job.tries > config_.tries)
+    return Ended(job, {ErrorKind::kIo, EIO, "the service ended while it was at work on this image"});
   const ServeRule* rule = FindRule(config_, job.repository, job.tag);
   uint64_t bytes = 0;
   // The rules may have changed since it was queued.
@@ -241,7 +302,7 @@ void ConvertService::Run(const ServeJob& job, size_t number) {
   if (!why.ok()) return Ended(job, why.error());
   if (!why->empty()) {
     Log(LogLevel::kInfo, "%s: skipped: %s", name.c_str(), why->c_str());
-    (void)queue_->Skip(job.id, *why, Now()).ok();
+    Record([&] { return queue_->Skip(job.id, *why, Now()); });
     std::lock_guard lock(mutex_);
     figures_.skipped++;
     return;
@@ -253,24 +314,34 @@ void ConvertService::Run(const ServeJob& job, size_t number) {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (!digest.ok()) return Ended(job, digest.error());
   Log(LogLevel::kInfo, "%s: %s in %.1f s", name.c_str(), digest->c_str(), seconds);
-  (void)queue_->Finish(job.id, *digest, Now()).ok();
-  (void)queue_->Forget(Now() - static_cast<int64_t>(config_.keep_days) * 86400).ok();
+  Record([&] { return queue_->Finish(job.id, *digest, Now()); });
   std::lock_guard lock(mutex_);
   figures_.converted++;
   figures_.bytes += bytes;
   figures_.seconds += seconds;
 }
 
+// Without its outcome in the queue the job would count as running until the next start.
+void ConvertService::Record(const std::function<Status()>& write) {
+  for (int i = 0; i < kRecordTries; i++) {
+    Status written = write();
+    if (written.ok()) return;
+    Log(LogLevel::kError, "%s", written.error().message.c_str());
+    std::unique_lock lock(mutex_);
+    if (wake_.wait_for(lock, kRecordDelay, [this] { return stop_; })) return;
+  }
+}
+
 void ConvertService::Ended(const ServeJob& job, const Error& error) {
   {
     std::lock_guard lock(mutex_);
-    // The conversion ended with this process. It waits again when the queue is opened.
+    // The conversion ended with this process. It waits again already.
     if (stop_) return;
   }
   const bool final = job.tries >= config_.tries || error.kind == ErrorKind::kUnsupported;
   Log(LogLevel::kWarning, "%s@%s: %s%s", job.repository.c_str(), job.digest.c_str(),
       error.message.c_str(), final ? "" : "; it is tried again");
-  (void)queue_->Retry(job.id, error.message, Now(), Now() + DelayS(job.tries), final).ok();
+  Record([&] { return queue_->Retry(job.id, error.message, Now(), Now() + DelayS(job.tries), final); });
   std::lock_guard lock(mutex_);
   (final ? figures_.failed : figures_.retried)++;
 }
@@ -347,6 +418,9 @@ Result<std::string> ConvertService::Convert(const ServeJob& job, const ServeRule
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    // If that fails, it is as before.
+    if (const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); fd >= 0)
+      (void)!::write(fd, kOomScore, sizeof(kOomScore) - 1);
     return ::setpriority(PRIO_PROCESS, 0, kNice) == 0 && ::setrlimit(RLIMIT_AS, &limit) == 0 ? 0
                                                                                             : 126;
   };
@@ -354,13 +428,19 @@ Result<std::string> ConvertService::Convert(const ServeJob& job, const ServeRule
   p.max_output = kMaxOutput;
   p.last_output = true;  // the digest, or the complaint, comes last
   std::string output;
-  FASTOCI_TRY(int code, RunBoundedProgram(p, &output));
+  auto code = RunBoundedProgram(p, &output);
+  const std::string memory_limit = "memoryMB allows (" + std::to_string(c.memory_mb) + ")";
+  if (!code.ok() && code.error().kind == ErrorKind::kIo)
+    return Error{ErrorKind::kIo, EIO, code.error().message + "; it may need more memory than " + memory_limit};
+  if (!code.ok()) return code.error();
   const std::string digest = DigestIn(output);
-  if (code == 0 && !digest.empty()) return digest;
+  if (*code == 0 && !digest.empty()) return digest;
+  if (*code == kConvertorNoMemory)
+    return Error{ErrorKind::kUnsupported, ENOMEM, "the conversion needs more memory than " + memory_limit};
   const std::string why = Complaint(output);
-  return Error{ErrorKind::kIo, EIO,
+  return Error{*code == kConvertorUnsupported ? ErrorKind::kUnsupported : ErrorKind::kIo, EIO,
                why.empty()
-                   ? "the convertor printed nothing and ended with status " + std::to_string(code)
+                   ? "the convertor printed nothing and ended with status " + std::to_string(*code)
                    : why};
 }
 

@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -237,7 +238,8 @@ Status RunService(const Flags& f) {
               ConvertService::Open(std::move(config), std::string(self, static_cast<size_t>(n))));
   if (f.all) {
     FASTOCI_TRY(uint64_t failed, service->Sweep());
-    if (failed > 0) return InvalidError(std::to_string(failed) + " images could not be converted; the lines above say why");
+    if (failed > 0)
+      return InvalidError(std::to_string(failed) + " images or repositories could not be read or converted; the lines above say why");
     return OkStatus();
   }
   sigset_t ends;
@@ -245,9 +247,10 @@ Status RunService(const Flags& f) {
   ::sigaddset(&ends, SIGTERM);
   ::sigaddset(&ends, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);
-  std::thread([ends] {
+  std::thread([ends, &service] {
     int signal = 0;
     ::sigwait(&ends, &signal);
+    service->Stop();
     ::_exit(0);
   }).detach();
   return service->Serve();
@@ -298,10 +301,18 @@ Status Run(const Flags& f) {
   return OkStatus();
 }
 
+// Of any thread that has used up its memory, which --serve limits.
+void EndForMemory() {
+  constexpr char kText[] = "convertor: out of memory\n";
+  (void)!::write(STDERR_FILENO, kText, sizeof(kText) - 1);
+  ::_exit(kConvertorNoMemory);
+}
+
 }  // namespace
 }  // namespace fastoci
 
 int main(int argc, char** argv) {
+  std::set_new_handler(fastoci::EndForMemory);
   fastoci::SetLogProgram("convertor");
   CLI::App app("Makes FastOCI images from OCI images. The original image does not change.");
   fastoci::Flags flags;
@@ -320,5 +331,5 @@ int main(int argc, char** argv) {
   fastoci::Status status = fastoci::Run(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "convertor: %s\n", fastoci::PrintableLines(status.error().message).c_str());
-  return 1;
+  return status.error().kind == fastoci::ErrorKind::kUnsupported ? fastoci::kConvertorUnsupported : 1;
 }
