@@ -118,7 +118,7 @@ class RegistryTest : public ::testing::Test {
   void Connect(CredentialSourcePtr source) {
     RegistryOptions options;
     options.retry.first_delay_ms = 1;
-    options.http.stall_ms = 300;
+    options.http.stall_ms = stall_ms_;
     options.upload_chunk_bytes = chunk_bytes_;
     options.referrers_settle_ms = 20;
     options.transfer_timeout_ms = transfer_timeout_ms_;
@@ -130,7 +130,7 @@ class RegistryTest : public ::testing::Test {
   Reference repo_;
   std::string data_, digest_;
   uint64_t chunk_bytes_ = 64 << 20;
-  int64_t transfer_timeout_ms_ = 1800000;
+  int64_t transfer_timeout_ms_ = 1800000, stall_ms_ = 300;
   std::unique_ptr<RegistryClient> client_;
 };
 
@@ -375,6 +375,7 @@ TEST_F(RegistryTest, ALargerBlobHasMoreTime) {
 // Each way in which a chunked upload goes, and which requests it takes.
 TEST_F(RegistryTest, LargeBlobsAreSentInChunksAndGoOnWhereTheyWere) {
   chunk_bytes_ = 2 << 20;
+  stall_ms_ = 20000;  // a slow machine stands still, too
   std::string blob(7 << 20, 'c');
   for (size_t i = 0; i < blob.size(); i += 4096) blob[i] = static_cast<char>(i >> 12);
   auto upload = [&](const char* what, const StubHabits& habits, int patches, int puts) {
