@@ -16,7 +16,7 @@ proxy_answers() { curl -s -o /dev/null "http://$proxy/v2/"; }
 proxy_up() {
 	"$PYTHON" "$SELFTESTS/lib/faultproxy.py" 5001 5000 "$mode" "$WORK/requests" >> "$WORK/proxy.log" 2>&1 &
 	proxy_pid=$!
-	wait_for 30 proxy_answers || die 'no proxy'
+	wait_for 120 proxy_answers || die 'no proxy'
 }
 proxy_down() { kill -9 "$proxy_pid" 2>/dev/null; wait "$proxy_pid" 2>/dev/null; }
 defer proxy_down
