@@ -188,7 +188,8 @@ def cold():
         labels = {"eager_s": "FastOCI, eager", "igzip_s": "curl | igzip | sha256sum | dd", "gzip_s": "curl | gzip | sha256sum | dd"}
         text += bars("cold-eager", "All of a layer onto the disk", list(labels.values()), [data[k] for k in labels], {"FastOCI, eager"}, "s") + "\n"
     seconds = {"miss_ms": "one cold miss (median), ms", "miss_floor_ms": "its floor, ms", "one_slow_miss_ms": "one cold miss at 100 ms, ms",
-               "burst_ms": "64 of them at once, ms", "eager_cpu_s": "CPU time of the eager fetch, s", "floor_cpu_s": "its floor, s"}
+               "burst_ms": "64 of them at once, ms", "burst_floor_ms": "curl for the same ranges at once, ms",
+               "seq_later_share": "share of the link, last three quarters", "disk_s": "the disk alone for the eager fetch, s", "eager_cpu_s": "CPU time of the eager fetch, s", "floor_cpu_s": "its floor, s"}
     return text + table(["", "measured", "range of the rounds"], [[what, f"{data[k]:.4g}", "{:.4g} to {:.4g}".format(*data["spread"][k])]
                                                                   for k, what in seconds.items() if k in data])
 
@@ -253,6 +254,15 @@ TITLES = {"hit": "A read of what is cached", "lookup": "Look-ups in the extent t
           "convert": "A conversion", "cache": "Which chunks stay in the cache", "scale": "Many of everything"}
 
 
+def notes(name):
+    """What no program finds: why an aim is missed, in docs/benchmarks/NAME.notes."""
+    try:
+        with open(f"{os.path.dirname(PAGE)}/benchmarks/{name}.notes") as f:
+            return "\n" + f.read()
+    except OSError:
+        return ""
+
+
 def main():
     old = {}
     try:
@@ -263,7 +273,7 @@ def main():
     parts = [HEAD]
     for name in ORDER:
         made = {"hit": hit, "lookup": lookup, "cold": cold, "eager": eager, "convert": convert, "cache": cache, "scale": scale}[name]()
-        body = f"## {TITLES[name]}\n\n{made}" if made else old.get(name)
+        body = f"## {TITLES[name]}\n\n{made}{notes(name)}" if made else old.get(name)
         if body:
             parts.append(f"<!-- begin {name} -->\n{body}<!-- end {name} -->\n")
     with open(PAGE, "w") as f:
