@@ -19,14 +19,15 @@ constexpr uint64_t kMaxCredentialsBytes = 1 << 20;
 
 constexpr char kDockerServer[] = "https://index.docker.io/v1/";
 
-// "https://index.docker.io/v1/" and the like: docker's old keys. The host as
-// references have it, so that no spelling of it matters.
+// "https://index.docker.io/v1/" and the like: docker's old keys, of a whole host. In
+// "quay.io/org/v2" it is a part of a repository's name. The host as references have it, so that
+// no spelling of it matters.
 std::string NormalizeKey(std::string key) {
   for (const char* scheme : {"https://", "http://"})
     if (key.starts_with(scheme)) key.erase(0, std::string(scheme).size());
   while (key.ends_with("/")) key.pop_back();
   for (const char* suffix : {"/v1", "/v2"})
-    if (key.ends_with(suffix)) key.resize(key.size() - 3);
+    if (key.ends_with(suffix) && key.find('/') == key.size() - 3) key.resize(key.size() - 3);
   const size_t slash = std::min(key.find('/'), key.size());
   if (!IsRegistryHost(key.substr(0, slash))) return "";
   return CanonicalHost(key.substr(0, slash)) + key.substr(slash);

@@ -80,7 +80,8 @@ std::string CanonicalHostPort(const std::string& host, const std::string& defaul
   std::string name = CanonicalName(HostWithoutPort(host));
   if (!port.empty() && default_ports.find(" " + port + " ") == std::string::npos)
     name += ":" + port;
-  if (name == "index.docker.io" || name == "registry-1.docker.io") return kDefaultHost;
+  for (const char* hub : {"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+    if (name == hub) return kDefaultHost;
   return name;
 }
 

@@ -26,6 +26,7 @@ TEST(Reference, Parses) {
       {"docker.io/nginx", "docker.io", "library/nginx", "latest", false},
       {"registry-1.docker.io/nginx:1", "docker.io", "library/nginx", "1", false},
       {"index.docker.io/o/r", "docker.io", "o/r", "latest", false},
+      {"registry.hub.docker.com/library/x", "docker.io", "library/x", "latest", false},
       {"LOCALHOST:5000/a", "localhost:5000", "a", "latest", false},
       {"ghcr.io/o/r@D", "ghcr.io", "o/r", "", true},
       {"ghcr.io/o/r:t@D", "ghcr.io", "o/r", "t", true},
@@ -82,6 +83,15 @@ TEST(CredentialsTest, LongestMatchWins) {
   EXPECT_EQ(c->Find("h.io", "teammate/x")->username, "host");
   EXPECT_FALSE(c->Find("h.io.evil", "x"));
   EXPECT_FALSE(c->Find("helper.io", "x"));
+}
+
+TEST(CredentialsTest, APathThatEndsAsDockersOldKeysDo) {
+  auto c = Credentials::Parse(R"({"auths":{"quay.io/org/v2":{"username":"v2","password":"p"},
+    "https://r.io/v2/":{"username":"r","password":"p"}}})");
+  ASSERT_TRUE(c.ok());
+  EXPECT_EQ(c->Find("quay.io", "org/v2")->username, "v2");
+  EXPECT_FALSE(c->Find("quay.io", "org/other"));
+  EXPECT_EQ(c->Find("r.io", "any")->username, "r");
 }
 
 TEST(CredentialsTest, UserPasswordAndMalformed) {
