@@ -81,7 +81,7 @@ Status RenewAccess(const AttachPaths& paths, const AttachRequest& request,
   const RegistryAccess& a = request.access;
   const bool given = a.plain_http || !a.user_password.empty() || !a.credentials_file.empty() ||
                      a.tls.insecure || !a.tls.root_ca.empty() || !a.tls.cert_dir.empty() ||
-                     !a.tls.client_cert.empty();
+                     !a.tls.client_cert.empty() || !a.hosts_dirs.empty();
   if (request.ref.empty() || ParseLayoutName(request.ref) || state.manifest_digest.empty())
     return OkStatus();
   ResolvedImage image;
@@ -113,7 +113,9 @@ Status Provide(const AttachPaths& paths, const AttachRequest& request, const Sta
     return OkStatus();
   }
   FASTOCI_TRY(Config node, LoadConfig(paths.config));
-  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(request.access, node.signatures));
+  RegistryAccess access = request.access;
+  access.node_hosts_dir = node.hosts_dir;
+  FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(access, node.signatures));
   bool by_config = !request.config.empty();
   FASTOCI_TRY(ResolvedImage image, request.stack ? puller.ResolveStack(*request.stack, progress)
                                    : by_config   ? puller.ResolveConfig(request.config, progress)

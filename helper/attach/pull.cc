@@ -198,19 +198,19 @@ Status UseAccess(const Access& kept, RegistryAccess* access, std::vector<UniqueF
   if (!kept.credential.username.empty())
     access->user_password = kept.credential.username + ":" + kept.credential.password.Reveal();
   access->credentials_file = kept.credentials_file;
+  access->hosts_dirs = kept.hosts_dirs;
   return OkStatus();
 }
-
-namespace {
 
 Result<RegistryOptions> OptionsOf(const RegistryAccess& access) {
   RegistryOptions options;
   options.plain_http = access.plain_http;
   FASTOCI_TRY(options.http.tls, ReadTlsFlags(access.tls));
+  std::vector<std::string> dirs = access.hosts_dirs;
+  if (dirs.empty() && !access.node_hosts_dir.empty()) dirs.push_back(access.node_hosts_dir);
+  FASTOCI_TRY(options.hosts_dirs, ReadHostsDirs(dirs));
   return options;
 }
-
-}  // namespace
 
 Result<std::unique_ptr<RegistryClient>> OpenClient(const RegistryAccess& access,
                                                    const std::string& host) {
@@ -265,7 +265,7 @@ Result<Access> ImagePuller::AccessFor(const ResolvedImage& image) const {
   if (access_.user_password.empty() && file.empty() && !image.layout)
     file = CredentialsFileOfEnvironment(image.ref);
   FASTOCI_TRY(Access access, MakeAccess(image.ref.host, access_.plain_http, tls,
-                                        access_.user_password, file));
+                                        access_.user_password, file, access_.hosts_dirs));
   if (!image.layout) access.repository = image.ref.repository;
   std::set<std::string> others;
   for (const MetaLayer& layer : image.fastoci.layers)
@@ -279,8 +279,13 @@ Result<Manifest> ImagePuller::GetManifest(const ResolvedImage& image, const std:
   return client_->GetManifest(name.starts_with("sha256:") ? image.ref.WithDigest(name) : image.ref.WithTag(name));
 }
 
-Result<std::string> ImagePuller::Referrers(const ResolvedImage& image, const std::string& digest) {
-  return image.layout ? image.layout->Referrers(digest) : client_->Referrers(image.ref, digest);
+Result<std::vector<std::string>> ImagePuller::Referrers(const ResolvedImage& image,
+                                                        const std::string& digest,
+                                                        const std::string& artifact_type) {
+  FASTOCI_TRY(std::string index, image.layout
+                                     ? image.layout->Referrers(digest, artifact_type)
+                                     : client_->Referrers(image.ref, digest, artifact_type));
+  return ReferrersOfType(index, artifact_type);
 }
 
 Result<Manifest> ImagePuller::ManifestOfHost(const ResolvedImage& image, const std::string& name) {
@@ -312,12 +317,10 @@ Status ImagePuller::MeasureLayout(ResolvedImage* image) {
 Status ImagePuller::FindArtifact(ResolvedImage* image, Progress* progress) {
   const Manifest original = image->manifest;
   const std::string name = image->ref.ToString();
-  auto referrers = Referrers(*image, original.digest);
-  if (!referrers.ok())
-    return referrers.error().Wrap(name + " is an ordinary image; whether there is a FastOCI artifact "
+  auto found = Referrers(*image, original.digest, ArtifactType(ImageFormat::kTurboOci));
+  if (!found.ok())
+    return found.error().Wrap(name + " is an ordinary image; whether there is a FastOCI artifact "
                                          "of it cannot be told");
-  auto found = ReferrersOfType(*referrers, ArtifactType(ImageFormat::kTurboOci));
-  if (!found.ok()) return found.error().Wrap("referrers of " + name);
   if (found->empty())
     return Error{ErrorKind::kUnsupported, EOPNOTSUPP,
                  name + " is an ordinary image, and its registry has no FastOCI artifact of it (" +
@@ -431,9 +434,7 @@ void ImagePuller::FindDigests(const std::string& digest, ResolvedImage* image, P
   auto warn = [&](const Error& e) {
     progress->Warn("no chunk digests of overlaybd layers: " + e.message);
   };
-  auto index = Referrers(*image, digest);
-  if (!index.ok()) return warn(index.error());
-  auto artifacts = ReferrersOfType(*index, kDigestsArtifact);
+  auto artifacts = Referrers(*image, digest, kDigestsArtifact);
   if (!artifacts.ok()) return warn(artifacts.error());
   artifacts->resize(std::min(artifacts->size(), kMaxDigestArtifacts));
   for (const std::string& artifact : *artifacts) {

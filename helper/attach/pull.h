@@ -28,12 +28,18 @@ struct RegistryAccess {
   std::string user_password;     // "user:password", for the image's registry alone
   std::string credentials_file;  // in the format of docker's config.json
   TlsFlags tls;
+  // Directories with hosts.toml files; "none": none. Empty: containerd's and docker's.
+  std::vector<std::string> hosts_dirs;
+  std::string node_hosts_dir;  // the same of the node's configuration, where hosts_dirs is empty
   std::string decoder;  // fastoci-decoderd; empty: beside this program
 };
 
 // Fills access from what an earlier attach has kept. The PEM files that access then names are
 // in memory, and exist as long as what is added to files.
 Status UseAccess(const Access& kept, RegistryAccess* access, std::vector<UniqueFd>* files);
+
+// What the options of a registry mean; an Error: a file of them cannot be read.
+Result<RegistryOptions> OptionsOf(const RegistryAccess& access);
 
 // A client for one image's registry.
 Result<std::unique_ptr<RegistryClient>> OpenClient(const RegistryAccess& access,
@@ -96,7 +102,9 @@ class ImagePuller {
   ImagePuller() = default;
   // In a layout or a registry. name: a tag or a digest.
   Result<Manifest> GetManifest(const ResolvedImage& image, const std::string& name);
-  Result<std::string> Referrers(const ResolvedImage& image, const std::string& digest);
+  // The digests of those of one type.
+  Result<std::vector<std::string>> Referrers(const ResolvedImage& image, const std::string& digest,
+                                             const std::string& artifact_type);
   Result<Manifest> ManifestOfHost(const ResolvedImage& image, const std::string& name);
   static Status MeasureLayout(ResolvedImage* image);
   // What FastOCI artifact there is for the image, an ordinary one.

@@ -140,6 +140,7 @@ TEST_F(PullTest, AccessIsKeptAndUsedAgain) {
   Access by_file;
   by_file.host = "r.example";
   by_file.credentials_file = "/etc/login.json";
+  by_file.hosts_dirs = {"/etc/mirrors", "none"};
   {
     auto dir = StateDir::Open(root, "demo", 1000);
     ASSERT_TRUE(dir.ok());
@@ -157,7 +158,7 @@ TEST_F(PullTest, AccessIsKeptAndUsedAgain) {
     EXPECT_EQ(again.user_password, "u:p:q");
     auto tls = ReadTlsFlags(again.tls);
     ASSERT_TRUE(tls.ok()) << tls.error().message;
-    EXPECT_EQ(*MakeAccess("r.example", false, *tls, again.user_password, again.credentials_file),
+    EXPECT_EQ(*MakeAccess("r.example", false, *tls, again.user_password, again.credentials_file, {}),
               access);
     ASSERT_TRUE(dir->SaveAccess(by_file).ok());
     const std::string ca = again.tls.root_ca;
@@ -166,9 +167,12 @@ TEST_F(PullTest, AccessIsKeptAndUsedAgain) {
     ASSERT_TRUE(UseAccess(*ReadAccess(root, "demo"), &again, &files).ok());
     EXPECT_TRUE(files.empty());
     EXPECT_EQ(again.credentials_file, "/etc/login.json");
-    EXPECT_EQ(*MakeAccess("r.example", false, {}, "", again.credentials_file), by_file);
-    EXPECT_EQ(MakeAccess("r.example", false, {}, "", "login.json")->credentials_file,
+    EXPECT_EQ(*MakeAccess("r.example", false, {}, "", again.credentials_file, again.hosts_dirs), by_file);
+    EXPECT_EQ(MakeAccess("r.example", false, {}, "", "login.json", {})->credentials_file,
               std::filesystem::current_path() / "login.json");
+    EXPECT_EQ(MakeAccess("r.example", false, {}, "", "", {"certs.d"})->hosts_dirs[0],
+              std::filesystem::current_path() / "certs.d");
+    EXPECT_FALSE(AccessFromJson(R"({"version":1,"host":"r.example","hosts_dirs":["certs.d"]})").ok());
     ASSERT_TRUE(dir->SaveAccess(Access()).ok());  // nothing to keep
     EXPECT_EQ(ReadAccess(root, "demo").error().kind, ErrorKind::kNotFound);
     ASSERT_TRUE(dir->Remove().ok());

@@ -86,7 +86,7 @@ Result<bool> Search::TryManifest(const Reference& at) {
 }
 
 Result<bool> Search::TryReferrers() {
-  auto index = client->Referrers(ref, digest);
+  auto index = client->Referrers(ref, digest, kArtifactType);
   if (!index.ok()) {
     if (index.error().kind == ErrorKind::kNotFound) return false;
     return index.error();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// keep_attach IMAGE STATE NAME DECODER [-u USER:PASSWORD | --credentials FILE]: what
+// keep_attach IMAGE STATE NAME DECODER [-u USER:PASSWORD | --credentials FILE | --hosts-dir DIR]: what
 // `fastoci attach` does with a registry and keeps on disk for the helper and the next boot
 // (STATE/NAME/meta.img and access.json), without what it does with the kernel. A meta image
 // that is there already stays, as with an attach of what is attached.
@@ -43,8 +43,10 @@ int main(int argc, char** argv) {
   }
   access.decoder = argv[4];
   if (argc == 7) {
-    const bool user = std::string(argv[5]) == "-u";
-    (user ? access.user_password : access.credentials_file) = argv[6];
+    const std::string option = argv[5];
+    if (option == "-u") access.user_password = argv[6];
+    else if (option == "--hosts-dir") access.hosts_dirs = {argv[6]};
+    else access.credentials_file = argv[6];
   }
   fastoci::Status status = fastoci::Keep(argv[1], argv[2], argv[3], access);
   if (status.ok()) return 0;

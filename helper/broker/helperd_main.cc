@@ -224,6 +224,7 @@ Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events
     fetcher.args.insert(fetcher.args.end(), {"--credentials", o.credentials});
   for (const std::string& dir : o.state_dirs.empty() ? kStateDirs : o.state_dirs)
     fetcher.args.insert(fetcher.args.end(), {"--state-dir", dir});
+  if (!o.hosts_dir.empty()) fetcher.args.insert(fetcher.args.end(), {"--hosts-dir", o.hosts_dir});
   if (!o.p2p.empty()) fetcher.args.insert(fetcher.args.end(), {"--p2p", o.p2p});
   if (!o.p2p_proxy.empty())
     fetcher.args.insert(fetcher.args.end(), {"--p2p-proxy", o.p2p_proxy});

@@ -12,6 +12,7 @@ Result<HelperOptions> Configure(HelperOptions o) {
     o.cache_size_mb = (o.cache_size_gb ? o.cache_size_gb : c.cache_size_gb) << 10;
   if (o.chunk_kb == 0) o.chunk_kb = static_cast<uint32_t>(c.chunk_kb);
   if (o.credentials.empty()) o.credentials = c.credentials;
+  o.hosts_dir = c.hosts_dir;
   o.p2p = c.p2p;
   o.p2p_proxy = c.p2p_proxy;
   o.keep_cache = c.keep_cache;
@@ -33,6 +34,7 @@ std::vector<std::string> NeedRestart(const HelperOptions& a, const HelperOptions
   if (a.cache_dir != b.cache_dir) keys.push_back("cacheDir");
   if (a.cache_device != b.cache_device) keys.push_back("cacheDevice");
   if (a.credentials != b.credentials) keys.push_back("credentialConfig.path");
+  if (a.hosts_dir != b.hosts_dir) keys.push_back("hostsDir");
   if (a.p2p != b.p2p || a.p2p_proxy != b.p2p_proxy) keys.push_back("p2pConfig");
   if (a.whole != b.whole) keys.push_back("wholeBlob");
   if (a.whole_layer_bytes != b.whole_layer_bytes) keys.push_back("wholeLayerKB");

@@ -43,7 +43,7 @@ struct HelperOptions {
   DownloadConfig download;
   WholePolicy whole = WholePolicy::kFail;
   MetricsConfig metrics;
-  std::string p2p, p2p_proxy;
+  std::string p2p, p2p_proxy, hosts_dir;
   uint64_t whole_layer_bytes = 0;
   uint64_t readahead_bytes = 8 << 20;  // compressed
   bool verify_on_read = false;

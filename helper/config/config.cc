@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/unique_fd.h"
+#include "registry/hosts.h"
 #include "registry/reference.h"
 
 namespace fastoci {
@@ -201,6 +202,7 @@ const std::map<std::string, Key>& Keys() {
       {"credentialConfig.path", {K::kString, 0, 0, false, SET(c->credentials = v)}},
       {"credentialConfig.timeout", {K::kIgnored}},
       {"credentialFilePath", {K::kString, 0, 0, true, SET(c->credentials = v)}},
+      {"hostsDir", {K::kString, 0, 0, false, SET(c->hosts_dir = v)}},
       {"p2pConfig", {K::kSection}},
       {"p2pConfig.enable", {K::kBool, 0, 0, false, SET(r->use_p2p = v)}},
       {"p2pConfig.address", {K::kString, 0, 0, false, SET(r->p2p = v)}},
@@ -348,6 +350,9 @@ Result<Config> ParseConfig(const std::string& text, const std::string& name,
   if (!ParseWhole(raw.whole, &config.whole))
     return complain(flat.values.at("wholeBlob").offset,
                     "\"wholeBlob\" must be \"fail\", \"report\" or \"off\"");
+  if (!config.hosts_dir.empty() && config.hosts_dir[0] != '/' && config.hosts_dir != kNoHostRoots)
+    return complain(flat.values.at("hostsDir").offset,
+                    "\"hostsDir\" must be the whole path of a directory, or \"none\"");
   if (config.metrics.path.empty() || config.metrics.path[0] != '/')
     return complain(flat.values.at("exporterConfig.uriPrefix").offset,
                     "\"exporterConfig.uriPrefix\" must begin with \"/\"");

@@ -58,6 +58,7 @@ struct Config {
   bool scrub_at_start = false;
   bool verify_on_read = false;
   std::string credentials;  // a file
+  std::string hosts_dir;    // of hosts.toml files, or "none"; "": containerd's and docker's
   std::string p2p;          // URL of a peer that is asked first; "": none
   std::string p2p_proxy;    // URL of an HTTP proxy that is tried first
   DownloadConfig download;

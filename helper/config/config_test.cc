@@ -143,6 +143,13 @@ TEST(Config, OverlaybdsFileIsKnownByItsName) {
   std::filesystem::remove_all(dir);
 }
 
+TEST(Config, TheDirectoryOfHostsFiles) {
+  EXPECT_EQ(ParseConfig("{}", "f", ConfigDialect::kOurs)->hosts_dir, "");
+  EXPECT_EQ(ParseConfig(R"({"hostsDir": "/etc/mirrors"})", "f", ConfigDialect::kOurs)->hosts_dir, "/etc/mirrors");
+  EXPECT_EQ(ParseConfig(R"({"hostsDir": "none"})", "f", ConfigDialect::kOurs)->hosts_dir, "none");
+  EXPECT_NE(ErrorOf(R"({"hostsDir": "certs.d"})").find("\"hostsDir\" must be the whole path"), std::string::npos);
+}
+
 TEST(Config, OverlaybdsFileIsAcceptedAsItIs) {
   auto c = ParseConfig(R"({"logConfig": {"logLevel": 1, "logPath": "/var/log/overlaybd.log"},
     "cacheConfig": {"cacheType": "file", "cacheDir": "/opt/overlaybd/registry_cache",

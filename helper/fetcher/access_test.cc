@@ -280,6 +280,30 @@ TEST_F(FetcherAccess, MirrorsComeBeforeTheRegistry) {
   for (const StubRequest& r : stub_.Requests()) EXPECT_EQ(r.headers.count("x-peer"), 0U);
 }
 
+// --hosts-dir of an attach is for its image.
+TEST_F(FetcherAccess, AnAttachMayNameADirectoryOfHostsFiles) {
+  StubRegistry mirror;
+  mirror.AddBlob(data_);
+  Write(config_, "{}");
+  const std::string own = dir_ + "/secret/own";
+  for (const std::string& d : {own, own + "/" + stub_.host()}) ASSERT_EQ(mkdir(d.c_str(), 0700), 0);
+  Write(own + "/" + stub_.host() + "/hosts.toml", "[host.\"" + mirror.url() + "\"]\n");
+  Access a;
+  a.host = stub_.host();
+  a.hosts_dirs = {own};
+  GiveAccess("one", id_, a);
+  HostsToml(stub_.host(), "[host.\"http://127.0.0.1:1\"]\n[host.\"http://127.0.0.1:2\"]\n");
+  Start();
+  auto with = OpenAs(2, id_, RegistrySource(stub_));
+  ASSERT_EQ(with.size(), 2U);
+  ExpectGood(Run(with[0], 10, 1000));
+  EXPECT_EQ(stub_.CountRequests("GET", ""), 0);
+  EXPECT_EQ(OpenAs(3, other_id_, RegistrySource(stub_)).size(), 3U);
+  a.hosts_dirs = {"none"};
+  GiveAccess("one", id_, a);
+  EXPECT_EQ(OpenAs(4, id_, RegistrySource(stub_)).size(), 1U);
+}
+
 // A login that attach got is replaced by that of the next attach.
 TEST_F(FetcherAccess, AnotherAttachGivesAnotherPassword) {
   stub_.RequireAuth(Auth::kBasic, "user", "second");

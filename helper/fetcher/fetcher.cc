@@ -197,7 +197,7 @@ Status Fetcher::OpenImage(const ControlMessage& m, const std::vector<UniqueFd>& 
   }
   for (const std::string& host : registries) {
     opening->unanswered++;
-    keeper_->FindHosts(host, [this, opening, host](Result<std::vector<HostConfig>> found) {
+    keeper_->FindHosts(host, image_id, [this, opening, host](Result<std::vector<HostConfig>> found) {
       if (found.ok()) opening->knowledge.hosts[host] = std::move(*found);
       else opening->error = found.error();
       Answered(opening);

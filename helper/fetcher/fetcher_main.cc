@@ -5,7 +5,7 @@
 //   --credentials FILE    of docker's format; before what docker, podman and kubelet have
 //   --state-dir DIR       of attached images, may be repeated
 //   --hosts-dir DIR       with hosts.toml directories, may be repeated; instead of
-//                         /etc/containerd/certs.d and /etc/docker/certs.d
+//                         /etc/containerd/certs.d and /etc/docker/certs.d; "none": none
 //   --ca-file FILE        PEM, instead of the system's certificates
 //   --p2p URL             of a peer, which is asked for URL/<URL of the blob> first
 //   --p2p-proxy URL       of an HTTP proxy, which is tried before the direct way
@@ -53,7 +53,7 @@ Result<Options> ParseOptions(int argc, char** argv) {
   HttpOptions& http = o.fetcher.http;
   http.user_agent = "fastoci/" FASTOCI_VERSION;
   http.first_byte_ms = kFirstByteMs;
-  bool own_hosts = false;
+  std::vector<std::string> hosts_dirs;
   for (int i = 1; i < argc; i++) {
     std::string name = argv[i];
     if (name == "--plain-http") {
@@ -63,8 +63,7 @@ Result<Options> ParseOptions(int argc, char** argv) {
     } else if (name == "--state-dir" && i + 1 < argc) {
       o.keeper.state_dirs.push_back(argv[++i]);
     } else if (name == "--hosts-dir" && i + 1 < argc) {
-      if (!std::exchange(own_hosts, true)) o.keeper.hosts_dirs.clear();
-      o.keeper.hosts_dirs.push_back(argv[++i]);
+      hosts_dirs.push_back(argv[++i]);
     } else if (name == "--helper-patience" && i + 1 < argc) {
       FASTOCI_TRY(o.keeper.program_ms, ParseNumber(name, argv[++i], 3600000));
     } else if (name == "--no-node-credentials") {
@@ -85,6 +84,7 @@ Result<Options> ParseOptions(int argc, char** argv) {
                           ": only fastoci-helperd starts this program");
     }
   }
+  o.keeper.hosts_dirs = HostRoots(hosts_dirs);
   return o;
 }
 

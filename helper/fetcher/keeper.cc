@@ -45,7 +45,7 @@ struct KeeperQuestion {
   uint32_t kind;  // KeeperKind
   uint32_t fresh;
   char name[kNameBytes];  // a host, or an image's id
-  char repository[kRepositoryBytes];
+  char repository[kRepositoryBytes];  // kHosts: an image's id, or ""
   char file[kMaxCredentialsPath + 1];
 };
 
@@ -152,7 +152,7 @@ class KeeperServer {
       return AccessesToJson(all);
     }
     if (q.kind == kHosts) {
-      FASTOCI_TRY(auto hosts, work_.Hosts(name));
+      FASTOCI_TRY(auto hosts, work_.Hosts(name, repository));
       return HostsToJson(hosts);
     }
     return InvalidError("unknown question");
@@ -296,12 +296,22 @@ std::vector<Access> KeeperWork::Accesses() const {
   return all;
 }
 
-Result<std::vector<HostConfig>> KeeperWork::Hosts(const std::string& host) const {
+Result<std::vector<HostConfig>> KeeperWork::Hosts(const std::string& host,
+                                                  const std::string& image_id) const {
   Reference ref;
   ref.host = host;
   if (!IsRegistryHost(host)) return InvalidError("no registry's host");
   HostsOptions options;
   options.roots = options_.hosts_dirs;
+  if (!image_id.empty()) {
+    FASTOCI_TRY(std::vector<Access> accesses, AccessOf(image_id));
+    for (const Access& a : accesses) {
+      auto is_it = [&](const std::string& h) { return CanonicalHost(h) == CanonicalHost(host); };
+      if (!a.hosts_dirs.empty() &&
+          (is_it(a.host) || std::any_of(a.more_hosts.begin(), a.more_hosts.end(), is_it)))
+        options.roots = HostRoots(a.hosts_dirs);
+    }
+  }
   return LoadHosts(options, ref);
 }
 
@@ -353,8 +363,9 @@ void Keeper::FindAccess(const std::string& image_id, Done<std::vector<Access>> d
   Ask(kAccess, false, image_id, "", "", Parsed(std::move(done), AccessesFromJson));
 }
 
-void Keeper::FindHosts(const std::string& host, Done<std::vector<HostConfig>> done) {
-  Ask(kHosts, false, host, "", "", Parsed(std::move(done), HostsFromJson));
+void Keeper::FindHosts(const std::string& host, const std::string& image_id,
+                       Done<std::vector<HostConfig>> done) {
+  Ask(kHosts, false, host, image_id, "", Parsed(std::move(done), HostsFromJson));
 }
 
 int64_t Keeper::deadline_ms() const {

@@ -57,7 +57,8 @@ class KeeperWork {
                                                     const std::string& file, bool fresh);
   // Of all images with that id (64 hex digits).
   Result<std::vector<Access>> AccessOf(const std::string& image_id) const;
-  Result<std::vector<HostConfig>> Hosts(const std::string& host) const;
+  // For an image with that id, or "" for any: as the attach of it said with --hosts-dir.
+  Result<std::vector<HostConfig>> Hosts(const std::string& host, const std::string& image_id) const;
 
  private:
   CredentialSourcePtr SourceOf(const std::string& file) EXCLUDES(mutex_);
@@ -87,7 +88,8 @@ class Keeper {
                       const std::string& file, bool fresh,
                       Done<std::optional<FoundCredential>> done);
   void FindAccess(const std::string& image_id, Done<std::vector<Access>> done);
-  void FindHosts(const std::string& host, Done<std::vector<HostConfig>> done);
+  void FindHosts(const std::string& host, const std::string& image_id,
+                 Done<std::vector<HostConfig>> done);
 
   int fd() const { return socket_.get(); }
   int64_t deadline_ms() const;

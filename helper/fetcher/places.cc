@@ -12,20 +12,12 @@ bool IsFor(const Access& access, const std::string& host) {
   return CanonicalHost(access.host) == CanonicalHost(host);
 }
 
-HttpSite SiteOf(const HostConfig& host) {
-  HttpSite site;
-  site.ca_pem = host.ca_pem;
-  site.insecure = host.skip_verify;
-  site.client_cert_pem = host.client_cert_pem;
-  site.client_key_pem = host.client_key_pem;
-  site.headers = host.headers;
-  site.connect_timeout_ms = host.dial_timeout_ms;
-  return site;
-}
-
 void Override(const Access& access, HttpSite* site) {
   if (access.insecure) site->insecure = true;
-  if (!access.ca_pem.empty()) site->ca_pem = access.ca_pem;
+  if (!access.ca_pem.empty()) {
+    site->ca_pem = access.ca_pem;
+    site->insecure = access.insecure;
+  }
   if (access.client_cert_pem.empty()) return;
   site->client_cert_pem = access.client_cert_pem;
   site->client_key_pem = access.client_key_pem;
@@ -40,11 +32,11 @@ Place AtHost(const FetchBlob& blob, const BlobLocation& source, const HostConfig
   p.url = host.Url(repository, "blobs/" + blob.digest);
   p.server.origin = host.scheme + "://" + host.authority;
   p.scope = {source.repository.host, repository};
-  if (!host.ns.empty()) {
+  if (!host.is_registry()) {
     p.name = host.authority + "/" + repository + " for " + source.repository.host;
     p.scope.host = host.authority;
   }
-  HttpSite site = SiteOf(host);
+  HttpSite site = host.Site();
   if (access != nullptr) {
     Override(*access, &site);
     if (access->HasCredential()) {
@@ -114,27 +106,27 @@ Status AddRegistry(const FetchBlob& blob, const BlobLocation& source, const Know
   std::vector<HostConfig> hosts;
   if (known != k.hosts.end()) hosts = known->second;
   if (hosts.empty()) hosts.push_back(DefaultHost(registry, false));
-  std::vector<Place> mirrors, own;
-  for (HostConfig& host : hosts) {
-    if (!host.pull) continue;
-    if (!host.ns.empty()) {  // a mirror
-      mirrors.push_back(AtHost(blob, source, host, nullptr));
+  std::vector<Place> all, own;
+  for (HostConfig& host : HostsFor(hosts, HostUse::kPull)) {
+    if (!host.is_registry()) {  // a mirror
+      all.push_back(AtHost(blob, source, host, nullptr));
       continue;
     }
-    const bool by_attach = only_by_attach && !host.scheme_said;
+    // What attach was told wins over what the file says.
+    const bool by_attach = only_by_attach && (!host.scheme_said || (host.scheme == "https" && !given_for_http.empty()));
     if (by_attach && given_for_http.empty())
       return InvalidError("http to " + registry + " is not allowed");
-    if (!host.scheme_said) host.scheme = source.scheme;
+    if (!host.scheme_said || by_attach) host.scheme = source.scheme;
     std::vector<const Access*> accesses = by_attach ? given_for_http : given;
     if (accesses.empty()) accesses.push_back(nullptr);
     for (const Access* access : accesses) {
       own.push_back(AtHost(blob, source, host, access));
       own.back().server.http_by_attach = by_attach;
+      all.push_back(own.back());
     }
   }
   for (const Place& p : own) AddPeers(p, k, places);
-  places->insert(places->end(), mirrors.begin(), mirrors.end());
-  places->insert(places->end(), own.begin(), own.end());
+  places->insert(places->end(), all.begin(), all.end());
   return OkStatus();
 }
 

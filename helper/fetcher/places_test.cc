@@ -96,6 +96,31 @@ TEST(Places, MirrorsGetNothingOfTheRegistrys) {
   }
 }
 
+// As containerd does it, also where the registry is not the last one.
+TEST(Places, TheOrderIsTheFiles) {
+  Knowledge k;
+  k.hosts["r.example"] = *ParseHostsToml("[host.\"https://r.example\"]\n[host.\"https://m.example\"]\n", "/d", "r.example");
+  auto all = Places(Blob("r.example"), k);
+  ASSERT_EQ(all.size(), 3U);
+  EXPECT_EQ(all[0].server.origin, "https://r.example");
+  EXPECT_EQ(all[1].server.origin, "https://m.example");
+  EXPECT_EQ(all[2].server.origin, "https://r.example");
+}
+
+TEST(Places, WhatAttachWasToldWinsOverTheFile) {
+  Knowledge k;
+  k.hosts["r.example"] = *ParseHostsToml("server = \"https://r.example\"\nskip_verify = true\n", "/d", "r.example");
+  Access a;
+  a.host = "r.example";
+  a.ca_pem = "CA";
+  k.accesses = {a};
+  EXPECT_FALSE(Places(Blob("r.example"), k)[0].server.site->insecure) << "who names a CA wants it";
+  // JSON that says "http" alone is not enough.
+  EXPECT_EQ(Places(Blob("r.example", "http"), k)[0].server.origin, "https://r.example");
+  k.accesses[0].plain_http = true;
+  EXPECT_EQ(Places(Blob("r.example", "http"), k)[0].server.origin, "http://r.example");
+}
+
 TEST(Places, ServersDifferByWhatTheyAreToldAndTheirKeysAreNoSecrets) {
   Knowledge none, one, two;
   one.accesses = {Given("r.example", "password-one")};

@@ -183,7 +183,7 @@ Result<HttpResponse> HttpClient::Send(const HttpRequest& request) {
 }
 
 Error StatusError(const HttpResponse& response) {
-  std::string text = "HTTP " + std::to_string(response.status);
+  std::string text = (response.who.empty() ? "" : response.who + ": ") + "HTTP " + std::to_string(response.status);
   // The server's words are hostile: printable ASCII only, and few of them.
   std::string words;
   for (char c : response.error_body) {

@@ -95,6 +95,7 @@ struct HttpResponse {
   std::multimap<std::string, std::string> headers;  // names in lower case
   std::string error_body;                      // start of a body that is not 2xx
   uint64_t body_bytes = 0;                     // given to on_body
+  std::string who;  // for StatusError(): whose answer it is, where that is not obvious
 
   // First header of that (lower-case) name, or "".
   std::string Header(const std::string& name) const;

@@ -211,7 +211,7 @@ TEST_F(ConvertTest, AnImageWithoutLayersHasAnEmptyRoot) {
       EXPECT_FALSE((*layer)->DataSpaceSegments().empty());
       Json notes = m["layers"][0]["annotations"];
       EXPECT_EQ(notes.value("containerd.io/snapshot/overlaybd/blob-fs-type", "ext4"), type == FsType::kErofs ? "erofs" : "ext4");
-      EXPECT_EQ(Json::parse(*store_->Referrers(image.manifest.digest))["manifests"].size(), 1u);
+      EXPECT_EQ(Json::parse(*store_->Referrers(image.manifest.digest, ""))["manifests"].size(), 1u);
     }
   }
   std::filesystem::remove_all(options_.scratch_dir);
@@ -356,7 +356,7 @@ TEST_F(ConvertTest, MakesBothFormatsWhateverTheConcurrency) {
   EXPECT_EQ(config["rootfs"]["diff_ids"][0], m["layers"][0]["digest"]);
   std::string blob = registry_.BlobData(m["layers"][0]["digest"]);
   EXPECT_EQ(blob.substr(0, 13), "overlaybd.pax");
-  Json referrers = Json::parse(*store_->Referrers(want[1]));
+  Json referrers = Json::parse(*store_->Referrers(want[1], ""));
   ASSERT_EQ(referrers["manifests"].size(), 1u);
   Json artifact = Json::parse(store_->GetManifest(referrers["manifests"][0]["digest"])->body);
   EXPECT_EQ(artifact["artifactType"], kDigestsArtifact);

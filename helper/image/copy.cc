@@ -71,7 +71,7 @@ class Copier {
  private:
   // The artifacts with the chunk digests of overlaybd layers.
   Result<std::string> CopyDigests(const std::string& digest, int depth) {
-    FASTOCI_TRY(std::string referrers, from_->Referrers(digest));
+    FASTOCI_TRY(std::string referrers, from_->Referrers(digest, kDigestsArtifact));
     Json j = ParseForeignJson(referrers);
     if (!j.is_object() || !j.contains("manifests") || !j["manifests"].is_array()) return digest;
     for (const Json& m : j["manifests"]) {

@@ -48,8 +48,9 @@ class RegistryStore : public ImageStore {
     if (other == nullptr || other->repo_.host != repo_.host) return false;
     return client_->MountBlob(repo_, digest, other->repo_.repository);
   }
-  Result<std::string> Referrers(const std::string& digest) override {
-    return client_->Referrers(repo_, digest);
+  Result<std::string> Referrers(const std::string& digest,
+                                const std::string& artifact_type) override {
+    return client_->Referrers(repo_, digest, artifact_type);
   }
   bool collects_garbage() const override { return true; }
   Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
@@ -188,13 +189,15 @@ class LayoutStore : public ImageStore {
     return digest;
   }
 
-  Result<std::string> Referrers(const std::string& digest) override {
+  Result<std::string> Referrers(const std::string& digest,
+                                const std::string& artifact_type) override {
     FASTOCI_TRY(Json index, Index());
     Json found = Json::array();
     for (const Json& d : index["manifests"]) {
       FASTOCI_TRY(Manifest m, GetManifest(JsonText(d, "digest")));
       Json j = ParseForeignJson<Json>(m.body);
       if (JsonText(JsonChild(j, "subject"), "digest") != digest) continue;
+      if (!artifact_type.empty() && JsonText(j, "artifactType") != artifact_type) continue;
       found.push_back(d);
       if (j.contains("artifactType")) found.back()["artifactType"] = j["artifactType"];
     }

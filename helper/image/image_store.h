@@ -32,7 +32,8 @@ class ImageStore {
   virtual Result<std::string> PutManifest(const std::string& name, const std::string& media_type,
                                           const std::string& body) = 0;
   // An image index of the manifests whose subject is the digest.
-  virtual Result<std::string> Referrers(const std::string& digest) = 0;
+  virtual Result<std::string> Referrers(const std::string& digest,
+                                        const std::string& artifact_type) = 0;
   // Whether what no manifest names may go away.
   virtual bool collects_garbage() const { return false; }
 };

@@ -29,7 +29,7 @@ TEST(LayoutStore, MembersOfAnotherTypeCountAsAbsent) {
   auto store = OpenLayoutStore(dir);
   ASSERT_TRUE(store.ok());
   EXPECT_FALSE((*store)->GetManifest("t").ok());
-  EXPECT_FALSE((*store)->Referrers("sha256:0").ok());
+  EXPECT_FALSE((*store)->Referrers("sha256:0", "").ok());
   auto put = (*store)->PutManifest("new", "application/json", R"({"subject": {"digest": 7}})");
   ASSERT_TRUE(put.ok()) << put.error().message;
   EXPECT_TRUE((*store)->GetManifest("new").ok());

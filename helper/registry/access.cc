@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "registry/hosts.h"
 #include "registry/reference.h"
 
 namespace fastoci {
@@ -54,6 +55,7 @@ Status TakeMember(const std::string& key, const Json& v, Access* a) {
   if (key == "identity_token") return TakeSecret(v, key, &a->credential.identity_token);
   if (key == "more_hosts") return TakeList(v, key, &a->more_hosts);
   if (key == "credentials_file") return Take(v, key, &a->credentials_file);
+  if (key == "hosts_dirs") return TakeList(v, key, &a->hosts_dirs);
   if (key == "version")
     return v == kVersion ? OkStatus() : Status(InvalidError("it is of another version"));
   return InvalidError("\"" + key.substr(0, 100) + "\" is not known");
@@ -67,7 +69,7 @@ bool Access::HasCredential() const {
 
 bool Access::empty() const {
   return !plain_http && !insecure && ca_pem.empty() && client_cert_pem.empty() && !HasCredential() &&
-         credentials_file.empty();
+         credentials_file.empty() && hosts_dirs.empty();
 }
 
 Secret AccessToJson(const Access& a) {
@@ -87,6 +89,7 @@ Secret AccessToJson(const Access& a) {
   put("identity_token", a.credential.identity_token.Reveal());
   if (!a.more_hosts.empty()) j["more_hosts"] = a.more_hosts;
   put("credentials_file", a.credentials_file);
+  if (!a.hosts_dirs.empty()) j["hosts_dirs"] = a.hosts_dirs;
   return Secret(j.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -112,6 +115,9 @@ Result<Access> AccessFromJson(const std::string& json) {
        a.credentials_file.find('\0') != std::string::npos))
     return InvalidError("registry access: the file of credentials needs an absolute path of at most " +
                         std::to_string(kMaxCredentialsPath) + " bytes");
+  for (const std::string& dir : a.hosts_dirs)
+    if (dir != kNoHostRoots && (dir.empty() || dir[0] != '/' || dir.find('\0') != std::string::npos))
+      return InvalidError("registry access: --hosts-dir needs an absolute path, or \"none\"");
   if (a.client_cert_pem.empty() != a.client_key_pem.empty())
     return InvalidError("registry access: a client certificate needs its key");
   return a;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Access: how one image's registry is accessed, as the options of `fastoci attach` say
-// (-u, --credentials, --plain, --insecure, --root-ca, --cert-dir, --client-cert). The
+// (-u, --credentials, --plain, --insecure, --root-ca, --cert-dir, --client-cert, --hosts-dir). The
 // attach keeps it in the image's state directory (mode 0600). There the fetcher's keeper
 // finds it, also after a restart of the helper or a reboot. It is never part of a meta
 // image, a log or a message. It holds the contents of files, not their names, because its
-// users may not open files. The file of --credentials is an exception: the keeper reads
-// it, and reads it again when it has changed.
+// users may not open files. The file of --credentials and --hosts-dir are exceptions: the
+// keeper reads them, and reads them again when they have changed.
 #ifndef FASTOCI_REGISTRY_ACCESS_H_
 #define FASTOCI_REGISTRY_ACCESS_H_
 
@@ -45,6 +45,9 @@ struct Access {
   // The same, if there is no credential: the absolute path of a file in the format of
   // docker's config.json, at most kMaxCredentialsPath bytes. "": none.
   std::string credentials_file;
+  // Directories with hosts.toml files, instead of those that the node has: absolute paths, or
+  // "none" (hosts.h). For this registry and more_hosts. Empty: the node's.
+  std::vector<std::string> hosts_dirs;
 
   // Whether it says anything that the node's own settings do not.
   bool empty() const;

@@ -57,14 +57,16 @@ std::optional<uint64_t> ContentLength(const HttpResponse& response) {
   return static_cast<uint64_t>(std::stoull(length));
 }
 
-Result<HttpResponse> RegistryClient::Impl::SendOnce(const Reference& repo,
+Result<HttpResponse> RegistryClient::Impl::SendOnce(const RegistryHost& host,
+                                                    const Reference& repo,
                                                     const std::string& scope,
                                                     HttpRequest* request) {
+  request->site = host.site;
   FASTOCI_TRY(std::string origin, UrlOrigin(request->url));
   std::string key = origin + " " + scope;
   request->authorization = tokens.Find(key);
   const bool known = !request->authorization.empty();
-  FASTOCI_TRY(HttpResponse response, http->Send(*request));
+  FASTOCI_TRY(HttpResponse response, HttpFor(host)->Send(*request));
   // A redirect's target may refuse us, but it gets no credentials.
   FASTOCI_TRY(std::string answered, UrlOrigin(response.url));
   if (answered != origin) return response;
@@ -74,36 +76,47 @@ Result<HttpResponse> RegistryClient::Impl::SendOnce(const Reference& repo,
   if (known && (response.status == 403 || response.status == 400)) {
     HttpRequest bare = *request;
     bare.authorization = Secret();
-    FASTOCI_TRY(HttpResponse challenge, http->Send(bare));
+    FASTOCI_TRY(HttpResponse challenge, HttpFor(host)->Send(bare));
     if (challenge.status != 401) return response;
     response = std::move(challenge);
     refused = true;
   }
   if (response.status != 401) return response;
-  FASTOCI_TRY(response, Authorize(repo, scope, key, request, std::move(response), refused));
+  FASTOCI_TRY(response, Authorize(host, repo, scope, key, request, std::move(response), refused));
   if (refused && response.status == 400)
     return Error{ErrorKind::kDenied, EACCES, "HTTP 400: the credentials have expired, or are wrong"};
   return response;
 }
 
-Result<HttpResponse> RegistryClient::Impl::Authorize(const Reference& repo,
+Result<HttpResponse> RegistryClient::Impl::SendAway(const RegistryHost& host,
+                                                    HttpRequest* request) {
+  request->site = host.site;
+  request->away = true;
+  return HttpFor(host)->Send(*request);
+}
+
+Result<HttpResponse> RegistryClient::Impl::Authorize(const RegistryHost& host,
+                                                     const Reference& repo,
                                                      const std::string& scope,
                                                      const std::string& key, HttpRequest* request,
                                                      HttpResponse response, bool known_refused) {
   FASTOCI_TRY(std::string origin, UrlOrigin(request->url));
+  // A mirror's credentials are those for its own name.
+  Reference at = repo;
+  if (!host.config.is_registry()) at.host = host.config.authority;
   std::optional<Error> denied;
   std::optional<Credential> used;
   for (int round = known_refused ? 1 : 0; round < 2 && response.status == 401; round++) {
     FASTOCI_TRY(std::string answered, UrlOrigin(response.url));
     if (answered != origin) return response;
     tokens.Remove(key);
-    auto found = source->Find(repo, round == 1);
+    auto found = source->Find(at, round == 1);
     std::optional<Credential> credential;
     if (found.ok() && *found) credential = (*found)->credential;
     // The same once more would be refused once more.
     if (round == 1 && !known_refused && credential == used) break;
     used = credential;
-    auto auth = Authenticate(http.get(), response, scope, credential, *request);
+    auto auth = Authenticate(HttpFor(host), response, scope, credential, *request);
     if (!auth.ok()) {
       if (auth.error().kind != ErrorKind::kDenied) return auth.error();
       denied = auth.error();
@@ -112,7 +125,7 @@ Result<HttpResponse> RegistryClient::Impl::Authorize(const Reference& repo,
     }
     denied.reset();
     request->authorization = auth->value;
-    FASTOCI_TRY(response, http->Send(*request));
+    FASTOCI_TRY(response, HttpFor(host)->Send(*request));
     if (response.status != 401) tokens.Put(key, auth->value, auth->expires);
   }
   if (denied) return *denied;
@@ -126,6 +139,9 @@ Result<std::unique_ptr<RegistryClient>> RegistryClient::Open(RegistryOptions opt
                                                              CredentialSourcePtr source) {
   auto impl = std::make_unique<Impl>();
   FASTOCI_TRY(impl->http, HttpClient::Open(options.http));
+  HttpOptions for_mirrors = options.http;
+  for_mirrors.tls = {};
+  FASTOCI_TRY(impl->mirror_http, HttpClient::Open(std::move(for_mirrors)));
   impl->options = std::move(options);
   impl->source = std::move(source);
   return std::unique_ptr<RegistryClient>(new RegistryClient(std::move(impl)));
@@ -137,49 +153,63 @@ Result<std::unique_ptr<RegistryClient>> RegistryClient::Open(RegistryOptions opt
 }
 
 // A small body, whole, as one attempt each: one that is cut begins anew.
-Result<RegistryClient::Impl::Document> RegistryClient::Impl::GetWhole(
-    const HttpSend& sender, const std::string& url, const HttpHeaders& headers, uint64_t max_bytes,
-    int64_t timeout_ms, const CallOptions& call) {
+Status RegistryClient::Impl::GetWhole(const HttpSend& sender, const std::string& url,
+                                      const HttpHeaders& headers, uint64_t max_bytes,
+                                      int64_t timeout_ms, const CallOptions& call,
+                                      const RetryPolicy& retry, Document* d) {
   HttpRequest request = Request("GET", url, timeout_ms, call);
   request.headers = headers;
-  Document d;
-  HttpSend send = [&](HttpRequest* r) {
-    d.body.clear();
-    r->on_body = Collect(&d.body, max_bytes);
-    return sender(r);
+  request.on_head = [d](const HttpResponse&) {
+    d->body.clear();
+    return OkStatus();
   };
-  FASTOCI_TRY(d.response, SendWithRetry(send, request, options.retry));
-  if (d.response.status != 200) return StatusError(d.response);
+  request.on_body = Collect(&d->body, max_bytes);
+  FASTOCI_TRY(d->response, SendWithRetry(sender, request, retry));
+  return d->response.status == 200 ? OkStatus() : Status(StatusError(d->response));
+}
+
+Result<RegistryClient::Impl::Document> RegistryClient::Impl::ReadWhole(
+    const Reference& repo, HostUse use, const std::string& what, const std::string& digest,
+    const HttpHeaders& headers, uint64_t max_bytes, int64_t timeout_ms, const CallOptions& call) {
+  Document d;
+  HostWalk walk(this, repo, use, what, /*collects=*/true);
+  walk.check = [&]() -> Status {
+    if (digest.empty()) return OkStatus();
+    const std::string got = DigestOfBody(d.body);
+    return got == digest ? OkStatus() : Status(MismatchError("the registry sent " + got));
+  };
+  FASTOCI_CHECK_OK(GetWhole(walk.Sender(), "", headers, max_bytes, timeout_ms, call, options.retry, &d));
   return d;
 }
 
-Result<Manifest> RegistryClient::GetManifest(const Reference& ref, const CallOptions& call) {
-  HttpHeaders accept = AcceptManifests();
-  std::string url = impl_->BaseUrl(ref, call) + "/manifests/" + ref.Identifier();
-  auto read = impl_->GetWhole(impl_->Sender(ref, "pull"), url, accept, kMaxManifestBytes,
-                              impl_->options.request_timeout_ms, call);
+Result<Manifest> RegistryClient::Impl::ReadManifest(const Reference& ref, HostUse use,
+                                                    const CallOptions& call) {
+  auto read = ReadWhole(ref, use, "manifests/" + ref.Identifier(), ref.digest, AcceptManifests(),
+                        kMaxManifestBytes, options.request_timeout_ms, call);
   if (!read.ok()) return read.error().Wrap("manifest " + ref.ToString());
   Manifest m{MediaTypeOf(read->response), DigestOfBody(read->body), std::move(read->body)};
   if (!IsKnownManifest(m.media_type)) {
     if (std::string type = TypeOfContent(m.body); !type.empty()) m.media_type = type;
   }
-  if (!ref.digest.empty() && m.digest != ref.digest)
-    return MismatchError("manifest " + ref.ToString() + ": the registry sent " + m.digest);
   return m;
 }
 
-Result<HttpResponse> RegistryClient::Impl::Head(const Reference& repo, const std::string& digest,
+Result<Manifest> RegistryClient::GetManifest(const Reference& ref, const CallOptions& call) {
+  return impl_->ReadManifest(ref, ManifestUse(ref), call);
+}
+
+Result<HttpResponse> RegistryClient::Impl::Head(const Reference& repo, HostUse use,
+                                                const std::string& digest,
                                                 const CallOptions& call) {
-  HttpRequest request =
-      Request("HEAD", BlobUrl(repo, digest, call), options.request_timeout_ms, call);
-  return Send(repo, "pull", request);
+  HostWalk walk(this, repo, use, "blobs/" + digest);
+  return SendWithRetry(walk.Sender(), Request("HEAD", "", options.request_timeout_ms, call),
+                       options.retry);
 }
 
 // From the answer to a request for the first byte.
 Result<uint64_t> RegistryClient::Impl::SizeByGet(const Reference& repo, const std::string& digest,
                                                  const CallOptions& call) {
-  HttpRequest request =
-      Request("GET", BlobUrl(repo, digest, call), options.request_timeout_ms, call);
+  HttpRequest request = Request("GET", "", options.request_timeout_ms, call);
   request.headers = {{"Range", "bytes=0-0"}, {"Accept-Encoding", "identity"}};
   std::optional<uint64_t> size;
   bool stop = false;
@@ -195,7 +225,8 @@ Result<uint64_t> RegistryClient::Impl::SizeByGet(const Reference& repo, const st
     return OkStatus();
   };
   request.stop = &stop;
-  FASTOCI_TRY(HttpResponse response, Send(repo, "pull", request));
+  HostWalk walk(this, repo, HostUse::kPull, "blobs/" + digest, /*collects=*/true);
+  FASTOCI_TRY(HttpResponse response, SendWithRetry(walk.Sender(), request, options.retry));
   // An empty blob has no first byte.
   const std::string range = response.Header("content-range");
   if (response.status == 416 && (range.empty() || range == "bytes */0")) return uint64_t{0};
@@ -207,7 +238,7 @@ Result<uint64_t> RegistryClient::Impl::SizeByGet(const Reference& repo, const st
 Result<uint64_t> RegistryClient::BlobSize(const Reference& repo, const std::string& digest,
                                           const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
-  auto head = impl_->Head(repo, digest, call);
+  auto head = impl_->Head(repo, HostUse::kPull, digest, call);
   if (!head.ok()) return head.error().Wrap("blob " + digest);
   if (auto size = ContentLength(*head); head->status == 200 && size) return *size;
   auto size = impl_->SizeByGet(repo, digest, call);
@@ -217,19 +248,16 @@ Result<uint64_t> RegistryClient::BlobSize(const Reference& repo, const std::stri
 
 Result<HttpResponse> RegistryClient::ProbeManifest(const Reference& ref,
                                                    const CallOptions& call) {
-  HttpRequest request =
-      impl_->Request("HEAD", impl_->BaseUrl(ref, call) + "/manifests/" + ref.Identifier(),
-                     impl_->options.request_timeout_ms, call);
+  HttpRequest request = impl_->Request("HEAD", "", impl_->options.request_timeout_ms, call);
   request.headers = AcceptManifests();
-  return impl_->Sender(ref, "pull")(&request);
+  return HostWalk(impl_.get(), ref, ManifestUse(ref), "manifests/" + ref.Identifier()).Send(&request);
 }
 
 Result<HttpResponse> RegistryClient::ProbeRange(const Reference& repo, const std::string& digest,
                                                 ByteRange range, std::string* bytes,
                                                 const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
-  HttpRequest request = impl_->Request("GET", impl_->BlobUrl(repo, digest, call),
-                                       impl_->options.request_timeout_ms, call);
+  HttpRequest request = impl_->Request("GET", "", impl_->options.request_timeout_ms, call);
   request.headers = {{"Range", "bytes=" + std::to_string(range.offset) + "-" +
                                    std::to_string(range.offset + range.length - 1)},
                      {"Accept-Encoding", "identity"}};
@@ -244,7 +272,7 @@ Result<HttpResponse> RegistryClient::ProbeRange(const Reference& repo, const std
     stop = bytes->size() > kMaxProbeBytes;
     return OkStatus();
   };
-  return impl_->Sender(repo, "pull")(&request);
+  return HostWalk(impl_.get(), repo, HostUse::kPull, "blobs/" + digest, /*collects=*/true).Send(&request);
 }
 
 Status RegistryClient::GetBlob(const Reference& repo, const std::string& digest,
@@ -254,10 +282,11 @@ Status RegistryClient::GetBlob(const Reference& repo, const std::string& digest,
     FASTOCI_TRY(expected_bytes, BlobSize(repo, digest, call));
   }
   Sha256 sha;
+  HostWalk walk(impl_.get(), repo, HostUse::kPull, "blobs/" + digest);
   if (expected_bytes != 0) {
     ByteRange all{0, expected_bytes, expected_bytes};
-    FASTOCI_CHECK_OK(GetBlobRange(
-        repo, digest, all,
+    FASTOCI_CHECK_OK(impl_->ReadRange(
+        &walk, digest, all,
         [&](ByteSpan bytes) {
           sha.Update(bytes);
           return sink(bytes);
@@ -265,28 +294,32 @@ Status RegistryClient::GetBlob(const Reference& repo, const std::string& digest,
         call));
   }
   std::string got = DigestString(sha.Finish());
-  if (got != digest) return MismatchError("blob " + digest + ": the registry sent " + got);
+  if (got != digest)
+    return MismatchError("blob " + digest + ": " + walk.Who() + "the registry sent " + got);
   return OkStatus();
 }
 
 Result<std::string> RegistryClient::ReadBlob(const Reference& repo, const std::string& digest,
                                              uint64_t max_bytes, const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
-  auto read = impl_->GetWhole(impl_->Sender(repo, "pull"), impl_->BlobUrl(repo, digest, call), {}, max_bytes,
-                              impl_->options.transfer_timeout_ms, call);
+  auto read = impl_->ReadWhole(repo, HostUse::kPull, "blobs/" + digest, digest, {}, max_bytes,
+                               impl_->options.transfer_timeout_ms, call);
   if (!read.ok()) return read.error().Wrap("blob " + digest);
-  if (DigestOfBody(read->body) != digest)
-    return MismatchError("blob " + digest + ": the registry sent " + DigestOfBody(read->body));
   return std::move(read->body);
 }
 
 Status RegistryClient::GetBlobRange(const Reference& repo, const std::string& digest,
                                     ByteRange range, const BlobSink& sink,
                                     const CallOptions& call) {
+  HostWalk walk(impl_.get(), repo, HostUse::kPull, "blobs/" + digest);
+  return impl_->ReadRange(&walk, digest, range, sink, call);
+}
+
+Status RegistryClient::Impl::ReadRange(HostWalk* walk, const std::string& digest, ByteRange range,
+                                       const BlobSink& sink, const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
-  HttpRequest request = impl_->Request("GET", impl_->BlobUrl(repo, digest, call),
-                                       impl_->TransferMs(range.length), call);
-  Status s = GetRange(impl_->Sender(repo, "pull"), request, range, impl_->options.retry, sink);
+  HttpRequest request = Request("GET", "", TransferMs(range.length), call);
+  Status s = GetRange(walk->Sender(), request, range, options.retry, sink);
   if (s.ok() || IsCanceled(s.error())) return s;
   return s.error().Wrap("blob " + digest + " bytes " + std::to_string(range.offset) + "-" +
                         std::to_string(range.offset + range.length - 1));

@@ -4,6 +4,10 @@
 // and their bytes are left to the caller's own digests. All digests are
 // "sha256:<hex>" strings, checked here. Retries are http/'s.
 //
+// Reads ask the mirrors that hosts.toml names, and then the registry; writes and lists go to
+// the registry alone (hosts.h). A mirror that does not connect, refuses, fails or has it not
+// costs no read: the next one is asked, and only what the last one says counts.
+//
 // Thread-safe. Errors: kNotFound, kDenied (401, 403), kUnavailable (retries
 // used up), kMismatch (digest, size, range), kInvalid.
 #ifndef FASTOCI_REGISTRY_CLIENT_H_
@@ -13,6 +17,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +28,7 @@
 #include "http/retry.h"
 #include "registry/credential_source.h"
 #include "registry/credentials.h"
+#include "registry/hosts.h"
 #include "registry/reference.h"
 
 namespace fastoci {
@@ -36,8 +42,13 @@ inline constexpr char kOciManifest[] = "application/vnd.oci.image.manifest.v1+js
 inline constexpr char kOciIndex[] = "application/vnd.oci.image.index.v1+json";
 
 struct RegistryOptions {
-  bool plain_http = false;  // http for every host, not only for loopback ones
-  HttpOptions http;
+  // http for every registry, not only for loopback ones. Not for mirrors, whose URL says it.
+  bool plain_http = false;
+  HttpOptions http;  // its tls is for the registry itself, and wins over hosts.toml
+  // Directories with hosts.toml files, see hosts.h. None: a registry is asked itself.
+  std::vector<std::string> hosts_dirs;
+  // Instead of those: who is asked for every registry, for a diagnosis of one of them.
+  std::optional<std::vector<HostConfig>> hosts;
   RetryPolicy retry;
   int64_t request_timeout_ms = 60000;     // manifests and other small things
   int64_t transfer_timeout_ms = 1800000;  // whole blobs, up and down
@@ -55,7 +66,6 @@ struct CallOptions {
   Watch* watch = nullptr;
   HttpTally* tally = nullptr;
   bool fresh_connection = false;
-  std::string scheme;  // "http" or "https"; empty: by host and plain_http
 };
 
 struct Manifest {
@@ -130,19 +140,22 @@ class RegistryClient {
   // the same time.
   Result<std::string> PutManifest(const Reference& ref, const std::string& media_type,
                                   const std::string& body, const CallOptions& call = {});
-  // The image index (JSON) of a manifest's referrers, from all pages of the API,
-  // or from the fallback tag where the API answers anything but an index; an empty
-  // index if there are none. Not filtered. An API that fails (5xx) without a
-  // fallback tag is an error: whether there are any is not known then.
+  // The image index (JSON) of a manifest's referrers of that type ("": of all), from all pages
+  // of the API; or the fallback tag as it is, with all types, where the API answers anything but
+  // an index; an empty index if there are none. An API that fails (5xx) without a fallback tag is an error:
+  // whether there are any is not known then. A mirror that has none ends no search, as it may
+  // know its own ones only.
   Result<std::string> Referrers(const Reference& repo, const std::string& digest,
+                                const std::string& artifact_type,
                                 const CallOptions& call = {});
 
  private:
   friend class BlobUpload;
+  friend class HostWalk;
   struct Impl;
   explicit RegistryClient(std::unique_ptr<Impl> impl);
   Result<std::vector<std::string>> ListNames(const Reference& at, const std::string& scope,
-                                             const std::string& url, const char* array,
+                                             const std::string& what, const char* array,
                                              bool (*is_name)(const std::string&),
                                              const CallOptions& call);
   std::unique_ptr<Impl> impl_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the parts of RegistryClient share: client.cc (reading), upload.cc and
-// referrers.cc.
+// What the parts of RegistryClient share: client.cc (reading), host_walk.cc (who is asked),
+// listing.cc, upload.cc and referrers.cc.
 #ifndef FASTOCI_REGISTRY_CLIENT_IMPL_H_
 #define FASTOCI_REGISTRY_CLIENT_IMPL_H_
 
@@ -34,21 +34,58 @@ std::optional<uint64_t> ContentLength(const HttpResponse& response);
 nlohmann::json ReferrerDescriptor(const nlohmann::json& manifest, const std::string& media_type,
                                   const std::string& body);
 
+// One of those that are asked for a registry.
+struct RegistryHost {
+  HostConfig config;
+  std::shared_ptr<const HttpSite> site;  // null: nothing special
+  std::string Origin() const { return config.scheme + "://" + config.authority; }
+};
+using RegistryHostPtr = std::shared_ptr<const RegistryHost>;
+
+inline HostUse ManifestUse(const Reference& ref) {
+  return ref.digest.empty() ? HostUse::kResolve : HostUse::kPull;
+}
+
+// One thing that is read, of the first host that has it. Send() asks them in turn, and keeps in
+// mind how far it got, so that a retry does not begin with a mirror that just failed. For one
+// thread.
+class HostWalk {
+ public:
+  // what: as in HostConfig::Url(). collects: what the request's callbacks took of one host is
+  // dropped when another one begins; else a host whose bytes they have got is the last one asked.
+  HostWalk(RegistryClient::Impl* impl, const Reference& repo, HostUse use, std::string what,
+           bool collects = false)
+      : impl_(*impl), repo_(repo), use_(use), what_(std::move(what)), collects_(collects) {}
+  // The request's URL is set here. check: of a 2xx answer, whether it is what was wanted.
+  Result<HttpResponse> Send(HttpRequest* request);
+  std::function<Status()> check;
+  HttpSend Sender() {
+    return [this](HttpRequest* request) { return Send(request); };
+  }
+  // Who answered last, if several could: "mirror.example: "; else "".
+  std::string Who() const;
+
+ private:
+  Result<HttpResponse> Ask(const RegistryHost& host, HttpRequest request, bool* took);
+
+  RegistryClient::Impl& impl_;
+  const Reference repo_;
+  const HostUse use_;
+  const std::string what_;
+  const bool collects_;
+  std::vector<RegistryHostPtr> hosts_;
+  size_t first_ = 0;
+  std::string who_;
+};
+
 struct RegistryClient::Impl {
-  std::string Scheme(const Reference& repo, const CallOptions& call) const {
-    if (!call.scheme.empty()) return call.scheme;
-    return options.plain_http || IsLoopbackHost(repo.host) ? "http" : "https";
-  }
-  std::string Origin(const Reference& repo, const CallOptions& call) const {
-    return Scheme(repo, call) + "://" + ApiHost(repo.host);
-  }
-  std::string BaseUrl(const Reference& repo, const CallOptions& call) const {
-    return Origin(repo, call) + "/v2/" + repo.repository;
-  }
-  std::string BlobUrl(const Reference& repo, const std::string& digest,
-                      const CallOptions& call) const {
-    return BaseUrl(repo, call) + "/blobs/" + digest;
-  }
+  // Those that are asked, in order; an Error if there is none. What was read of files is good
+  // for kHostsMs.
+  Result<std::vector<RegistryHostPtr>> HostsOf(const Reference& repo, HostUse use);
+  Result<RegistryHostPtr> HostOf(const Reference& repo, HostUse use);  // the first of them
+  // It gave no answer a moment ago; why: the words of its error. "": it answers.
+  bool IsDown(const RegistryHost& host, std::string* why);
+  void SetDown(const RegistryHost& host, const std::string& why);
 
   // For a whole blob. A line that is slower than this is not of use.
   int64_t TransferMs(uint64_t bytes) const {
@@ -69,54 +106,80 @@ struct RegistryClient::Impl {
     return r;
   }
 
-  Result<HttpResponse> SendOnce(const Reference& repo, const std::string& scope,
-                                HttpRequest* request);
+  // To that host, whose URL the request has.
+  Result<HttpResponse> SendOnce(const RegistryHost& host, const Reference& repo,
+                                const std::string& scope, HttpRequest* request);
+  // The same without credentials and client certificate, to where the host sends us.
+  Result<HttpResponse> SendAway(const RegistryHost& host, HttpRequest* request);
+  HttpClient* HttpFor(const RegistryHost& host) const {
+    return host.config.is_registry() ? http.get() : mirror_http.get();
+  }
   // Answers the challenges of a refusal, first with the credentials that are
   // known, then with fresh ones if those are others.
-  Result<HttpResponse> Authorize(const Reference& repo, const std::string& scope,
-                                 const std::string& key, HttpRequest* request,
-                                 HttpResponse refused, bool known_refused);
-  // Authenticates as the registry asks, at most twice (renewed credentials).
+  Result<HttpResponse> Authorize(const RegistryHost& host, const Reference& repo,
+                                 const std::string& scope, const std::string& key,
+                                 HttpRequest* request, HttpResponse refused, bool known_refused);
+  // Authenticates as the host asks, at most twice (renewed credentials).
   // also: a repository that is read for it.
-  HttpSend Sender(const Reference& repo, const std::string& actions, std::string also = "") {
+  HttpSend Sender(const RegistryHostPtr& host, const Reference& repo, const std::string& actions,
+                  std::string also = "") {
     std::string scope = "repository:" + repo.repository + ":" + actions;
     if (!also.empty()) scope += " repository:" + also + ":pull";
-    return ScopedSender(repo, std::move(scope));
+    return ScopedSender(host, repo, std::move(scope));
   }
-  HttpSend ScopedSender(const Reference& repo, std::string scope) {
-    return [this, repo, scope](HttpRequest* request) { return SendOnce(repo, scope, request); };
-  }
-  Result<HttpResponse> Send(const Reference& repo, const char* actions,
-                            const HttpRequest& request) {
-    return SendWithRetry(Sender(repo, actions), request, options.retry);
+  HttpSend ScopedSender(const RegistryHostPtr& host, const Reference& repo, std::string scope) {
+    return [this, host, repo, scope](HttpRequest* request) {
+      return SendOnce(*host, repo, scope, request);
+    };
   }
 
   struct Document {
     HttpResponse response;
     std::string body;
   };
-  Result<Document> GetWhole(const HttpSend& sender, const std::string& url,
-                            const HttpHeaders& headers, uint64_t max_bytes, int64_t timeout_ms,
-                            const CallOptions& call);
+  Status GetWhole(const HttpSend& sender, const std::string& url, const HttpHeaders& headers,
+                  uint64_t max_bytes, int64_t timeout_ms, const CallOptions& call,
+                  const RetryPolicy& retry, Document* d);
+  // The same of the first host that has it. digest: what it must have; "": anything.
+  Result<Document> ReadWhole(const Reference& repo, HostUse use, const std::string& what,
+                             const std::string& digest, const HttpHeaders& headers,
+                             uint64_t max_bytes, int64_t timeout_ms, const CallOptions& call);
+  Result<Manifest> ReadManifest(const Reference& ref, HostUse use, const CallOptions& call);
+  Status ReadRange(HostWalk* walk, const std::string& digest, ByteRange range,
+                   const BlobSink& sink, const CallOptions& call);
   // A list in pages, which Link headers connect; take gets the JSON of each.
   // kNotFound: the first page is no JSON object with that array.
   Status GetPages(const HttpSend& sender, std::string url, const HttpHeaders& headers,
-                  const char* array, const CallOptions& call,
+                  const char* array, const CallOptions& call, const RetryPolicy& retry,
                   const std::function<Status(nlohmann::json*)>& take);
-  Result<HttpResponse> Head(const Reference& repo, const std::string& digest,
+  Result<HttpResponse> Head(const Reference& repo, HostUse use, const std::string& digest,
                             const CallOptions& call);
   Result<uint64_t> SizeByGet(const Reference& repo, const std::string& digest,
                              const CallOptions& call);
-  Status AddToFallbackTag(RegistryClient* client, const Reference& repo,
+  Status AddToFallbackTag(const RegistryHostPtr& host, const Reference& repo,
                           const std::string& subject, const nlohmann::json& descriptor,
                           const CallOptions& call);
-  Result<std::string> ReferrersByApi(const Reference& repo, const std::string& digest,
-                                     const CallOptions& call);
+  Result<nlohmann::json> ReferrersByApi(const RegistryHostPtr& host, const Reference& repo,
+                                        const std::string& digest, const std::string& artifact_type,
+                                        const CallOptions& call, const RetryPolicy& retry);
 
   RegistryOptions options;
-  std::shared_ptr<HttpClient> http;
+  std::shared_ptr<HttpClient> http;         // for registries
+  std::shared_ptr<HttpClient> mirror_http;  // without options.http.tls
   TokenCache tokens;
   CredentialSourcePtr source;
+
+  struct Loaded {
+    std::vector<HostConfig> hosts;
+    SteadyTime until{};
+  };
+  struct Down {
+    SteadyTime until;
+    std::string why;
+  };
+  std::mutex hosts_mutex;
+  std::map<std::string, Loaded> loaded;  // by registry; guarded by hosts_mutex
+  std::map<std::string, Down> down;      // by origin: it gave no answer; guarded by hosts_mutex
 };
 
 }  // namespace fastoci

@@ -249,9 +249,39 @@ Result<std::vector<HostConfig>> LoadDirectory(const std::string& dir, const std:
 }  // namespace
 
 std::string HostConfig::Url(const std::string& repository, const std::string& what) const {
-  std::string url = scheme + "://" + authority + path + "/" + repository + "/" + what;
+  std::string url = scheme + "://" + authority + path + "/" + repository + (repository.empty() ? "" : "/") + what;
   if (!ns.empty()) url += (url.find('?') == std::string::npos ? "?ns=" : "&ns=") + UrlEscape(ns);
   return url;
+}
+
+HttpSite HostConfig::Site() const {
+  HttpSite site;
+  site.ca_pem = ca_pem;
+  site.insecure = skip_verify;
+  site.client_cert_pem = client_cert_pem;
+  site.client_key_pem = client_key_pem;
+  site.headers = headers;
+  site.connect_timeout_ms = dial_timeout_ms;
+  return site;
+}
+
+std::vector<HostConfig> HostsFor(const std::vector<HostConfig>& hosts, HostUse use) {
+  std::vector<HostConfig> all;
+  if (use == HostUse::kPush || use == HostUse::kList) {
+    if (!hosts.empty() && (use == HostUse::kList || hosts.back().push)) all.push_back(hosts.back());
+    return all;
+  }
+  for (const HostConfig& host : hosts)
+    if (host.pull && (use == HostUse::kPull || host.resolve)) all.push_back(host);
+  return all;
+}
+
+std::vector<std::string> HostRoots(const std::vector<std::string>& given) {
+  if (given.empty()) return HostsOptions().roots;
+  std::vector<std::string> roots;
+  for (const std::string& root : given)
+    if (root != kNoHostRoots) roots.push_back(root);
+  return roots;
 }
 
 HostConfig DefaultHost(const std::string& host, bool plain_http) {
@@ -320,7 +350,9 @@ std::vector<std::string> HostDirectoryNames(const std::string& host) {
   return names;
 }
 
-Result<std::vector<HostConfig>> LoadHosts(const HostsOptions& options, const Reference& ref) {
+namespace {
+
+Result<std::vector<HostConfig>> LoadAsWritten(const HostsOptions& options, const Reference& ref) {
   for (const std::string& root : options.roots) {
     for (const std::string& name : HostDirectoryNames(ref.host)) {
       const std::string dir = root + "/" + name;
@@ -330,6 +362,15 @@ Result<std::vector<HostConfig>> LoadHosts(const HostsOptions& options, const Ref
     }
   }
   return std::vector<HostConfig>{DefaultHost(ref.host, options.plain_http)};
+}
+
+}  // namespace
+
+Result<std::vector<HostConfig>> LoadHosts(const HostsOptions& options, const Reference& ref) {
+  FASTOCI_TRY(auto hosts, LoadAsWritten(options, ref));
+  for (HostConfig& host : hosts)
+    if (options.plain_http && host.is_registry()) host.scheme = "http";
+  return hosts;
 }
 
 }  // namespace fastoci

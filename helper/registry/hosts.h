@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "http/http_client.h"
 #include "http/secret.h"
 #include "registry/reference.h"
 
@@ -60,9 +61,27 @@ struct HostConfig {
   Secret client_key_pem;
 
   // "https://mirror.example/v2/library/alpine/blobs/sha256:..?ns=docker.io";
-  // what: "blobs/<digest>", "manifests/<tag>", with an own query or none.
+  // what: "blobs/<digest>", "manifests/<tag>", with an own query or none. repository "": what
+  // belongs to none, as "_catalog".
   std::string Url(const std::string& repository, const std::string& what) const;
+  // The registry itself. What a user gives for the registry (a password, a CA) is for it alone.
+  bool is_registry() const { return ns.empty(); }
+  // How it is accessed, by what hosts.toml says.
+  HttpSite Site() const;
 };
+
+// What a request is for. As in containerd a tag asks for both capabilities, "pull" and
+// "resolve". Unlike there, a mirror is never pushed to, whatever its capabilities are.
+enum class HostUse {
+  kPull,     // blobs, manifests by digest
+  kResolve,  // tags, referrers
+  kPush,     // the server alone
+  kList,     // the same: lists of tags and repositories, of which a mirror knows a part
+};
+
+// The one place that decides who is asked, and in which order: that of the file, the server
+// last. Empty: nobody may be asked.
+std::vector<HostConfig> HostsFor(const std::vector<HostConfig>& hosts, HostUse use);
 
 // text: of a hosts.toml. base_dir: where relative paths in it begin. host: the
 // registry that it is about. kInvalid: message with line and what is wrong.
@@ -80,8 +99,12 @@ std::vector<std::string> HostDirectoryNames(const std::string& host);
 struct HostsOptions {
   // Looked at in this order; the first that has a directory for the host counts.
   std::vector<std::string> roots = {"/etc/containerd/certs.d", "/etc/docker/certs.d"};
-  bool plain_http = false;  // for the registry itself, where nothing else is said
+  bool plain_http = false;  // for the registry itself, whatever the file says
 };
+
+// The roots that --hosts-dir names: those of HostsOptions if it was not given, none for "none".
+std::vector<std::string> HostRoots(const std::vector<std::string>& given);
+inline constexpr char kNoHostRoots[] = "none";
 
 // Loads the places for ref.host. A root or a directory that does not exist is passed over.
 // A file that cannot be read or parsed is an error, because a mirror or a CA that is

@@ -33,12 +33,13 @@ std::string NextLink(const std::string& header) {
 
 Status RegistryClient::Impl::GetPages(const HttpSend& sender, std::string url,
                                       const HttpHeaders& headers, const char* array,
-                                      const CallOptions& call,
+                                      const CallOptions& call, const RetryPolicy& retry,
                                       const std::function<Status(Json*)>& take) {
   FASTOCI_TRY(std::string origin, UrlOrigin(url));
   for (int page = 0; page < kMaxPages; page++) {
-    FASTOCI_TRY(Document read, GetWhole(sender, url, headers, kMaxManifestBytes,
-                                        options.request_timeout_ms, call));
+    Document read;
+    FASTOCI_CHECK_OK(GetWhole(sender, url, headers, kMaxManifestBytes, options.request_timeout_ms,
+                              call, retry, &read));
     Json j = ParseForeignJson(read.body);
     const bool whole = JsonChild(j, array).is_array();
     // A page for people, from a server that answers so to whatever it is asked.
@@ -47,7 +48,9 @@ Status RegistryClient::Impl::GetPages(const HttpSend& sender, std::string url,
     if (!whole)
       return MismatchError("page " + std::to_string(page + 1) + " is not a list of " + array);
     FASTOCI_CHECK_OK(take(&j));
-    const std::string next = NextLink(read.response.Header("link"));
+    std::string next;
+    auto [link, end] = read.response.headers.equal_range("link");
+    for (; link != end && next.empty(); ++link) next = NextLink(link->second);
     if (next.empty()) return OkStatus();
     FASTOCI_TRY(url, ResolveUrl(url, next));
     FASTOCI_TRY(std::string there, UrlOrigin(url));
@@ -60,12 +63,15 @@ Status RegistryClient::Impl::GetPages(const HttpSend& sender, std::string url,
 // The names of one kind; what is none is left out.
 Result<std::vector<std::string>> RegistryClient::ListNames(const Reference& at,
                                                            const std::string& scope,
-                                                           const std::string& url,
+                                                           const std::string& what,
                                                            const char* array,
                                                            bool (*is_name)(const std::string&),
                                                            const CallOptions& call) {
   std::vector<std::string> names;
-  Status s = impl_->GetPages(impl_->ScopedSender(at, scope), url, {}, array, call,
+  FASTOCI_TRY(RegistryHostPtr host, impl_->HostOf(at, HostUse::kList));
+  Status s = impl_->GetPages(impl_->ScopedSender(host, at, scope),
+                             host->config.Url(at.repository, what), {}, array, call,
+                             impl_->options.retry,
                              [&](Json* page) -> Status {
                                for (const Json& name : (*page)[array]) {
                                  if (!name.is_string() || !is_name(name.get<std::string>())) continue;
@@ -81,7 +87,7 @@ Result<std::vector<std::string>> RegistryClient::ListNames(const Reference& at,
 Result<std::vector<std::string>> RegistryClient::ListTags(const Reference& repo,
                                                           const CallOptions& call) {
   auto tags = ListNames(repo, "repository:" + repo.repository + ":pull",
-                        impl_->BaseUrl(repo, call) + "/tags/list", "tags", IsTag, call);
+                        "tags/list", "tags", IsTag, call);
   if (!tags.ok()) return tags.error().Wrap("tags of " + repo.host + "/" + repo.repository);
   return tags;
 }
@@ -90,8 +96,7 @@ Result<std::vector<std::string>> RegistryClient::ListRepositories(const std::str
                                                                   const CallOptions& call) {
   Reference at;
   at.host = host;
-  auto names = ListNames(at, "registry:catalog:*", impl_->Origin(at, call) + "/v2/_catalog",
-                         "repositories", IsRepositoryName, call);
+  auto names = ListNames(at, "registry:catalog:*", "_catalog", "repositories", IsRepositoryName, call);
   if (!names.ok()) return names.error().Wrap("repositories of " + host);
   return names;
 }

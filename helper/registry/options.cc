@@ -12,6 +12,7 @@
 
 #include "base/privileges.h"
 #include "base/unique_fd.h"
+#include "registry/hosts.h"
 #include "registry/kubelet_providers.h"
 
 namespace fastoci {
@@ -63,17 +64,19 @@ Result<TlsOptions> ReadTlsFlags(const TlsFlags& f) {
 
 Result<CredentialSourcePtr> OpenCredentials(const std::string& user, const std::string& host,
                                             const std::string& file) {
+  std::vector<CredentialSourcePtr> sources;
   if (!user.empty()) {
     FASTOCI_TRY(Credential c, SplitUser(user));
-    return HostSource(host, std::move(c), "-u");
+    sources.push_back(HostSource(host, std::move(c), "-u"));
   }
   if (!file.empty()) {
     FASTOCI_CHECK_OK(CheckReadable(file));
     DockerConfigOptions options;
     options.path = file;
-    return DockerConfigSource(std::move(options));
+    sources.push_back(DockerConfigSource(std::move(options)));
+    return FirstOf(std::move(sources));
   }
-  std::vector<CredentialSourcePtr> sources = {DefaultSource()};
+  sources.push_back(DefaultSource());
   for (KubeletPaths& paths : KnownKubeletPaths()) sources.push_back(KubeletSource(std::move(paths)));
   return FirstOf(std::move(sources));
 }
@@ -123,7 +126,8 @@ std::string CredentialsFileOfEnvironment(const Reference& repo) {
 }
 
 Result<Access> MakeAccess(const std::string& host, bool plain_http, const TlsOptions& tls,
-                          const std::string& user, const std::string& file) {
+                          const std::string& user, const std::string& file,
+                          const std::vector<std::string>& hosts_dirs) {
   Access a;
   a.host = host;
   a.plain_http = plain_http;
@@ -139,10 +143,21 @@ Result<Access> MakeAccess(const std::string& host, bool plain_http, const TlsOpt
     a.credentials_file = std::filesystem::absolute(file, error).string();
     if (error) return ErrnoError(file, error.value());
   }
+  for (const std::string& dir : hosts_dirs) {
+    std::error_code error;
+    a.hosts_dirs.push_back(dir == kNoHostRoots ? dir : std::filesystem::absolute(dir, error).string());
+    if (error) return ErrnoError(dir, error.value());
+  }
   // It must come out as it went in: no text that JSON cannot have.
   FASTOCI_TRY(Access again, AccessFromJson(AccessToJson(a).Reveal()));
   if (again != a) return InvalidError("the user's name, password or file is not UTF-8");
   return a;
+}
+
+Result<std::vector<std::string>> ReadHostsDirs(const std::vector<std::string>& given) {
+  for (const std::string& dir : given)
+    if (dir != kNoHostRoots && ::access(dir.c_str(), R_OK | X_OK) != 0) return ErrnoError("--hosts-dir " + dir);
+  return HostRoots(given);
 }
 
 }  // namespace fastoci

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The options of our tools about registries, and what follows from them: one
-// meaning for --root-ca, --cert-dir, --client-cert, -u and --credentials,
+// meaning for --root-ca, --cert-dir, --client-cert, -u, --credentials and --hosts-dir,
 // whichever tool has them.
 #ifndef FASTOCI_REGISTRY_OPTIONS_H_
 #define FASTOCI_REGISTRY_OPTIONS_H_
 
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "http/http_client.h"
@@ -26,8 +27,9 @@ struct TlsFlags {
 Result<TlsOptions> ReadTlsFlags(const TlsFlags& flags);
 
 // The source of our credentials. user: "USER:PASSWORD", only for host. file: read instead
-// of docker's and podman's files. If both are "", docker's and podman's files, and the
-// providers of this node's kubelet (KnownKubeletPaths()).
+// of docker's and podman's files. If it is "", for host without user, and for other hosts
+// (mirrors) in any case: docker's and podman's files, and the providers of this node's kubelet
+// (KnownKubeletPaths()).
 Result<CredentialSourcePtr> OpenCredentials(const std::string& user, const std::string& host,
                                             const std::string& file);
 
@@ -47,7 +49,12 @@ std::string CredentialsFileOfEnvironment(const Reference& repo);
 
 // What these options say, for somebody who can open no files.
 Result<Access> MakeAccess(const std::string& host, bool plain_http, const TlsOptions& tls,
-                          const std::string& user, const std::string& file);
+                          const std::string& user, const std::string& file,
+                          const std::vector<std::string>& hosts_dirs);
+
+// The directories of --hosts-dir: HostRoots(), but one that was named and is not there is an
+// error.
+Result<std::vector<std::string>> ReadHostsDirs(const std::vector<std::string>& given);
 
 }  // namespace fastoci
 

@@ -57,27 +57,33 @@ Json ReferrerDescriptor(const Json& manifest, const std::string& media_type,
   return d;
 }
 
-// kNotFound: the registry has no such API.
-Result<std::string> RegistryClient::Impl::ReferrersByApi(const Reference& repo,
-                                                         const std::string& digest,
-                                                         const CallOptions& call) {
+// Of one host. kNotFound: it has no such API. Whether a registry filters is its own matter.
+Result<Json> RegistryClient::Impl::ReferrersByApi(const RegistryHostPtr& host,
+                                                  const Reference& repo, const std::string& digest,
+                                                  const std::string& artifact_type,
+                                                  const CallOptions& call,
+                                                  const RetryPolicy& retry) {
   std::optional<Json> all;
+  std::string what = "referrers/" + digest;
+  if (!artifact_type.empty()) what += "?artifactType=" + UrlEscape(artifact_type);
   FASTOCI_CHECK_OK(GetPages(
-      Sender(repo, "pull"), BaseUrl(repo, call) + "/referrers/" + digest, {{"Accept", kOciIndex}},
-      "manifests", call, [&](Json* page) -> Status {
-        if (!all) {
-          all = std::move(*page);
-        } else {
-          for (Json& entry : (*page)["manifests"]) (*all)["manifests"].push_back(std::move(entry));
+      Sender(host, repo, "pull"), host->config.Url(repo.repository, what), {{"Accept", kOciIndex}},
+      "manifests", call, retry, [&](Json* page) -> Status {
+        Json entries = std::move((*page)["manifests"]);
+        (*page)["manifests"] = Json::array();
+        if (!all) all = std::move(*page);
+        for (Json& entry : entries) {
+          if (!artifact_type.empty() && JsonText(entry, "artifactType") != artifact_type) continue;
+          (*all)["manifests"].push_back(std::move(entry));
         }
         if ((*all)["manifests"].size() > kMaxReferrers)
           return MismatchError("more than " + std::to_string(kMaxReferrers) + " referrers");
         return OkStatus();
       }));
-  return Dump(*all);
+  return std::move(*all);
 }
 
-Status RegistryClient::Impl::AddToFallbackTag(RegistryClient* client, const Reference& repo,
+Status RegistryClient::Impl::AddToFallbackTag(const RegistryHostPtr& host, const Reference& repo,
                                               const std::string& subject,
                                               const Json& descriptor, const CallOptions& call) {
   Reference tag = repo.WithTag(FallbackTag(subject));
@@ -86,7 +92,7 @@ Status RegistryClient::Impl::AddToFallbackTag(RegistryClient* client, const Refe
   for (int round = 0; round < kMaxUpdates; round++) {
     if (!written.empty())
       std::this_thread::sleep_for(std::chrono::milliseconds(options.referrers_settle_ms));
-    auto old = client->GetManifest(tag, call);
+    auto old = ReadManifest(tag, HostUse::kPush, call);
     if (!old.ok() && old.error().kind != ErrorKind::kNotFound) return old.error();
     auto index = ParseIndex(old.ok() ? old->body : std::string(kEmptyIndex));
     if (!index.ok()) return index.error().Wrap("tag " + tag.tag);
@@ -95,13 +101,13 @@ Status RegistryClient::Impl::AddToFallbackTag(RegistryClient* client, const Refe
     if (list.size() >= kMaxReferrers)
       return InvalidError("tag " + tag.tag + " has too many entries");
     list.push_back(descriptor);
-    HttpRequest put = Request("PUT", BaseUrl(tag, call) + "/manifests/" + tag.tag,
+    HttpRequest put = Request("PUT", host->config.Url(tag.repository, "manifests/" + tag.tag),
                               options.request_timeout_ms, call);
     put.headers = {{"Content-Type", kOciIndex}};
     if (old.ok()) put.headers.emplace_back("If-Match", "\"" + old->digest + "\"");
     const std::string body = Dump(*index);
     SetBody(&put, body);
-    FASTOCI_TRY(HttpResponse done, Send(tag, "pull,push", put));
+    FASTOCI_TRY(HttpResponse done, SendWithRetry(Sender(host, tag, "pull,push"), put, options.retry));
     written = DigestOfBody(body);
     if (done.status / 100 != 2 && done.status != 412)
       return StatusError(done).Wrap("tag " + tag.tag);
@@ -111,19 +117,42 @@ Status RegistryClient::Impl::AddToFallbackTag(RegistryClient* client, const Refe
 }
 
 Result<std::string> RegistryClient::Referrers(const Reference& repo, const std::string& digest,
+                                              const std::string& artifact_type,
                                               const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
-  auto api = impl_->ReferrersByApi(repo, digest, call);
-  if (api.ok()) return api;
-  // It has the API; half a list would be worse than none.
-  if (api.error().kind == ErrorKind::kMismatch) return api.error();
+  FASTOCI_TRY(auto hosts, impl_->HostsOf(repo, HostUse::kResolve));
+  std::optional<Json> none;        // an empty list
+  std::optional<Error> unknown;    // of a host that may have some
+  for (const RegistryHostPtr& host : hosts) {
+    const bool last = host == hosts.back();
+    std::string why;
+    if (hosts.size() > 1 && impl_->IsDown(*host, &why)) {
+      unknown = Error{ErrorKind::kUnavailable, EHOSTUNREACH, host->config.authority + ": " + why};
+      continue;
+    }
+    RetryPolicy retry = impl_->options.retry;
+    if (!last) retry.max_attempts = 1;
+    auto api = impl_->ReferrersByApi(host, repo, digest, artifact_type, call, retry);
+    if (api.ok() && !(*api)["manifests"].empty()) return Dump(*api);
+    if (api.ok()) {
+      none = std::move(*api);
+      continue;
+    }
+    if (IsCanceled(api.error())) return api.error();
+    // It has the API; half a list would be worse than none.
+    if (last && api.error().kind == ErrorKind::kMismatch) return api.error();
+    if (api.error().kind != ErrorKind::kUnavailable) continue;
+    if (hosts.size() > 1 && api.error().err != EIO) impl_->SetDown(*host, api.error().message);
+    unknown = hosts.size() > 1 ? api.error().Wrap(host->config.authority) : api.error();
+  }
+  if (none) return Dump(*none);
   // No API: 404, 405, 400 and others, or a page of its own.
   auto tagged = GetManifest(repo.WithTag(FallbackTag(digest)), call);
   if (tagged.ok()) return tagged->body;
   if (tagged.error().kind != ErrorKind::kNotFound) return tagged.error();
   // Neither: nobody has added any, unless the API alone knows and does not answer.
-  if (api.error().kind == ErrorKind::kUnavailable)
-    return api.error().Wrap("the referrers of " + digest + " (no fallback tag either)");
+  if (unknown)
+    return unknown->Wrap("the referrers of " + digest + " (no fallback tag either)");
   return std::string(kEmptyIndex);
 }
 

@@ -470,12 +470,12 @@ TEST_F(RegistryTest, UploadWithBearer) {
 
 TEST_F(RegistryTest, ReferrersByFallbackTag) {
   std::string subject = stub_.AddManifest("demo", "v1", kOciManifest, R"({"a":1})");
-  EXPECT_NE(client_->Referrers(repo_, subject)->find("\"manifests\":[]"), std::string::npos);
+  EXPECT_NE(client_->Referrers(repo_, subject, "")->find("\"manifests\":[]"), std::string::npos);
   std::string body = R"({"artifactType":"t/x","subject":{"digest":")" + subject + R"("}})";
   for (int i = 0; i < 2; i++) {  // the second time changes nothing
     auto put = client_->PutManifest(repo_.WithTag("ref"), kOciManifest, body);
     ASSERT_TRUE(put.ok()) << put.error().message;
-    auto index = client_->Referrers(repo_, subject);
+    auto index = client_->Referrers(repo_, subject, "");
     ASSERT_TRUE(index.ok());
     size_t at = index->find(*put);
     EXPECT_NE(at, std::string::npos);
@@ -492,11 +492,11 @@ TEST_F(RegistryTest, ReferrersComeFromTheFallbackTagWhateverTheApiAnswers) {
     StubHabits habits;
     habits.referrers_status = status;
     stub_.SetHabits(habits);
-    auto index = client_->Referrers(repo_, subject);
+    auto index = client_->Referrers(repo_, subject, "");
     ASSERT_TRUE(index.ok()) << status << ": " << index.error().message;
     EXPECT_NE(index->find(put), std::string::npos) << status;
     // Without a tag: none; but an API that fails may know some.
-    auto none = client_->Referrers(repo_, std::string("sha256:") + kHex);
+    auto none = client_->Referrers(repo_, std::string("sha256:") + kHex, "");
     EXPECT_EQ(none.ok(), status < 500) << status;
   }
 }
@@ -513,7 +513,7 @@ TEST_F(RegistryTest, ReferrersAreReadPageByPage) {
   for (size_t page : {1, 2, 3, 7, 100}) {
     habits.referrers_page = page;
     stub_.SetHabits(habits);
-    auto index = client_->Referrers(repo_, subject);
+    auto index = client_->Referrers(repo_, subject, "");
     ASSERT_TRUE(index.ok()) << index.error().message;
     for (const std::string& digest : put)
       EXPECT_NE(index->find(digest), std::string::npos) << page;
@@ -521,10 +521,25 @@ TEST_F(RegistryTest, ReferrersAreReadPageByPage) {
   habits.referrers_page = 3;
   habits.referrers_next = "http://127.0.0.1:" + std::to_string(stub_.other_port()) + "/v2/x";
   stub_.SetHabits(habits);
-  EXPECT_FALSE(client_->Referrers(repo_, subject).ok());  // half a list is none
+  EXPECT_FALSE(client_->Referrers(repo_, subject, "").ok());  // half a list is none
   habits.referrers_next = "/v2/demo/referrers/" + subject + "?n=0";
   stub_.SetHabits(habits);
-  EXPECT_FALSE(client_->Referrers(repo_, subject).ok());  // a circle ends
+  EXPECT_FALSE(client_->Referrers(repo_, subject, "").ok());  // a circle ends
+}
+
+TEST_F(RegistryTest, ManyReferrersOfAnotherTypeAreNoReferrersTooMany) {
+  stub_.SetReferrersApi(true);
+  const std::string subject = std::string("sha256:") + kHex;
+  const std::string of = R"("subject":{"digest":")" + subject + R"("})";
+  for (int i = 0; i < 1100; i++)
+    stub_.AddManifest("demo", "", kOciManifest,
+                      R"({"n":)" + std::to_string(i) + R"(,"artifactType":"t/other",)" + of + "}");
+  const std::string ours = stub_.AddManifest("demo", "", kOciManifest, R"({"artifactType":"t/x",)" + of + "}");
+  auto index = client_->Referrers(repo_, subject, "t/x");
+  ASSERT_TRUE(index.ok()) << index.error().message;
+  EXPECT_NE(index->find(ours), std::string::npos);
+  EXPECT_EQ(index->find("t/other"), std::string::npos);
+  EXPECT_FALSE(client_->Referrers(repo_, subject, "t/other").ok());
 }
 
 TEST(NextLinkTest, FindsNextAmongLinks) {
@@ -543,7 +558,7 @@ TEST_F(RegistryTest, AnUpdateOfTheFallbackTagThatWasLostIsMadeAgain) {
   stub_.SetHabits(habits);
   std::string body = R"({"subject":{"digest":")" + subject + R"("}})";
   std::string put = *client_->PutManifest(repo_.WithTag("ref"), kOciManifest, body);
-  std::string index = *client_->Referrers(repo_, subject);
+  std::string index = *client_->Referrers(repo_, subject, "");
   EXPECT_NE(index.find("sha256:theirs"), std::string::npos);
   EXPECT_NE(index.find(put), std::string::npos);
 }

@@ -223,6 +223,7 @@ Result<Authorization> Authenticate(HttpClient* http, const HttpResponse& respons
   request.fresh_connection = like.fresh_connection;
   request.tally = like.tally;
   // A token server need not be the registry.
+  request.site = like.site;
   FASTOCI_TRY(std::string own, UrlOrigin(response.url));
   FASTOCI_TRY(std::string other, UrlOrigin(request.url));
   request.away = own != other;

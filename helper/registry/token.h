@@ -68,8 +68,8 @@ void CollectToken(HttpRequest* request, std::string* body);
 Result<Authorization> TokenFrom(const Result<HttpResponse>& response, const std::string& body,
                                 SteadyTime now);
 
-// Does all of this, and waits for the token. The token request has the deadline, watch and
-// tally of like.
+// Does all of this, and waits for the token. The token request has the deadline, watch, tally
+// and site of like.
 Result<Authorization> Authenticate(HttpClient* http, const HttpResponse& response,
                                    const std::string& scope,
                                    const std::optional<Credential>& credential,

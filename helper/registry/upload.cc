@@ -35,10 +35,11 @@ std::optional<uint64_t> LastByte(const HttpResponse& response) {
 // One blob on its way; lives for all attempts.
 class BlobUpload {
  public:
-  BlobUpload(RegistryClient::Impl* impl, const Reference& repo, const std::string& digest,
-             uint64_t bytes, const BlobSource& source, const CallOptions& call)
-      : impl_(*impl), repo_(repo), digest_(digest), bytes_(bytes), source_(source), call_(call),
-        send_(impl->Sender(repo, "pull,push")), chunk_(impl->options.upload_chunk_bytes),
+  BlobUpload(RegistryClient::Impl* impl, RegistryHostPtr host, const Reference& repo,
+             const std::string& digest, uint64_t bytes, const BlobSource& source,
+             const CallOptions& call)
+      : impl_(*impl), host_(std::move(host)), repo_(repo), digest_(digest), bytes_(bytes),
+        source_(source), call_(call), send_(impl->Sender(host_, repo, "pull,push")), chunk_(impl->options.upload_chunk_bytes),
         chunked_(bytes > chunk_) {}
 
   // Goes on as far as it can. kUnavailable: call it again.
@@ -65,8 +66,7 @@ class BlobUpload {
   Result<HttpResponse> Send(HttpRequest* request) {
     FASTOCI_TRY(std::string there, UrlOrigin(request->url));
     if (there == origin_) return send_(request);
-    request->away = true;
-    return impl_.http->Send(*request);
+    return impl_.SendAway(*host_, request);
   }
 
   Status TakeLocation(const HttpRequest& request, const HttpResponse& response) {
@@ -87,7 +87,7 @@ class BlobUpload {
 
   Status Begin() {
     at_ = 0;
-    HttpRequest post = Request("POST", impl_.BaseUrl(repo_, call_) + "/blobs/uploads/");
+    HttpRequest post = Request("POST", host_->config.Url(repo_.repository, "blobs/uploads/"));
     FASTOCI_TRY(origin_, UrlOrigin(post.url));
     FASTOCI_TRY(HttpResponse begun, send_(&post));
     if (begun.status / 100 != 2) return Failed(begun);
@@ -195,6 +195,7 @@ class BlobUpload {
   }
 
   RegistryClient::Impl& impl_;
+  const RegistryHostPtr host_;
   const Reference& repo_;
   const std::string& digest_;
   const uint64_t bytes_;
@@ -215,14 +216,15 @@ Status RegistryClient::UploadBlob(const Reference& repo, const std::string& dige
                                   const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
   // Whatever else than success this gives, the upload itself will tell.
-  auto there = impl_->Head(repo, digest, call);
+  auto there = impl_->Head(repo, HostUse::kPush, digest, call);
   if (!there.ok() && there.error().kind != ErrorKind::kDenied)
     return there.error().Wrap("blob " + digest);
   if (there.ok() && there->status == 200 && ContentLength(*there).value_or(bytes) == bytes)
     return OkStatus();
   CallOptions bounded = call;
   bounded.deadline = std::min(call.deadline, DeadlineIn(impl_->TransferMs(bytes)));
-  BlobUpload upload(impl_.get(), repo, digest, bytes, source, bounded);
+  FASTOCI_TRY(RegistryHostPtr host, impl_->HostOf(repo, HostUse::kPush));
+  BlobUpload upload(impl_.get(), host, repo, digest, bytes, source, bounded);
   Status s = Retry(impl_->options.retry, bounded.deadline, call.watch,
                    [&](AttemptInfo* info) { return upload.Attempt(info); });
   if (!s.ok() && !IsCanceled(s.error())) return s.error().Wrap("upload of blob " + digest);
@@ -243,12 +245,12 @@ Result<bool> RegistryClient::MountBlob(const Reference& to, const std::string& d
                                        const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
   if (!IsRepositoryName(from_repository)) return InvalidError("bad repository name");
-  HttpRequest post =
-      impl_->Request("POST",
-                     impl_->BaseUrl(to, call) + "/blobs/uploads/?mount=" + UrlEscape(digest) +
-                         "&from=" + UrlEscape(from_repository),
-                     impl_->options.request_timeout_ms, call);
-  auto response = SendWithRetry(impl_->Sender(to, "pull,push", from_repository), post,
+  FASTOCI_TRY(RegistryHostPtr host, impl_->HostOf(to, HostUse::kPush));
+  const std::string what =
+      "blobs/uploads/?mount=" + UrlEscape(digest) + "&from=" + UrlEscape(from_repository);
+  HttpRequest post = impl_->Request("POST", host->config.Url(to.repository, what),
+                                    impl_->options.request_timeout_ms, call);
+  auto response = SendWithRetry(impl_->Sender(host, to, "pull,push", from_repository), post,
                                 impl_->options.retry);
   if (!response.ok()) return response.error().Wrap("mount of blob " + digest);
   if (response->status == 201) return true;
@@ -265,11 +267,13 @@ Result<std::string> RegistryClient::PutManifest(const Reference& ref,
   if (!manifest.is_object()) return InvalidError("the manifest is not a JSON object");
   std::string digest = DigestOfBody(body);
   std::string name = ref.tag.empty() ? digest : ref.tag;
-  HttpRequest put = impl_->Request("PUT", impl_->BaseUrl(ref, call) + "/manifests/" + name,
+  FASTOCI_TRY(RegistryHostPtr host, impl_->HostOf(ref, HostUse::kPush));
+  HttpRequest put = impl_->Request("PUT", host->config.Url(ref.repository, "manifests/" + name),
                                    impl_->options.request_timeout_ms, call);
   put.headers = {{"Content-Type", media_type}};
   SetBody(&put, body);
-  auto response = impl_->Send(ref, "pull,push", put);
+  auto response =
+      SendWithRetry(impl_->Sender(host, ref, "pull,push"), put, impl_->options.retry);
   if (!response.ok()) return response.error().Wrap("manifest " + ref.ToString());
   // 201 by the specification; some registries say 200 or 202.
   if (response->status / 100 != 2)
@@ -284,7 +288,7 @@ Result<std::string> RegistryClient::PutManifest(const Reference& ref,
     std::string of = JsonText(*subject, "digest");
     FASTOCI_CHECK_OK(CheckDigest(of));
     FASTOCI_CHECK_OK(impl_->AddToFallbackTag(
-        this, ref, of, ReferrerDescriptor(manifest, media_type, body), call));
+        host, ref, of, ReferrerDescriptor(manifest, media_type, body), call));
   }
   return digest;
 }

@@ -85,6 +85,7 @@ Status TakeKey(const std::string& key, const Json& v, ServeConfig* c) {
   if (key == "insecure") return Take(v, &c->insecure);
   if (key == "rootCA") return Take(v, &c->root_ca);
   if (key == "clientCert") return Take(v, &c->client_cert);
+  if (key == "hostsDir") return Take(v, &c->hosts_dir);
   if (key == "listen") return Take(v, &c->listen);
   if (key == "tokenFile") return Take(v, &c->token_file);
   if (key == "directory") return Take(v, &c->directory);

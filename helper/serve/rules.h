@@ -25,7 +25,7 @@ struct ServeRule {
 struct ServeConfig {
   std::string registry;  // HOST[:PORT]
   bool plain = false, insecure = false;
-  std::string root_ca, client_cert;  // as the convertor's flags
+  std::string root_ca, client_cert, hosts_dir;  // as the convertor's flags
   std::string listen = "127.0.0.1:9864";
   std::string token_file;  // what notifications must have as Authorization; "": anything
   std::string directory = "/var/lib/fastoci-convertor";

@@ -119,6 +119,9 @@ Result<std::unique_ptr<ConvertService>> ConvertService::Open(ServeConfig config,
   flags.root_ca = c.root_ca;
   flags.client_cert = c.client_cert;
   FASTOCI_TRY(options.http.tls, ReadTlsFlags(flags));
+  std::vector<std::string> dirs;
+  if (!c.hosts_dir.empty()) dirs.push_back(c.hosts_dir);
+  FASTOCI_TRY(options.hosts_dirs, ReadHostsDirs(dirs));
   FASTOCI_TRY(CredentialSourcePtr credentials, OpenCredentials("", c.registry, ""));
   FASTOCI_TRY(s->client_, RegistryClient::Open(std::move(options), std::move(credentials)));
   s->figures_.registry = c.registry;
@@ -390,7 +393,7 @@ Result<std::string> ConvertService::WhyNot(const ServeJob& job, const ServeRule&
     return "it is an index without an image for " + (rule.platform.empty() ? "Linux" : "linux/" + rule.platform);
   if (*bytes < rule.min_mb << 20)
     return "it is smaller than " + std::to_string(rule.min_mb) + " MB (minMB)";
-  auto referrers = client_->Referrers(repo, subject);
+  auto referrers = client_->Referrers(repo, subject, ArtifactType(ImageFormat::kTurboOci));
   if (!referrers.ok()) return referrers.error();
   auto there = ReferrersOfType(*referrers, ArtifactType(ImageFormat::kTurboOci));
   if (there.ok() && !there->empty()) return "it has an artifact already: " + there->back();
@@ -410,6 +413,7 @@ Result<std::string> ConvertService::Convert(const ServeJob& job, const ServeRule
   if (c.insecure) p.argv.push_back("--insecure");
   if (!c.root_ca.empty()) p.argv.insert(p.argv.end(), {"--root-ca", c.root_ca});
   if (!c.client_cert.empty()) p.argv.insert(p.argv.end(), {"--client-cert", c.client_cert});
+  if (!c.hosts_dir.empty()) p.argv.insert(p.argv.end(), {"--hosts-dir", c.hosts_dir});
   for (char** e = environ; *e != nullptr; e++) p.env.emplace_back(*e);
   const rlim_t memory = static_cast<rlim_t>(c.memory_mb) << 20;
   p.enter = [memory] {

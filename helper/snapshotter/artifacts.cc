@@ -100,7 +100,9 @@ void ArtifactFinder::Look(const std::string& text, const std::string& key, const
   if (auto cache = HelperCacheDevice(options_.control_socket, kControlMs); !cache.ok())
     return void(entry->found = None("no_helper", cache.error()));
   QuietProgress progress;
-  auto puller = ImagePuller::Open(options_.access, node->signatures);
+  RegistryAccess access = options_.access;
+  access.node_hosts_dir = node->hosts_dir;
+  auto puller = ImagePuller::Open(access, node->signatures);
   if (!puller.ok()) return void(entry->found = None("credentials", puller.error()));
   auto image = puller->Resolve(text, &progress);
   if (!image.ok()) {

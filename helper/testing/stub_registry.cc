@@ -472,7 +472,11 @@ StubRegistry::Reply StubRegistry::Referrers(const StubRequest& request,
     if (stored.body.find("\"subject\"") == std::string::npos ||
         stored.body.find(digest) == std::string::npos)
       continue;
-    found.push_back(R"({"digest":")" + name.substr(repository.size() + 1) + R"("})");
+    std::string entry = R"({"digest":")" + name.substr(repository.size() + 1) + '"';
+    constexpr char kType[] = "\"artifactType\":\"";
+    if (const size_t at = stored.body.find(kType); at != std::string::npos)
+      entry += "," + stored.body.substr(at, stored.body.find('"', at + sizeof(kType) - 1) + 1 - at);
+    found.push_back(entry + "}");
   }
   const size_t begin = std::strtoul(QueryValue(request.target, "n").c_str(), nullptr, 10);
   const size_t end = std::min(found.size(), begin + habits_.referrers_page);
@@ -480,7 +484,8 @@ StubRegistry::Reply StubRegistry::Referrers(const StubRequest& request,
   std::string path = request.target.substr(0, request.target.find('?'));
   if (end < found.size()) {
     const std::string next = path + "?n=" + std::to_string(end);
-    r.headers.emplace_back("Link", "</first>; rel=\"first\", <" +
+    r.headers.emplace_back("Link", "</first>; rel=\"first\"");
+    r.headers.emplace_back("Link", "</last>; rel=\"last\", <" +
                                        (habits_.referrers_next.empty() ? next : habits_.referrers_next) +
                                        ">; rel=\"next\"");
   }

@@ -32,6 +32,7 @@ struct Flags {
   std::string repository, input_tag, input_digest, overlaybd_tag, fastoci_tag, turbo_tag;
   std::string user, directory = "tmp_conv", fs_type = "ext4", platform;
   TlsFlags tls;
+  std::vector<std::string> hosts_dirs;
   std::string store, db_string, db_type;
   std::string serve;
   bool all = false;
@@ -131,6 +132,9 @@ void Define(CLI::App* app, Flags* f) {
   app->add_option("--root-ca", f->tls.root_ca, "PEM file with the CA certificates to trust");
   app->add_option("--client-cert", f->tls.client_cert, "CERT:KEY, PEM files with a client certificate and its key");
   app->add_option("--cert-dir", f->tls.cert_dir, "directory with ca.crt, client.cert and client.key");
+  app->add_option("--hosts-dir", f->hosts_dirs,
+                  "directory with hosts.toml directories, or \"none\" (default: containerd's and docker's)")
+      ->allow_extra_args(false);
   app->add_option("-d,--dir", f->directory, "directory for temporary files and for what is kept (default: tmp_conv)");
   app->add_flag("--reserve", f->reserve, "keep the meta layers in the directory");
   app->add_flag("--no-upload", f->no_upload, "convert, but push nothing");
@@ -165,6 +169,7 @@ Result<std::unique_ptr<ImageStore>> OpenStore(const Flags& f) {
   RegistryOptions options;
   options.plain_http = f.plain;
   FASTOCI_TRY(options.http.tls, ReadTlsFlags(f.tls));
+  FASTOCI_TRY(options.hosts_dirs, ReadHostsDirs(f.hosts_dirs));
   return OpenRegistryStore(f.repository, std::move(options), std::move(credentials));
 }
 
