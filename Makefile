@@ -61,7 +61,7 @@ $(foreach l,$(LIBS),$(eval $(call lib_rule,$(l))))
 # role or tool -> its directory; a *_main.cc there is the program's main, the rest is shared with its tests
 # The broker speaks to the other roles through their clients.
 EXTRA_snapshotter := $(call lib_srcs,snapshotter) $(PROTO_SRCS) $(wildcard helper/containerd/*.cc) helper/broker/exporter.cc helper/broker/notify.cc \
-	tools/fastoci/output.cc
+	tools/fastoci/output.cc tools/fastoci/access_options.cc
 EXTRA_broker := helper/decoder/client.cc helper/decoder/message.cc $(wildcard helper/fetcher/client.cc)
 EXTRA_miss := $(EXTRA_broker)
 define bin_rule

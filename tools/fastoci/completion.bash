@@ -16,8 +16,8 @@ _fastoci() {
 		esac
 	done
 	case $prev in
-	--state-dir | --mount) _filedir -d; return ;;
-	--control | --node-config | --meta-image | --credentials | --root-ca | --decoder | --cache-device | -o | --output) _filedir; return ;;
+	--state-dir | --mount | --hosts-dir | --cert-dir) _filedir -d; return ;;
+	--control | --node-config | --meta-image | --credentials | --root-ca | --client-cert | --decoder | --cache-device | -o | --output) _filedir; return ;;
 	--name | --seconds | --interval | --fail-after-ms | --after-ms | --timeout-ms | -u | --username) return ;;
 	esac
 	if [[ $cur == -* ]]; then

@@ -16,6 +16,7 @@
 #include "base/utf8.h"
 #include "config/config.h"
 #include "control/client.h"
+#include "tools/fastoci/access_options.h"
 #include "tools/fastoci/containerd_command.h"
 #include "tools/fastoci/copy_command.h"
 #include "tools/fastoci/events_command.h"
@@ -330,28 +331,10 @@ class Commands {
 };
 
 void AddRegistryOptions(CLI::App* command, Options* o) {
-  RegistryAccess* access = &o->attach.access;
-  command->add_flag("--plain", access->plain_http, "use HTTP instead of HTTPS");
-  command->add_option("-u,--username", access->user_password,
-                      "user:password for the registry (default: docker's, podman's and kubelet's)")
-      ->type_name("USER:PASSWORD");
-  command->add_flag("--password-stdin", o->password_stdin,
-                    "read the password of -u USER from standard input");
-  command->add_option("--credentials", access->credentials_file,
-                      "file with credentials, in the format of docker's config.json")
-      ->type_name("FILE");
-  command->add_option("--root-ca", access->tls.root_ca, "PEM file with the CA certificates to trust")
-      ->type_name("FILE");
-  command->add_option("--cert-dir", access->tls.cert_dir,
-                      "directory with ca.crt, client.cert and client.key")
-      ->type_name("DIR");
-  command->add_option("--client-cert", access->tls.client_cert,
-                      "PEM files with a client certificate and its key")
-      ->type_name("CERT:KEY");
-  command->add_option("--decoder", access->decoder,
+  AddAccessOptions(command, &o->attach.access, &o->password_stdin);
+  command->add_option("--decoder", o->attach.access.decoder,
                       "fastoci-decoderd (default: beside this program)")
       ->type_name("FILE");
-  command->add_flag("--insecure", access->tls.insecure, "accept any certificate of the registry");
 }
 
 void AddMountOptions(CLI::App* command, Options* o) {
@@ -550,6 +533,9 @@ int Run(int argc, char** argv) {
     if (!whole.ok()) return PrintError(whole.error(), options.json);
     user = std::move(*whole);
   }
+  // Who reads the configuration for other reasons says what is wrong with it.
+  if (auto node = LoadConfig(options.paths.config); node.ok())
+    options.attach.access.node_hosts_dir = node->hosts_dir;
   Commands run(&options);
   if (*parser.attach) return run.Attach();
   if (*parser.assemble) return run.Assemble();

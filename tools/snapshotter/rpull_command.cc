@@ -4,6 +4,9 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "config/config.h"
+#include "image/platform.h"
+#include "tools/fastoci/access_options.h"
 #include "tools/fastoci/output.h"
 
 namespace fastoci {
@@ -23,32 +26,29 @@ CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* o) {
       ->add_option_function<std::string>(
           "--platform",
           [r](const std::string& text) {
-            if (text.rfind("linux/", 0) != 0 || text.size() == 6)
+            auto arch = ParsePlatform(text);
+            if (!arch.ok() || arch->empty())
               throw CLI::ValidationError("--platform", "\"" + text + "\" is not a platform such as linux/arm64");
-            r->architecture = text.substr(6);
+            r->architecture = *arch;
           },
           "default: this machine's")
-      ->type_name("linux/ARCHITECTURE");
+      ->type_name("linux/ARCHITECTURE[/VARIANT]");
   rpull->add_flag("--all-platforms", o->all_platforms, "refused: only images of this platform can run here");
-  rpull->add_flag("--plain", r->access.plain_http, "use HTTP instead of HTTPS");
-  rpull->add_option("-u,--user", r->access.user_password, "user:password for the pull (default: docker's, podman's and kubelet's)")
-      ->type_name("USER:PASSWORD");
-  rpull->add_option("--credentials", r->access.credentials_file, "file with credentials, as docker's config.json")
-      ->type_name("FILE");
-  rpull->add_option("--root-ca", r->access.tls.root_ca, "PEM file with the registry's CA")->type_name("FILE");
-  rpull->add_flag("--insecure", r->access.tls.insecure, "accept any certificate");
+  AddAccessOptions(rpull, &r->access, &o->password_stdin, "-u,--username,--user");  // the last is ctr's
   rpull->add_flag("--json", o->json, "print JSON");
   rpull->add_flag("-q,--quiet", o->quiet, "print no progress");
   return rpull;
 }
 
 int RunRpull(const RpullOptions& o) {
+  RpullRequest request = o.request;
+  if (auto node = LoadConfig(""); node.ok()) request.access.node_hosts_dir = node->hosts_dir;
   if (o.all_platforms)
     return PrintError(InvalidError("--all-platforms: an image of another platform cannot run here, so there is "
                                    "nothing to pull lazily; copy it with `fastoci copy`, or pull it with ctr"),
                       o.json);
   TerminalProgress progress(o.quiet || o.json);
-  auto result = Rpull(o.request, &progress);
+  auto result = Rpull(request, &progress);
   progress.End();
   if (!result.ok()) return PrintError(result.error(), o.json);
   if (o.json) {

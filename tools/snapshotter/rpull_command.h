@@ -11,7 +11,7 @@ namespace fastoci {
 
 struct RpullOptions {
   RpullRequest request;
-  bool all_platforms = false, json = false, quiet = false;
+  bool all_platforms = false, password_stdin = false, json = false, quiet = false;
 };
 
 CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* options);

@@ -2,6 +2,7 @@
 // fastoci-snapshotter: containerd's proxy plugin. Serves the snapshots service; its
 // other subcommands set containerd up and do the work of `fastoci rpull`.
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 
@@ -40,7 +41,13 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? kExitOk : kExitUsage;
   }
-  HidePassword(argc, argv, rpull.request.access.user_password);
+  std::string& user = rpull.request.access.user_password;
+  HidePassword(argc, argv, user);
+  if (rpull.password_stdin) {
+    auto whole = WithPasswordFrom(STDIN_FILENO, user);
+    if (!whole.ok()) return PrintError(whole.error(), rpull.json);
+    user = std::move(*whole);
+  }
   if (*rpull_command) return RunRpull(rpull);
   if (*setup_command) return RunSetup(setup);
   if (*uninstall_command) return RunUninstallCheck(uninstall);
