@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach/doctor_image.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <chrono>
 
 #include "attach/net_probe.h"
+#include "base/unique_fd.h"
 
 namespace fastoci {
 namespace {
@@ -36,30 +39,95 @@ class Examination {
       return std::move(all_);
     }
     ref_ = *ref;
-    auto tls = ReadTlsFlags(access_.tls);
-    if (!tls.ok()) {
-      Bad(tls.error().message, "correct --root-ca, --cert-dir or --client-cert");
+    auto options = OptionsOf(access_);
+    if (!options.ok()) {
+      Bad(options.error().message, "correct --root-ca, --cert-dir, --client-cert or --hosts-dir");
       return std::move(all_);
     }
-    tls_ = *tls;
-    (void)(Network() && Authentication() && ManifestStep() && Artifact() && Layers());
+    options_ = *options;
+    (void)(Hosts() && Open() && ManifestStep() && Artifact() && Layers());
     return std::move(all_);
   }
 
  private:
-  void Good(std::string what) { all_.push_back({Health::kGood, std::move(what), ""}); }
+  void Good(std::string what) { all_.push_back({Health::kGood, name_ + what, ""}); }
   void Warn(std::string what, std::string advice) {
-    all_.push_back({Health::kWarning, std::move(what), std::move(advice)});
+    all_.push_back({Health::kWarning, name_ + what, std::move(advice)});
   }
   bool Bad(std::string what, std::string advice) {
-    all_.push_back({Health::kBad, std::move(what), std::move(advice)});
+    all_.push_back({Health::kBad, name_ + what, std::move(advice)});
     return false;
   }
 
-  bool Network() {
-    const std::string host = ApiHost(ref_.host);
-    const bool plain = access_.plain_http || IsLoopbackHost(ref_.host);
-    const Server server = ServerOf(host, plain);
+  // The mirrors and the registry. One of them is enough.
+  bool Hosts() {
+    HostsOptions from;
+    from.roots = options_.hosts_dirs;
+    from.plain_http = options_.plain_http;
+    auto hosts = LoadHosts(from, ref_);
+    if (!hosts.ok())
+      return Bad("mirrors: " + hosts.error().message,
+                 "correct that, or do without the mirrors: --hosts-dir none");
+    hosts_ = HostsFor(*hosts, HostUse::kPull);
+    if (hosts_.empty())
+      return Bad("mirrors: hosts.toml for " + ref_.host + " names no host to pull from",
+                 "give one of them the capability \"pull\"");
+    if (hosts_.size() > 1) {
+      std::string list;
+      for (const HostConfig& host : hosts_) list += (list.empty() ? "" : ", ") + host.authority;
+      Good("mirrors: for " + ref_.host + " these are asked, in this order: " + list);
+    }
+    bool any = false;
+    for (const HostConfig& host : hosts_) {
+      if (hosts_.size() > 1) name_ = host.authority + ": ";
+      any = (Network(host) && Authentication(host)) || any;
+    }
+    name_.clear();
+    if (!any) return false;
+    for (Finding& f : all_)
+      if (f.health == Health::kBad) f.health = Health::kWarning;
+    return true;
+  }
+
+  // As commands and the snapshotter access the image.
+  bool Open() {
+    auto client = OpenClient(access_, ref_.host);
+    if (!client.ok()) return Bad("HTTP: " + client.error().message, "correct the options");
+    client_ = std::move(*client);
+    return true;
+  }
+
+  // A CA or a client certificate that the options name wins.
+  TlsOptions TlsOf(const HostConfig& host) {
+    TlsOptions tls;
+    if (host.is_registry()) tls = options_.http.tls;
+    if (tls.ca_file.empty()) {
+      tls.insecure |= host.skip_verify;
+      if (UniqueFd fd(::memfd_create("fastoci-ca", MFD_CLOEXEC));
+          !host.ca_pem.empty() && fd.valid() && WriteFull(fd.get(), AsBytes(host.ca_pem), "CA").ok()) {
+        tls.ca_file = "/proc/self/fd/" + std::to_string(fd.get());
+        ca_ = std::move(fd);
+      }
+    }
+    if (tls.client_cert.empty() && !host.clients.empty()) {
+      const ClientPair& pair = host.clients.front();
+      tls.client_cert = pair.cert_file;
+      tls.client_key = pair.key_file.empty() ? pair.cert_file : pair.key_file;
+    }
+    return tls;
+  }
+
+  // Whose CA vouches for it, and why it is believed in any case.
+  std::string CaOf(const HostConfig& host) const {
+    if (host.is_registry() && !options_.http.tls.ca_file.empty()) return options_.http.tls.ca_file;
+    std::string list;
+    for (const std::string& file : host.ca_files) list += (list.empty() ? "" : ", ") + file;
+    return list.empty() ? "the system's CAs" : list;
+  }
+
+  bool Network(const HostConfig& host) {
+    const bool plain = host.scheme == "http";
+    const Server server = ServerOf(host.authority, plain);
     progress_.Step("looking for " + server.name);
     auto addresses = ResolveServer(server);
     if (!addresses.ok())
@@ -71,74 +139,94 @@ class Examination {
     std::string which;
     auto fd = ConnectServer(*addresses, kConnectMs, &which);
     if (!fd.ok())
-      return Bad("connection: " + host + " does not accept one: " + fd.error().message,
+      return Bad("connection: " + host.authority + " does not accept one: " + fd.error().message,
                  "check that the registry runs and that port " + server.port +
                      " is open to this node (this check does not use a proxy)");
     Good("connection: " + which + " port " + server.port + " accepts one");
     if (plain) {
-      Good("TLS: not used, because of " + std::string(access_.plain_http ? "--plain" : "a loopback address") +
+      const bool by_option = host.is_registry() && access_.plain_http;
+      Good("TLS: not used, because of " +
+           std::string(by_option ? "--plain" : host.scheme_said ? "hosts.toml" : "a loopback address") +
            ": plain HTTP");
       return true;
     }
+    return Tls(host, server, std::move(*fd));
+  }
+
+  bool Tls(const HostConfig& host, const Server& server, UniqueFd fd) {
     TlsFacts facts;
-    Status s = HandshakeServer(std::move(*fd), server, tls_, kHandshakeMs, &facts);
+    const TlsOptions tls = TlsOf(host);
+    Status s = HandshakeServer(std::move(fd), server, tls, kHandshakeMs, &facts);
     const std::string whose = facts.issuer.empty() ? "" : "; the certificate was issued by " + facts.issuer;
-    if (!s.ok() && !(access_.tls.insecure && !facts.version.empty()))
-      return Bad("TLS: " + s.error().message + whose, TlsAdvice(facts));
+    if (!s.ok() && !(tls.insecure && !facts.version.empty()))
+      return Bad("TLS: " + s.error().message + whose, TlsAdvice(host, facts));
     if (!s.ok()) {
-      Warn("TLS: " + s.error().message + whose + "; --insecure accepts it anyway",
-           "give the registry's CA with --root-ca instead");
+      Warn("TLS: " + s.error().message + whose + "; " +
+               (access_.tls.insecure && host.is_registry() ? "--insecure" : "skip_verify in hosts.toml") +
+               " accepts it anyway",
+           host.is_registry() ? "give the registry's CA with --root-ca instead"
+                              : "give its CA in hosts.toml instead: ca = \"FILE\"");
     } else {
       Good("TLS: " + facts.version + whose +
-           (facts.root.empty() ? "" : ", verified up to " + facts.root) +
-           (tls_.ca_file.empty() ? " (the system's CAs)" : " (" + tls_.ca_file + ")"));
+           (facts.root.empty() ? "" : ", verified up to " + facts.root) + " (" + CaOf(host) + ")");
     }
     if (facts.days_left < kSoonDays && !facts.expires.empty())
       Warn("TLS: the certificate expires on " + facts.expires, "have it renewed");
     return true;
   }
 
-  static std::string TlsAdvice(const TlsFacts& facts) {
+  static std::string TlsAdvice(const HostConfig& host, const TlsFacts& facts) {
+    if (!host.is_registry())
+      return facts.version.empty()
+                 ? "if it speaks plain HTTP, hosts.toml must say http://; if it wants a client "
+                   "certificate: client = [[\"CERT\", \"KEY\"]]"
+                 : "give the CA that signed it in hosts.toml: ca = \"FILE\"";
     if (facts.version.empty())
       return "if the registry speaks plain HTTP: --plain; if it wants a client certificate: "
              "--client-cert CERT:KEY";
-    return "give the CA that signed it: --root-ca FILE, or install it for the system: "
-           "update-ca-certificates";
+    return "give the CA that signed it: --root-ca FILE, or in a directory of hosts.toml, or install it "
+           "for the system: update-ca-certificates";
   }
 
-  bool Authentication() {
+  bool Authentication(const HostConfig& host) {
     progress_.Step("asking for credentials");
+    if (ref_.digest.empty() && !host.resolve) {
+      Good("it is not asked for tags: it has not the capability \"resolve\"");
+      return true;
+    }
+    Reference at = ref_;
+    if (!host.is_registry()) at.host = host.authority;
     auto source = OpenCredentials(access_.user_password, ref_.host, access_.credentials_file);
     if (!source.ok()) return Bad("credentials: " + source.error().message, "check --credentials");
-    auto found = (*source)->Find(ref_, false);
+    auto found = (*source)->Find(at, false);
     std::string way = "none here";
     if (!found.ok()) Warn("credentials: " + found.error().message, "run that program by hand");
     else if (*found) way = "user \"" + Printable((*found)->credential.username) + "\", by " + (*found)->way;
 
-    RegistryOptions options;
-    options.plain_http = access_.plain_http;
-    options.http.tls = tls_;
+    RegistryOptions options = options_;
+    options.hosts = std::vector<HostConfig>{host};
     // The answer to a request without credentials tells whether they are needed.
     auto nobody = RegistryClient::Open(options, Credentials());
     auto client = RegistryClient::Open(options, *source);
     if (!nobody.ok() || !client.ok()) return Bad("HTTP: it cannot be set up", "");
-    client_ = std::move(*client);
     auto anonymous = (*nobody)->ProbeManifest(ref_);
     const bool open = anonymous.ok() && anonymous->status / 100 == 2;
-    auto answer = client_->ProbeManifest(ref_);
+    auto answer = (*client)->ProbeManifest(ref_);
     if (!answer.ok() && answer.error().kind == ErrorKind::kDenied)
-      return Bad("credentials: refused: " + answer.error().message + " (" + way + ")", LoginAdvice());
+      return Bad("credentials: refused: " + answer.error().message + " (" + way + ")", LoginAdvice(at));
     if (!answer.ok())
       return Bad("the registry: " + answer.error().message, "try again; if that fails, ask its operators");
     if (answer->status == 401 || answer->status == 403)
       return Bad("credentials: " + way + ": the registry says " + Number(answer->status) + " for " +
-                     ref_.host + "/" + ref_.repository,
-                 LoginAdvice());
+                     at.host + "/" + at.repository,
+                 LoginAdvice(at));
     Good(open ? "credentials: none needed for " + ref_.repository + " (" + way + ")"
               : "credentials: " + way);
     if (const std::string limit = RateLimit(*answer); !limit.empty()) Limit(*answer, limit);
     if (answer->status == 429)
       return Bad("the registry answers 429: too many requests", "wait, log in, or use a mirror");
+    if (hosts_.size() > 1 && answer->status / 100 != 2)
+      Warn("manifest: HTTP " + Number(answer->status), "the next one is asked; check what this one serves");
     return true;
   }
 
@@ -149,9 +237,9 @@ class Examination {
     else Good("rate limit: " + limit);
   }
 
-  std::string LoginAdvice() const {
-    return "docker login " + ref_.host + ", or -u USER:PASSWORD; the account needs the right to pull " +
-           ref_.repository;
+  std::string LoginAdvice(const Reference& at) const {
+    return "docker login " + at.host + (at.host == ref_.host ? ", or -u USER:PASSWORD" : "") +
+           "; the account needs the right to pull " + ref_.repository;
   }
 
   bool ManifestStep() {
@@ -210,9 +298,11 @@ class Examination {
     if (!answer.ok()) return Bad(name + ": " + answer.error().message, "try again");
     std::string where;
     if (auto origin = UrlOrigin(answer->url); origin.ok()) {
-      auto own = UrlOrigin((IsLoopbackHost(image_.ref.host) || access_.plain_http ? "http://" : "https://") +
-                           ApiHost(image_.ref.host));
-      if (own.ok() && *own != *origin) where = ", redirected to " + *origin;
+      where = ", redirected to " + *origin;
+      for (const HostConfig& host : hosts_) {
+        auto own = UrlOrigin(host.scheme + "://" + host.authority);
+        if (own.ok() && *own == *origin) where = hosts_.size() > 1 ? ", from " + host.authority : "";
+      }
     }
     if (answer->status == 404)
       return Bad(name + ": the registry does not have it" + where, "push the original image there again");
@@ -239,7 +329,10 @@ class Examination {
   const RegistryAccess& access_;
   Progress& progress_;
   Reference ref_;
-  TlsOptions tls_;
+  RegistryOptions options_;
+  std::vector<HostConfig> hosts_;
+  std::string name_;  // of the host that is looked at, where there are several
+  UniqueFd ca_;
   std::unique_ptr<RegistryClient> client_;
   ResolvedImage image_;
   std::vector<Finding> all_;

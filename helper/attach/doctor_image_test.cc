@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "attach/net_probe.h"
@@ -91,6 +93,36 @@ TEST_F(DoctorImageTest, SaysWhichWayGaveTheCredentialsAndNoSecret) {
   const std::string text = Examine();
   EXPECT_NE(text.find("ok credentials: user \"user\", by -u"), std::string::npos) << text;
   EXPECT_EQ(text.find("geheim"), std::string::npos);
+}
+
+TEST_F(DoctorImageTest, ShowsMirrors) {
+  char dir[] = "/tmp/fastoci-doctor.XXXXXX";
+  ASSERT_NE(::mkdtemp(dir), nullptr);
+  const std::string root = dir;
+  access_.hosts_dirs = {root};
+  StubRegistry mirror;
+  std::filesystem::create_directories(root + "/" + stub_.host());
+  std::ofstream(root + "/" + stub_.host() + "/hosts.toml")
+      << "[host.\"http://127.0.0.1:1\"]\n[host.\"" << mirror.url() << "\"]\n";
+  mirror.AddBlob(data_);
+  const std::string text = Examine();
+  const std::string order = "127.0.0.1:1, " + mirror.host() + ", " + stub_.host();
+  for (const std::string& line :
+       {"ok mirrors: for " + stub_.host() + " these are asked, in this order: " + order,
+        std::string("warning 127.0.0.1:1: connection: "), "warning " + mirror.host() + ": manifest: HTTP 404",
+        "ok " + stub_.host() + ": credentials: none needed", std::string("ok FastOCI: sha256:"),
+        ", correct, from " + mirror.host()})
+    EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+  EXPECT_EQ(text.find("problem"), std::string::npos) << text;
+  // The password of -u is not for a mirror.
+  mirror.RequireAuth(StubRegistry::Auth::kBasic, "user", "geheim");
+  access_.user_password = "user:geheim";
+  EXPECT_NE(Examine().find("warning " + mirror.host() + ": credentials: "), std::string::npos);
+  std::ofstream(root + "/" + stub_.host() + "/hosts.toml") << "nonsense";
+  EXPECT_TRUE(Problem().starts_with("problem mirrors: " + root)) << Problem();
+  access_.hosts_dirs = {"none"};
+  EXPECT_EQ(Examine().find("mirrors"), std::string::npos);
+  std::filesystem::remove_all(root);
 }
 
 TEST(DoctorNetwork, UnknownNamesAndClosedPorts) {

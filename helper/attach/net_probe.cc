@@ -91,9 +91,10 @@ Error TlsError(const std::string& what) {
 }
 
 Status Configure(SSL_CTX* ctx, const TlsOptions& tls) {
-  const bool roots = tls.ca_file.empty()
-                         ? SSL_CTX_set_default_verify_paths(ctx) == 1
-                         : SSL_CTX_load_verify_file(ctx, tls.ca_file.c_str()) == 1;
+  // As libcurl does it, the system's CAs count besides that file.
+  const bool roots =
+      SSL_CTX_set_default_verify_paths(ctx) == 1 &&
+      (tls.ca_file.empty() || SSL_CTX_load_verify_file(ctx, tls.ca_file.c_str()) == 1);
   if (!roots) return TlsError("the CA certificates cannot be read");
   if (tls.client_cert.empty()) return OkStatus();
   if (SSL_CTX_use_certificate_chain_file(ctx, tls.client_cert.c_str()) != 1)
