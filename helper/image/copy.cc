@@ -20,6 +20,7 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxTagBytes = 128;
 constexpr char kKeeperSuffix[] = "-original";
+constexpr char kBlobKey[] = "containerd.io/snapshot/overlaybd/blob-digest";
 constexpr char kTargetKey[] = "containerd.io/snapshot/overlaybd/turbo-oci/target-digest";
 constexpr char kOldTargetKey[] = "containerd.io/snapshot/overlaybd/fastoci/target-digest";
 
@@ -43,6 +44,7 @@ class Copier {
       }
     }
     if (j.contains("config")) FASTOCI_CHECK_OK(CopyDescriptor(j["config"]));
+    bool has_native = false;
     if (j.contains("layers") && j["layers"].is_array()) {
       for (const Json& layer : j["layers"]) {
         FASTOCI_CHECK_OK(CopyDescriptor(layer));
@@ -50,6 +52,7 @@ class Copier {
         std::string target = JsonText(layer["annotations"], kTargetKey);
         if (target.empty()) target = JsonText(layer["annotations"], kOldTargetKey);
         if (!target.empty()) FASTOCI_CHECK_OK(CopyBlob(target, 0));
+        else has_native |= !JsonText(layer["annotations"], kBlobKey).empty();
       }
     }
     if (j.contains("subject") && depth < kMaxIndexDepth) {
@@ -64,7 +67,7 @@ class Copier {
       }
     }
     FASTOCI_TRY(std::string digest, to_->PutManifest(tag, manifest.media_type, manifest.body));
-    if (!copied_.insert(digest).second || depth == kMaxIndexDepth) return digest;
+    if (!copied_.insert(digest).second || !has_native || depth == kMaxIndexDepth) return digest;
     return CopyDigests(digest, depth);
   }
 
