@@ -160,6 +160,7 @@ static struct fastoci_cache *make_cache(struct block_device *bdev,
 	memcpy(cache->uuid, sb->uuid, 16);
 	kref_init(&cache->kref);
 	INIT_WORK(&cache->free_work, free_cache);
+	INIT_LIST_HEAD(&cache->evictions);
 	fastoci_missq_setup(&cache->missq);
 	cache->quarantine = kzalloc(sizeof(*cache->quarantine), GFP_KERNEL);
 	if (cache->quarantine)
@@ -244,14 +245,19 @@ struct fastoci_cache *fastoci_cache_get(struct block_device *bdev,
 
 /* ---- evictions ---- */
 
+/*
+ * A slot is EVICTING if and only if it is in one eviction of its cache's list. So one that
+ * becomes bad and is evicted again by REUSE is given back once, by the later eviction.
+ */
 struct fastoci_eviction {
 	struct rcu_head rcu;
 	struct work_struct work;
+	struct list_head node;		/* L(lock) in cache->evictions */
 	struct fastoci_cache *cache;	/* a reference */
 	u64 reserve;			/* 0, or the generation that gets the slots */
-	u32 nr;
-	u32 *slots;			/* behind the keys */
-	struct fastoci_chunk_key keys[];
+	u32 nr;				/* L(lock) */
+	u32 *slots;			/* L(lock) behind the keys */
+	struct fastoci_chunk_key keys[]; /* L(lock) */
 };
 
 /*
@@ -263,22 +269,19 @@ static void end_eviction(struct work_struct *work)
 {
 	struct fastoci_eviction *e = container_of(work, struct fastoci_eviction, work);
 	struct fastoci_cache *cache = e->cache;
-	u32 i, nr = 0;
 	u64 reserve;
+	u32 i;
 
 	fastoci_helper_lock();
 	/* If it is, its end comes later and frees what is reserved for it here. */
 	reserve = fastoci_helper_is_current(e->reserve) ? e->reserve : 0;
 	fastoci_cache_lock(cache);
-	for (i = 0; i < e->nr; i++) {
-		if (!fastoci_slot_give_back_locked(&cache->missq.map, e->slots[i], reserve))
-			continue;
-		e->keys[nr] = e->keys[i];
-		e->slots[nr++] = e->slots[i];
-	}
+	list_del(&e->node);
+	for (i = 0; i < e->nr; i++)
+		fastoci_slot_give_back_locked(&cache->missq.map, e->slots[i], reserve);
 	fastoci_cache_unlock(cache);
-	if (nr)
-		fastoci_helper_ops()->send_evicted(cache->no, e->keys, e->slots, nr);
+	if (e->nr)
+		fastoci_helper_ops()->send_evicted(cache->no, e->keys, e->slots, e->nr);
 	fastoci_helper_unlock();
 	fastoci_cache_put(cache);
 	kfree(e);
@@ -308,16 +311,36 @@ void fastoci_eviction_free(struct fastoci_eviction *e)
 }
 
 /* The slots of @e, all of them in EVICTING, come back when their last readers have left. */
-static void start_eviction(struct fastoci_eviction *e, struct fastoci_cache *cache, u64 reserve)
+static void start_eviction_locked(struct fastoci_eviction *e, struct fastoci_cache *cache,
+				  u64 reserve)
 {
+	lockdep_assert_held(&cache->missq.map.slots.lock);
 	if (!e->nr) {
 		kfree(e);
 		return;
 	}
 	e->cache = cache;
 	e->reserve = reserve;
+	list_add(&e->node, &cache->evictions);
 	kref_get(&cache->kref);
 	call_srcu(&cache->missq.map.srcu, &e->rcu, grace_period_over);
+}
+
+/* The slot became bad: the eviction that it is in, if there is one, ends without it. */
+static void leave_eviction_locked(struct fastoci_cache *cache, u32 slot)
+{
+	struct fastoci_eviction *e;
+	u32 i;
+
+	lockdep_assert_held(&cache->missq.map.slots.lock);
+	list_for_each_entry(e, &cache->evictions, node)
+		for (i = 0; i < e->nr; i++)
+			if (e->slots[i] == slot) {
+				e->nr--;
+				e->slots[i] = e->slots[e->nr];
+				e->keys[i] = e->keys[e->nr];
+				return;
+			}
 }
 
 int fastoci_cache_evict(struct fastoci_cache *cache, struct fastoci_eviction *e,
@@ -332,9 +355,9 @@ int fastoci_cache_evict(struct fastoci_cache *cache, struct fastoci_eviction *e,
 		if (fastoci_chunk_unpublish_locked(&cache->missq.map, &keys[i], &e->slots[e->nr],
 						   &reaped, &err))
 			e->keys[e->nr++] = keys[i];
+	start_eviction_locked(e, cache, reserve);
 	fastoci_cache_unlock(cache);
 	fastoci_spaces_free(&reaped);
-	start_eviction(e, cache, reserve);
 	return err;
 }
 
@@ -349,8 +372,8 @@ void fastoci_cache_reuse(struct fastoci_cache *cache, struct fastoci_eviction *e
 			e->slots[e->nr++] = slots[i];
 	if (e->nr)
 		fastoci_missq_event_locked(&cache->missq);
+	start_eviction_locked(e, cache, generation);
 	fastoci_cache_unlock(cache);
-	start_eviction(e, cache, generation);
 }
 
 bool fastoci_cache_retire(struct fastoci_cache *cache, struct fastoci_space *space, u32 chunk_no,
@@ -362,8 +385,10 @@ bool fastoci_cache_retire(struct fastoci_cache *cache, struct fastoci_space *spa
 	fastoci_helper_lock();
 	fastoci_cache_lock(cache);
 	retired = fastoci_slot_retire_locked(&cache->missq.map, space, chunk_no, slot);
-	if (retired)
+	if (retired) {
+		leave_eviction_locked(cache, slot);
 		fastoci_missq_event_locked(&cache->missq);
+	}
 	fastoci_cache_unlock(cache);
 	if (retired)
 		fastoci_helper_ops()->send_slot_bad(cache->no, &key, slot);

@@ -21,6 +21,7 @@ struct fastoci_cache {
 	u8 uuid[16];			/* I: */
 	struct kref kref;
 	struct list_head node;		/* L(caches_mutex) */
+	struct list_head evictions;	/* L(lock) whose grace periods run */
 	struct fastoci_quarantine *quarantine; /* L(caches_mutex) for what is reserved at its end */
 	struct work_struct free_work;
 };
@@ -87,9 +88,10 @@ void fastoci_cache_reuse(struct fastoci_cache *cache, struct fastoci_eviction *e
 			 const u32 *slots, u32 nr, u64 generation);
 /*
  * A read of that chunk from @slot failed, and its reader has not left its section.
- * Makes the slot bad, so that nobody gets it, and tells the helper. Returns false if
- * the slot was bad before. Takes the helper's lock, so the helper knows of the bad
- * slot before one of its fills can be refused for it. Sleeps.
+ * Makes the slot bad, so that nobody gets it, and tells the helper. If it was being
+ * evicted, its eviction ends without it. Returns false if the slot was bad before.
+ * Takes the helper's lock, so the helper knows of the bad slot before one of its fills
+ * can be refused for it. Sleeps.
  */
 bool fastoci_cache_retire(struct fastoci_cache *cache, struct fastoci_space *space, u32 chunk_no,
 			  u32 slot);

@@ -250,16 +250,14 @@ bool fastoci_chunk_unpublish_locked(struct fastoci_chunkmap *map,
 
 /* ---- slots that come back, or do not ---- */
 
-bool fastoci_slot_give_back_locked(struct fastoci_chunkmap *map, u32 slot, u64 reserve)
+void fastoci_slot_give_back_locked(struct fastoci_chunkmap *map, u32 slot, u64 reserve)
 {
 	lockdep_assert_held(&map->slots.lock);
-	if (fastoci_slot_state(&map->slots.slot[slot]) == FASTOCI_SLOT_BAD)
-		return false; /* its last reader failed */
+	WARN_ON_ONCE(fastoci_slot_state(&map->slots.slot[slot]) != FASTOCI_SLOT_EVICTING);
 	if (reserve)
 		fastoci_slot_reserve(&map->slots, slot, reserve);
 	else
 		fastoci_slot_free(&map->slots, slot);
-	return true;
 }
 
 bool fastoci_slot_retire_locked(struct fastoci_chunkmap *map, struct fastoci_space *space,

@@ -98,13 +98,14 @@ bool fastoci_chunk_unpublish_locked(struct fastoci_chunkmap *map,
 				    struct list_head *reaped, int *err);
 /*
  * After the grace period: makes an EVICTING slot reserved for the generation @reserve, or free
- * if @reserve is 0. False: it became bad meanwhile, and stays so.
+ * if @reserve is 0.
  */
-bool fastoci_slot_give_back_locked(struct fastoci_chunkmap *map, u32 slot, u64 reserve);
+void fastoci_slot_give_back_locked(struct fastoci_chunkmap *map, u32 slot, u64 reserve);
 /*
  * That chunk was read from @slot, and its reader has not left its section. Makes the
  * slot BAD. False: it was bad before. No grace period is needed, because nobody writes
- * to a bad slot, so its other readers still read the same bytes.
+ * to a bad slot, so its other readers still read the same bytes. If the slot was EVICTING,
+ * the caller makes sure that its eviction does not give it back.
  */
 bool fastoci_slot_retire_locked(struct fastoci_chunkmap *map, struct fastoci_space *space,
 				u32 chunk_no, u32 slot);

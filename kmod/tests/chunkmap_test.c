@@ -344,6 +344,57 @@ static void retiring_a_slot_leaves_the_chunks_new_slot_alone(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, f->slots->nr_reserved, 0);
 }
 
+/* Its first eviction must not end the second one, as then it would be given back twice. */
+static void a_slot_that_is_evicted_twice_is_given_back_once(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	u32 other = fill(test, 2), slot = fill(test, 1);
+	int idx = fastoci_srcu_enter(&f->map->srcu);
+
+	KUNIT_EXPECT_EQ(test, evict(test, 1, 0), 0);
+	KUNIT_EXPECT_TRUE(test, fastoci_cache_retire(f->cache, f->space, 1, slot));
+	fastoci_cache_reuse(f->cache, fastoci_eviction_new(1), &slot, 1, f->generation);
+	/* The same once more, with two evictions under way. */
+	KUNIT_EXPECT_TRUE(test, fastoci_cache_retire(f->cache, f->space, 1, slot));
+	KUNIT_EXPECT_EQ(test, f->slots->nr_bad, 1);
+	fastoci_cache_reuse(f->cache, fastoci_eviction_new(1), &slot, 1, f->generation);
+	KUNIT_EXPECT_EQ(test, evict(test, 2, 0), 0);
+	fastoci_srcu_leave(&f->map->srcu, idx);
+	wait_for_evicted(test, 2);
+	KUNIT_EXPECT_EQ(test, fake_helper.evicted[0] + fake_helper.evicted[1], slot + other);
+	KUNIT_EXPECT_EQ(test, slot_state(f, slot), FASTOCI_SLOT_RESERVED);
+	KUNIT_EXPECT_EQ(test, f->slots->nr_reserved, 1);
+	KUNIT_EXPECT_EQ(test, f->slots->nr_free, TEST_SLOTS - 1);
+	KUNIT_EXPECT_EQ(test, f->slots->nr_bad, 0);
+	KUNIT_EXPECT_EQ(test, fill_as(test, 3, slot, f->generation), 0);
+	msleep(50); /* time in which an eviction too many would end */
+	KUNIT_EXPECT_EQ(test, fake_helper.nr_evicted, 2);
+	KUNIT_EXPECT_EQ(test, slot_state(f, slot), FASTOCI_SLOT_PRESENT);
+}
+
+/* A batch goes on without the one of its slots that became bad. */
+static void a_bad_slot_leaves_the_batch_that_evicts_it(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct fastoci_chunk_key keys[3] = {};
+	u32 slots[3], i;
+	int idx = fastoci_srcu_enter(&f->map->srcu);
+
+	for (i = 0; i < 3; i++) {
+		slots[i] = fill(test, i);
+		keys[i].space = f->space->no;
+		keys[i].chunk_no = i;
+	}
+	KUNIT_EXPECT_EQ(test, fastoci_cache_evict(f->cache, fastoci_eviction_new(3), keys, 3,
+						  f->generation), 0);
+	KUNIT_EXPECT_TRUE(test, fastoci_cache_retire(f->cache, f->space, 0, slots[0]));
+	fastoci_srcu_leave(&f->map->srcu, idx);
+	wait_for_evicted(test, 2);
+	KUNIT_EXPECT_EQ(test, fake_helper.evicted[0] + fake_helper.evicted[1], slots[1] + slots[2]);
+	KUNIT_EXPECT_EQ(test, slot_state(f, slots[0]), FASTOCI_SLOT_BAD);
+	KUNIT_EXPECT_EQ(test, f->slots->nr_reserved, 2);
+}
+
 static struct kunit_case map_cases[] = {
 	KUNIT_CASE(alloc_hands_each_slot_out_once),
 	KUNIT_CASE(fill_takes_only_what_its_sender_reserved),
@@ -365,6 +416,8 @@ static struct kunit_case evict_cases[] = {
 	KUNIT_CASE(a_sender_that_died_in_the_grace_period_gets_nothing),
 	KUNIT_CASE(retiring_a_slot_leaves_the_chunks_new_slot_alone),
 	KUNIT_CASE(a_bad_slot_is_used_again_when_its_readers_have_left),
+	KUNIT_CASE(a_slot_that_is_evicted_twice_is_given_back_once),
+	KUNIT_CASE(a_bad_slot_leaves_the_batch_that_evicts_it),
 	KUNIT_CASE(evicting_nothing_is_no_error),
 	{}
 };

@@ -141,6 +141,9 @@ class Driver(Helper):
     def give_back(self, *slots):
         self.do("RETURN", self.cache, attr(SLOTS, struct.pack(f"={len(slots)}I", *slots)))
 
+    def reuse(self, *slots):
+        self.do("REUSE", self.cache, attr(SLOTS, struct.pack(f"={len(slots)}I", *slots)))
+
     def slots(self):
         """Slot number -> attributes, of those that are not free."""
         items = [dict(attrs(dict(attrs(i[CHUNKS]))[CHUNK])) for i in self.dump("GET_SLOTS", attr(CACHE, self.cache))]

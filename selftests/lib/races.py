@@ -393,6 +393,31 @@ class Races:
         check("the slot is bad and not given back",
               u32(gone[SLOT]) == other and self.helper.slots()[slot][STATE][0] == BAD)
 
+    def retire_evict_and_reuse(self):
+        """The slot is evicted twice at a time, and the end of the first must not be taken for that of the second."""
+        at, no, want = self.fresh()
+        slot = self.helper.serve(no)
+        state = lambda: self.helper.slots().get(slot, {}).get(STATE, b"\0")[0]
+        self.cache_fails(True)
+        with Pause("a read failed, evict, REUSE", "fastoci_cache_retire", "grace_period_over", holds=3) as p:
+            r = Reader(self.path, at)
+            p.held()
+            self.helper.evict(no)
+            p.go()
+            self.helper.wait_for("SLOT_BAD")
+            p.held()
+            self.helper.reuse(slot)
+            p.go()
+            p.held()
+            check("a slot that is used again stays when its eviction ends", not until(lambda: state() != EVICTING, 0.5))
+            p.go()
+        self.cache_fails(False)
+        check("and comes back to its helper", until(lambda: state() == RESERVED))
+        self.helper.asked(no)
+        self.helper.write(slot, no)
+        self.helper.fill(no, slot)
+        check("who fills it", r.done() == want)
+
     def retire_and_retire(self):
         at, no, want = self.fresh()
         slot = self.helper.serve(no)

@@ -125,7 +125,7 @@ class Rereads:
         check("a slot that becomes bad is an event", until(lambda: self.dev.events() > events))
         check("a slot that alone cannot be read is counted as bad", self.state(slot) == BAD and self.nr_bad() == bad + 1)
         self.bad()
-        self.helper.do("REUSE", self.helper.cache, attr(SLOTS, struct.pack("=I", slot)))
+        self.helper.reuse(slot)
         gone = dict(attrs(dict(attrs(self.helper.wait_for("EVICTED")[CHUNKS]))[CHUNK]))
         check("it comes back when its helper asks for it", u32(gone[SLOT]) == slot and u32(gone[CHUNK_NO]) == no)
         check("and is reserved", self.state(slot) == RESERVED and self.nr_bad() == bad)
