@@ -387,14 +387,15 @@ void Cache::TellUnreadable(const std::string& which) {
 
 // ---- bad slots again ----
 
+// A slot that was asked for and did not come is asked for again: it may have failed once more
+// before its last reader left, or the request failed.
 size_t Cache::RetryBadSlots() {
   std::vector<uint32_t> slots;
   size_t nr_to_test;
   {
     MutexLock lock(mutex_);
-    slots.assign(unreadable_.begin(), unreadable_.end());
-    asked_for_.insert(slots.begin(), slots.end());
-    unreadable_.clear();
+    asked_for_.merge(unreadable_);
+    slots.assign(asked_for_.begin(), asked_for_.end());
     to_test_.insert(refused_.begin(), refused_.end());
     refused_.clear();
     nr_to_test = to_test_.size();
@@ -403,9 +404,6 @@ size_t Cache::RetryBadSlots() {
   const Status s = link_->Reuse(info_.cache, slots);
   if (s.ok()) return nr_to_test + slots.size();
   Log(LogLevel::kWarning, "cache %u: %s", info_.cache, s.error().message.c_str());
-  MutexLock lock(mutex_);
-  for (uint32_t slot : slots)
-    if (asked_for_.erase(slot)) unreadable_.insert(slot);
   return nr_to_test;
 }
 

@@ -312,5 +312,23 @@ TEST_F(CacheTest, BadSlotsAreTriedAgain) {
   for (uint32_t s : {*slot, unreadable, untold}) EXPECT_TRUE(taken.count(s)) << s;
 }
 
+// A read that began before the slot was given up may fail after the slot was asked for.
+TEST_F(CacheTest, ASlotThatFailsAgainBeforeItComesIsAskedForAgain) {
+  Open(16);
+  for (uint32_t chunk = 0; chunk < 4; chunk++) Publish(chunk);
+  const uint32_t slot = kernel_->Retire(1, true);
+  EXPECT_EQ(cache_->RetryBadSlots(), 1u);
+  kernel_->RetireEvicting(slot);
+  kernel_->EndGracePeriods();
+  cache_->TestSlots();
+  EXPECT_EQ(cache_->GetStat().retired, 1u);
+
+  EXPECT_EQ(cache_->RetryBadSlots(), 1u);
+  kernel_->EndGracePeriods();
+  cache_->TestSlots();
+  EXPECT_EQ(cache_->GetStat().retired, 0u);
+  EXPECT_EQ(kernel_->nr_astray(), 0u);
+}
+
 }  // namespace
 }  // namespace fastoci

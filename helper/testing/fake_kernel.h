@@ -118,6 +118,17 @@ class FakeKernel : public KernelLink {
     if (told) events_->OnSlotBad(kCache, {&e, 1});
     return slot;
   }
+  // A read of a slot failed that is being evicted, or was asked for by Reuse().
+  void RetireEvicting(uint32_t slot) {
+    {
+      std::lock_guard lock(mutex_);
+      evicting_.erase(slot);
+      bad_.insert(slot);
+    }
+    ChunkEntry e{.space = kSpace, .slot = slot};
+    std::shared_lock events(events_mutex_);
+    events_->OnSlotBad(kCache, {&e, 1});
+  }
   size_t nr_present() {
     std::lock_guard lock(mutex_);
     return map_.size();
