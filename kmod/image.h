@@ -16,7 +16,7 @@
 #define DM_MSG_PREFIX "fastoci"
 
 struct fastoci_stats {
-	u64 hits;
+	u64 hits;			/* a read is a hit or a miss by its first look-up */
 	u64 misses;
 	u64 errors;
 	u64 hit_ns;			/* of the hits that are timed */

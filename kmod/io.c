@@ -77,6 +77,7 @@ int fastoci_map(struct dm_target *ti, struct bio *bio)
 			fb->timed_at = ktime_get_ns();
 		if (likely(fastoci_try_hit(fb, bio, true))) {
 			fb->iter = bio->bi_iter; /* as it was cut, for another try */
+			this_cpu_inc(image->stats->hits);
 			trace_fastoci_map(image->no, sector, bio, FASTOCI_EXTENT_BLOB, true);
 			return DM_MAPIO_REMAPPED;
 		}

@@ -31,7 +31,6 @@ bool fastoci_try_hit(struct fastoci_bio *fb, struct bio *bio, bool may_split)
 	bio_set_dev(bio, image->cache_bdev);
 	bio->bi_iter.bi_sector = image->slots_sector + ((u64)(first - 1) << shift) + offset;
 	fb->slot = first - 1;
-	this_cpu_inc(image->stats->hits);
 	return true;
 }
 

@@ -296,6 +296,15 @@ def main():
         a.wait_for("MISS")
         a.do("FAIL", cache, chunk(space, no, attr(ERRNO, told)))
         check(f"a FAIL with {errno.errorcode[told]} is {errno.errorcode[seen]} to the reader", r.done() == seen)
+    r = Reader(device, at)
+    a.wait_for("MISS")
+    a.serve(no)
+    r.done()
+    counts = a.dump("GET_IMAGES")[0]
+    check("a read that waited for its chunk is a miss and no hit",
+          [struct.unpack("=Q", counts[k])[0] for k in (NR_HITS, NR_MISSED, NR_ERRORS)] == [1, 5, 3])
+    a.evict(no)
+    a.wait_for("EVICTED")
     refused("FAIL behind the space is refused", errno.EINVAL, a.do, "FAIL", cache, chunk(space, 40))
 
     # eviction that hands its slot over
