@@ -41,6 +41,16 @@ static inline void fastoci_srcu_leave(struct srcu_struct *ssp, int idx)
 #endif
 }
 
+/* Whether a bio was refused because of its form. Old kernels, such as 6.1, cannot say so. */
+static inline bool fastoci_status_is_invalid(blk_status_t status)
+{
+#ifdef BLK_STS_INVAL
+	return status == BLK_STS_INVAL;
+#else
+	return false;
+#endif
+}
+
 /*
  * dm_io() takes four, five or six arguments. The version does not tell which: within
  * one series only some kernels have the priority. So the compiler chooses by the type

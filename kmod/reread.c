@@ -53,7 +53,7 @@ bool fastoci_read_again(struct fastoci_bio *fb, const struct bio *bio, blk_statu
 			return false;
 		fastoci_leave_section(fb);
 	} else if (status == BLK_STS_AGAIN || status == BLK_STS_NOTSUPP ||
-		   (bio->bi_opf & REQ_RAHEAD)) {
+		   fastoci_status_is_invalid(status) || (bio->bi_opf & REQ_RAHEAD)) {
 		/* These errors say nothing about the slot. Drivers give readahead up early. */
 		return false;
 	}

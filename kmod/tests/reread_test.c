@@ -42,7 +42,22 @@ static void only_a_slot_is_retired_whose_error_speaks_of_it(struct kunit *test)
 			c->verdict);
 }
 
+static void what_says_nothing_of_the_slot_goes_to_the_reader(struct kunit *test)
+{
+	static const blk_status_t statuses[] = { BLK_STS_AGAIN, BLK_STS_NOTSUPP, BLK_STS_INVAL };
+	struct fastoci_bio *fb = kunit_kzalloc(test, sizeof(*fb), GFP_KERNEL);
+	struct bio bio = { .bi_opf = REQ_OP_READ };
+	int i;
+
+	KUNIT_ASSERT_NOT_NULL(test, fb);
+	for (i = 0; i < ARRAY_SIZE(statuses); i++)
+		KUNIT_EXPECT_FALSE(test, fastoci_read_again(fb, &bio, statuses[i]));
+	bio.bi_opf |= REQ_RAHEAD;
+	KUNIT_EXPECT_FALSE(test, fastoci_read_again(fb, &bio, BLK_STS_IOERR));
+}
+
 static struct kunit_case cases[] = {
+	KUNIT_CASE(what_says_nothing_of_the_slot_goes_to_the_reader),
 	KUNIT_CASE_PARAM(only_a_slot_is_retired_whose_error_speaks_of_it, verdict_gen_params),
 	{}
 };
