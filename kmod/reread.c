@@ -28,11 +28,12 @@ MODULE_PARM_DESC(retry_ms, "how long a read of the cache device that fails is tr
 
 enum fastoci_reread fastoci_reread_verdict(blk_status_t status, u32 nr_tries, bool time_is_over)
 {
-	if (!blk_path_error(status))
+	if (status == BLK_STS_MEDIUM || status == BLK_STS_PROTECTION)
 		return nr_tries < 2 ? FASTOCI_TRY_AGAIN : FASTOCI_RETIRE;
 	if (!time_is_over)
 		return FASTOCI_TRY_AGAIN;
-	return status == BLK_STS_IOERR ? FASTOCI_ASK_DEVICE : FASTOCI_GIVE_UP;
+	return status == BLK_STS_IOERR || !blk_path_error(status) ? FASTOCI_RETIRE :
+								    FASTOCI_GIVE_UP;
 }
 
 /* The bytes of the step that begins @fb->iter: up to the end of its chunk. */
@@ -109,7 +110,7 @@ static bool slot_failed(struct fastoci_bio *fb)
 {
 	blk_status_t *status = &fb->parked.verdict;
 	enum fastoci_reread verdict;
-	unsigned long over;
+	bool is_over;
 
 	if (!fb->nr_tries || fb->tried_slot != fb->slot) {
 		fb->nr_tries = 0;
@@ -117,10 +118,10 @@ static bool slot_failed(struct fastoci_bio *fb)
 		fb->failing_since = jiffies;
 	}
 	fb->nr_tries = min(fb->nr_tries + 1, 2); /* more is not asked for */
-	over = fb->failing_since + msecs_to_jiffies(READ_ONCE(retry_ms));
-	verdict = fastoci_reread_verdict(*status, fb->nr_tries, time_after_eq(jiffies, over));
-	if (verdict == FASTOCI_ASK_DEVICE)
-		verdict = device_reads(fb->image) ? FASTOCI_RETIRE : FASTOCI_GIVE_UP;
+	is_over = time_after_eq(jiffies, fb->failing_since + msecs_to_jiffies(READ_ONCE(retry_ms)));
+	verdict = fastoci_reread_verdict(*status, fb->nr_tries, is_over);
+	if (verdict == FASTOCI_RETIRE && !device_reads(fb->image))
+		verdict = is_over ? FASTOCI_GIVE_UP : FASTOCI_TRY_AGAIN;
 	if (verdict == FASTOCI_TRY_AGAIN) {
 		*status = BLK_STS_OK;
 		return true;

@@ -13,11 +13,16 @@
  * A slot is tried again every 100 ms until retry_ms are over, since many failures
  * pass: a path that fails over, a device that is reset. Then:
  *
- *   an error of the medium		the slot is retired after its second failure
+ *   an error of the medium,		the slot is retired after its second failure
+ *   of protection data
+ *   EIO, an error of the target,	the slot is retired at the end of retry_ms
+ *   a conflict of reservations
  *   an error of a transport,		the reader gets the error, and the slot stays
  *   a timeout, too few resources	in service
- *   EIO, which has no known cause	as an error of the medium if the superblock of
- *					the device can be read, else as a timeout
+ *
+ * No error is only a slot's: a drive that is locked reports errors of the medium, one that
+ * is not ready yet errors of the target. So before a slot is retired the superblock is
+ * read. If that fails, the device as a whole does: this is as an error of a transport.
  *
  * When a slot is retired, its readers go on as misses do, with another slot. A bio
  * whose chunk failed in four slots ends with the error, so that no bio goes round for
@@ -30,8 +35,7 @@
 
 enum fastoci_reread {
 	FASTOCI_TRY_AGAIN,	/* the same slot */
-	FASTOCI_ASK_DEVICE,	/* retire the slot if the rest of the device works */
-	FASTOCI_RETIRE,
+	FASTOCI_RETIRE,		/* the slot, if the superblock can be read */
 	FASTOCI_GIVE_UP,	/* the reader gets the error */
 };
 

@@ -70,9 +70,9 @@ def until(condition, seconds=10):
     return True
 
 
-def set_parameter(name, value):
-    """Of the module."""
-    with open(f"/sys/module/dm_fastoci/parameters/{name}", "w") as f:
+def set_parameter(name, value, folder="/sys/module/dm_fastoci/parameters"):
+    """Of the module, if not told otherwise."""
+    with open(f"{folder}/{name}", "w") as f:
         f.write(str(value))
 
 

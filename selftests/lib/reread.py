@@ -1,15 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""reread.py DM_NAME META CACHE_DEV: reads of hits that fail (kmod/reread.c).
+"""reread.py DM_NAME META CACHE_DEV [DISK]: reads of hits that fail (kmod/reread.c).
 
 The device is one of mkmeta.py's image with the policy `hold`; it has its cache, CACHE_DEV, by a linear device "c".
-Prints KTAP.
+DISK is one of scsi_debug, for errors of the medium. Prints KTAP.
 """
 import errno, os, signal, sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ktap, mkmeta
-from dmdevice import Device, Log, swap_table
+from dmdevice import Device, Log, swap_table, write
 from driver import *
 from ktap import check
 
@@ -116,6 +116,29 @@ class Rereads:
         self.fails(False)
         check("and serve when it is well again", all(Reader(self.path, at).done() == want for at, _, want in places))
 
+    def medium(self, disk):
+        """A drive that is locked has such errors everywhere, in its superblock, too."""
+        def errors(first=0, count=0):
+            for name, value in ("start", first), ("count", count):
+                set_parameter("medium_error_" + name, value, "/sys/module/scsi_debug/parameters")
+            set_parameter("opts", 2 if count else 0, "/sys/bus/pseudo/drivers/scsi_debug")
+
+        at, no, want = self.chunks.fresh()
+        slot, bad = self.helper.serve(no), self.nr_bad()
+        write(disk, os.pread(self.helper.disk, self.sectors * 512, 0))
+        swap_table("c", f"0 {self.sectors} linear {disk} 0")
+        errors(count=self.sectors)
+        check("a read of a drive with errors of the medium everywhere fails", Reader(self.path, at).done() == errno.ENODATA)
+        check("but its slot stays in service", self.state(slot) == PRESENT and self.nr_bad() == bad)
+        errors((slot + 1) * SLOT_SECTORS, SLOT_SECTORS)
+        r = Reader(self.path, at)
+        self.helper.asked(no)
+        check("with such errors in that slot alone it is bad", self.state(slot) == BAD and self.nr_bad() == bad + 1)
+        errors()
+        self.fails(False)
+        self.helper.serve(no)
+        check("and its chunk is served elsewhere", r.done() == want)
+
     def used_again(self):
         at, no, want = self.chunks.fresh()
         slot, bad = self.helper.serve(no), self.nr_bad()
@@ -154,10 +177,12 @@ class Rereads:
 
 
 def main():
-    rereads = Rereads(*sys.argv[1:4])
+    rereads, disk = Rereads(*sys.argv[1:4]), sys.argv[4:]
     for test in (rereads.run_of_slots, rereads.readahead, rereads.for_a_moment, rereads.for_long, rereads.used_again,
                  rereads.not_for_ever):
         test()
+    if disk:
+        rereads.medium(*disk)
     ktap.end()
 
 
