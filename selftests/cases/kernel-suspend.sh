@@ -39,6 +39,19 @@ check 'fail_pending works while a suspend waits' dmsetup message t 0 fail_pendin
 check 'the suspend ends then' done_within 10000 "$suspend"
 dmsetup resume t
 check 'and the reader failed' not wait "$reader"
+
+# dmstats stops the device without a word to the target.
+read_in_background
+wait_for 20 has_parked
+dmsetup message t 0 @stats_create - /1 > /dev/null & stats=$!
+in_dm() { grep -q dm_ "/proc/$1/wchan"; }
+check 'dmstats waits for parked reads' wait_for 20 in_dm $stats
+check 'fail_pending is taken meanwhile' timeout 20 dmsetup message t 0 fail_pending
+check 'and ends the wait' done_within 10000 $stats
+is 'so that the region is there' "$ended" 0
+check 'the reader failed' not wait "$reader"
+dmsetup message t 0 @stats_delete 0
+
 read_in_background
 wait_for 20 has_parked
 dmsetup suspend t & suspend=$!
