@@ -494,18 +494,18 @@ int fastoci_netlink_init(void)
 	int err;
 
 	fastoci_helper_init(&fastoci_netlink_ops);
-	err = genl_register_family(&fastoci_genl_family);
-	if (err)
-		return err;
 	err = netlink_register_notifier(&release_notifier);
 	if (err)
-		genl_unregister_family(&fastoci_genl_family);
+		return err;
+	err = genl_register_family(&fastoci_genl_family); /* from now on a socket may register */
+	if (err)
+		netlink_unregister_notifier(&release_notifier);
 	return err;
 }
 
 void fastoci_netlink_exit(void)
 {
-	netlink_unregister_notifier(&release_notifier);
 	genl_unregister_family(&fastoci_genl_family);
+	netlink_unregister_notifier(&release_notifier);
 	fastoci_helper_exit();
 }
