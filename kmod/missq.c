@@ -62,7 +62,7 @@ void fastoci_waiters_setup(struct fastoci_waiters *w)
 
 void fastoci_waiters_event(struct fastoci_waiters *w)
 {
-	fastoci_missq_queue(&w->event_work);
+	schedule_work(&w->event_work); /* dm's lock may be held by who waits for memory */
 }
 
 void fastoci_missq_event_locked(struct fastoci_missq *q)
