@@ -83,28 +83,37 @@ static int put_counts(struct sk_buff *skb, const struct fastoci_image *image)
 	       nla_put_u64_64bit(skb, FASTOCI_A_HIT_NS, sum.hit_ns, FASTOCI_A_PAD);
 }
 
-static void dump_images_of(struct fastoci_cache *cache, void *arg)
+/* False: there is none. */
+static bool dump_next_image(struct dump *d, struct fastoci_cache *cache)
 {
 	struct fastoci_image *image;
-	struct dump *d = arg;
+	bool found = false;
 	void *hdr;
 
-	if (is_over(d, cache))
-		return;
 	fastoci_cache_lock(cache);
 	list_for_each_entry(image, &cache->missq.images, waiters.node) { /* by their numbers */
 		/* cppcheck-suppress uninitvar ; it does not know the loop */
 		if (image->no < first_of(d, cache))
 			continue;
+		found = true;
 		hdr = begin_item(d);
 		if (hdr)
 			end_item(d, hdr,
 				 fastoci_put_image(d->skb, image) || put_counts(d->skb, image),
 				 cache->no, image->no);
-		if (d->full)
-			break;
+		break;
 	}
 	fastoci_cache_unlock(cache);
+	return found;
+}
+
+static void dump_images_of(struct fastoci_cache *cache, void *arg)
+{
+	struct dump *d = arg;
+
+	/* One at a time: the sums over all CPUs are made under the lock, for which misses spin. */
+	while (!is_over(d, cache) && dump_next_image(d, cache))
+		cond_resched();
 }
 
 static int put_space(struct sk_buff *skb, const struct fastoci_cache *cache,
