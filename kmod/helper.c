@@ -8,6 +8,7 @@
  */
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/rculist.h>
 #include <linux/slab.h>
 
 #include "helper.h"
@@ -16,7 +17,7 @@ static struct {
 	struct mutex lock;	/* guards what L(lock) marks; held during a whole command */
 	u32 portid;		/* L(lock), A: 0 without a helper */
 	u64 generation;		/* L(lock) of the last one that registered */
-	struct list_head all;	/* L(lock) of struct registration */
+	struct list_head all;	/* L(lock) of struct registration; RCU for who only looks */
 	const struct fastoci_helper_ops *ops; /* I: */
 } helper = { .lock = __MUTEX_INITIALIZER(helper.lock), .all = LIST_HEAD_INIT(helper.all) };
 
@@ -24,6 +25,7 @@ struct registration {
 	struct list_head node;
 	u32 portid;
 	u64 generation;
+	struct rcu_head rcu;
 };
 
 void fastoci_helper_init(const struct fastoci_helper_ops *ops)
@@ -89,7 +91,7 @@ int fastoci_helper_register(u32 portid, bool takeover, u64 *generation)
 		WRITE_ONCE(helper.portid, portid);
 		reg->portid = portid;
 		reg->generation = helper.generation;
-		list_add_tail(&reg->node, &helper.all);
+		list_add_tail_rcu(&reg->node, &helper.all);
 		*generation = reg->generation;
 	}
 	fastoci_helper_unlock();
@@ -98,22 +100,39 @@ int fastoci_helper_register(u32 portid, bool takeover, u64 *generation)
 	return err;
 }
 
+/* Without the lock. The end of a socket comes after its commands, so it sees what they did. */
+static bool is_registered(u32 portid)
+{
+	struct registration *reg;
+	bool found = false;
+
+	rcu_read_lock();
+	list_for_each_entry_rcu(reg, &helper.all, node)
+		if (reg->portid == portid)
+			found = true;
+	rcu_read_unlock();
+	return found;
+}
+
 bool fastoci_helper_release(u32 portid, u64 *generation)
 {
 	struct registration *reg;
+	bool found;
 
+	if (!is_registered(portid))
+		return false; /* most sockets are not ours: they do not wait for our commands */
 	fastoci_helper_lock();
 	reg = find_registration(portid);
-	if (reg)
-		list_del(&reg->node);
+	found = reg;
+	if (found) {
+		*generation = reg->generation;
+		list_del_rcu(&reg->node);
+		kfree_rcu(reg, rcu);
+	}
 	if (portid == helper.portid)
 		WRITE_ONCE(helper.portid, 0);
 	fastoci_helper_unlock();
-	if (!reg)
-		return false;
-	*generation = reg->generation;
-	kfree(reg);
-	return true;
+	return found;
 }
 
 int fastoci_helper_check(u32 portid, u64 generation)
