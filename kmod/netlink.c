@@ -341,7 +341,7 @@ static int restore_chunks(struct sk_buff *skb, struct genl_info *info)
 	struct fastoci_space *space;
 	struct fastoci_cache *cache;
 	struct chunk_entry entry;
-	int rem, err;
+	int rem, err, nr = 0;
 
 	if (!a[FASTOCI_A_SPACE_ID] || !a[FASTOCI_A_DATA_BYTES] || !a[FASTOCI_A_CHUNKS])
 		return -EINVAL;
@@ -358,7 +358,9 @@ static int restore_chunks(struct sk_buff *skb, struct genl_info *info)
 	if (err)
 		goto unlock;
 	nla_for_each_nested(pos, a[FASTOCI_A_CHUNKS], rem) {
-		err = parse_chunk(pos, WANT_SLOT, &entry, info->extack);
+		err = nr++ < FASTOCI_MAX_BATCH ? 0 : -E2BIG;
+		if (!err)
+			err = parse_chunk(pos, WANT_SLOT, &entry, info->extack);
 		if (!err)
 			err = fastoci_chunk_restore(&cache->missq.map, space, entry.key.chunk_no,
 						    entry.slot, fastoci_helper_generation());
@@ -430,7 +432,8 @@ static int dump_pending(struct sk_buff *skb, struct netlink_callback *cb)
 static const struct nla_policy policy[FASTOCI_A_MAX + 1] = {
 	[FASTOCI_A_VERSION] = { .type = NLA_U32 },
 	[FASTOCI_A_GENERATION] = { .type = NLA_U64 },
-	[FASTOCI_A_FLAGS] = { .type = NLA_U32 },
+	[FASTOCI_A_FLAGS] = NLA_POLICY_MASK(NLA_U32, FASTOCI_REGISTER_TAKEOVER |
+					    FASTOCI_EVICT_RESERVE | FASTOCI_SLOTS_CLEAR_ACCESSED),
 	[FASTOCI_A_CACHE] = { .type = NLA_U32 },
 	[FASTOCI_A_SPACE_ID] = NLA_POLICY_EXACT_LEN(32),
 	[FASTOCI_A_DATA_BYTES] = { .type = NLA_U64 },

@@ -8,7 +8,8 @@
  * Helper. There is one helper at a time. REGISTER makes the sending socket the
  * helper and returns a generation. A socket registers only once (-EALREADY). Every
  * later command that changes a state must come from that socket and carry that
- * generation, else it fails with -ESTALE. The kernel sends events to that socket
+ * generation, else it fails with -ESTALE. (GET_SLOTS may clear access bits for anybody:
+ * they are hints, and no state depends on them.) The kernel sends events to that socket
  * by unicast. Closing the socket ends the registration. Misses then stay pending,
  * or fail by the policy of their device, and are sent to the next helper. Slots
  * that were reserved are free again.
@@ -46,7 +47,8 @@
  *             same FILL again succeeds. If the chunk is already present in another
  *             slot, the sender's slot stays reserved for it.
  *   FAIL      CACHE, CHUNKS(SPACE, CHUNK_NO, ERRNO)
- *             Ends the reads that wait, with a positive errno.
+ *             Ends the reads that wait. They fail with ERRNO if it is ETIMEDOUT,
+ *             ENODATA or EILSEQ, and otherwise with EIO.
  *   EVICT     CACHE, CHUNKS(SPACE, CHUNK_NO), FLAGS?
  *             Unpublishes the chunks at once. When no reader is left, the slot is
  *             free, or reserved by this generation if FLAGS has
@@ -144,7 +146,7 @@ enum fastoci_attr {
 	FASTOCI_A_UNSPEC,
 	FASTOCI_A_VERSION,	/* u32: FASTOCI_PROTOCOL_VERSION */
 	FASTOCI_A_GENERATION,	/* u64 */
-	FASTOCI_A_FLAGS,	/* u32: FASTOCI_REGISTER_*, _EVICT_*, _SLOTS_* */
+	FASTOCI_A_FLAGS,	/* u32: FASTOCI_REGISTER_*, _EVICT_* or _SLOTS_*, no others */
 	FASTOCI_A_CACHE,	/* u32: cache number */
 	FASTOCI_A_IMAGE,	/* u32: image number */
 	FASTOCI_A_COUNT,	/* u32 */
@@ -189,7 +191,7 @@ enum fastoci_chunk_attr {
 	FASTOCI_C_ERRNO,	/* u32: positive, 1..4095 */
 	FASTOCI_C_STATE,	/* u8: enum fastoci_slot_state (GET_SLOTS) */
 	FASTOCI_C_ACCESSED,	/* flag (GET_SLOTS) */
-	FASTOCI_C_AGE_MS,	/* u32: since the miss began (GET_PENDING) */
+	FASTOCI_C_AGE_MS,	/* not used */
 
 	__FASTOCI_C_MAX
 };

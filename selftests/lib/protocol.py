@@ -351,6 +351,10 @@ def main():
     restore(no, 50)
     check("RESTORE takes a free slot, twice the same is fine", b.slots()[50][STATE][0] == RESTORED)
     refused("RESTORE of a taken slot is refused", errno.EEXIST, restore, no + 1, 50)
+    batch = attr(CHUNKS, attr(CHUNK, attr(CHUNK_NO, no) + attr(SLOT, 50), True) * 257, True)
+    refused("a RESTORE of too many is refused", errno.E2BIG, b.do, "RESTORE", cache, attr(SPACE_ID, sid),
+            attr(DATA_BYTES, struct.pack("=Q", mkmeta.BLOB_BYTES)), batch)
+    refused("unknown flags are refused", errno.EINVAL, b.do, "EVICT", cache, attr(FLAGS, 2), chunk(space, no))
     refused("RESTORE with another size is refused", errno.EEXIST, restore, no, 51, 7)
     refused("RESTORE behind the space is refused", errno.EINVAL, restore, 40, 51)
     r = Reader(device, at)
