@@ -221,7 +221,7 @@ static void release_reads(struct work_struct *work)
 	blk_start_plug(&plug);
 	list_for_each_entry_safe(p, tmp, &list, node) {
 		release_read(p);
-		cond_resched(); /* where it switches, what is plugged is submitted */
+		cond_resched();
 	}
 	blk_finish_plug(&plug);
 }

@@ -71,9 +71,11 @@ void fastoci_missq_exit(void);
 void fastoci_missq_setup(struct fastoci_missq *q);
 /* Call it when no image is left. Ends the work items and waits for them. */
 void fastoci_missq_stop(struct fastoci_missq *q);
-/* The caller has set @w->ti and @w->missq. */
 void fastoci_waiters_setup(struct fastoci_waiters *w);
-/* Adds or removes the image. The removal waits for the image's event work: it sleeps. */
+/*
+ * Adds or removes the image. The caller has set @w->ti and @w->missq. The removal waits
+ * for the image's event work: it sleeps.
+ */
 void fastoci_waiters_add_locked(struct fastoci_waiters *w);
 void fastoci_waiters_remove(struct fastoci_waiters *w);
 

@@ -62,8 +62,6 @@
  * bits in compat. An unknown bit in ro_compat forbids writing. Nobody writes to an
  * image, so readers ignore these bits as well.
  */
-#define FASTOCI_META_COMPAT_KNOWN	0U
-#define FASTOCI_META_RO_COMPAT_KNOWN	0U
 #define FASTOCI_META_INCOMPAT_KNOWN	0U
 
 /**
