@@ -81,15 +81,24 @@ static int send_misses_event(u32 cache_no, const struct fastoci_chunk_key *keys,
 	return send_chunks(cache_no, FASTOCI_CMD_MISS, keys, NULL, nr);
 }
 
+/* A full socket gives its owner ENOBUFS, who then dumps. Without memory nobody tells him. */
+static void send_slots(u32 cache_no, u8 cmd, const struct fastoci_chunk_key *keys,
+		       const u32 *slots, u32 nr)
+{
+	if (send_chunks(cache_no, cmd, keys, slots, nr) == -ENOMEM)
+		DMERR_LIMIT("cache %u: no memory to tell the helper about slots: restart it",
+			    cache_no);
+}
+
 static void send_evicted_event(u32 cache_no, const struct fastoci_chunk_key *keys,
 			       const u32 *slots, u32 nr)
 {
-	send_chunks(cache_no, FASTOCI_CMD_EVICTED, keys, slots, nr);
+	send_slots(cache_no, FASTOCI_CMD_EVICTED, keys, slots, nr);
 }
 
 static void send_slot_bad_event(u32 cache_no, const struct fastoci_chunk_key *key, u32 slot)
 {
-	send_chunks(cache_no, FASTOCI_CMD_SLOT_BAD, key, &slot, 1);
+	send_slots(cache_no, FASTOCI_CMD_SLOT_BAD, key, &slot, 1);
 }
 
 int fastoci_put_image(struct sk_buff *skb, const struct fastoci_image *image)

@@ -89,7 +89,8 @@
  *   CACHE_ADDED, CACHE_REMOVED   CACHE, UUID, CACHE_DEV
  *
  * A MISS that does not fit into the helper's socket is sent later. Other events that
- * are lost (ENOBUFS) are repaired by GET_CACHES, GET_IMAGES and GET_SLOTS.
+ * are lost (ENOBUFS) are repaired by GET_CACHES, GET_IMAGES and GET_SLOTS. If the kernel
+ * has no memory for an EVICTED or a SLOT_BAD, only its log says so.
  */
 #ifndef _UAPI_FASTOCI_NETLINK_H
 #define _UAPI_FASTOCI_NETLINK_H
