@@ -660,7 +660,13 @@ Status ImagePuller::TryRange(const ResolvedImage& image) {
   const std::vector<MetaLayer>& layers = image.fastoci.layers;
   auto smaller = [](const MetaLayer& a, const MetaLayer& b) { return a.target_bytes < b.target_bytes; };
   const MetaLayer& layer = *std::max_element(layers.begin(), layers.end(), smaller);
-  const RegistryBlob blob(client_.get(), RepositoryOf(image, layer), layer);
+  const Reference repository = RepositoryOf(image, layer);
+  // Any other read takes a part out of a whole blob that is not too large: it would cost that each time.
+  std::string byte;
+  auto answer = client_->ProbeRange(repository, layer.target_digest, {layer.target_bytes - 1, 1, layer.target_bytes}, &byte);
+  if (answer.ok() && answer->status == 200 && layer.target_bytes > 1)
+    return MismatchError(repository.host + " serves whole blobs only, no parts of them");
+  const RegistryBlob blob(client_.get(), repository, layer);
   uint8_t last[1];
   return blob.ReadAt(layer.target_bytes - 1, last);
 }
