@@ -66,6 +66,16 @@ TEST(ContainerdConfigTest, OtherValuesOfOurKeysAreCommentedOut) {
   EXPECT_NE(added.find("[proxy_plugins.fastoci.exports]"), std::string::npos);
 }
 
+TEST(ContainerdConfigTest, AFileOfVersion2HoldsForContainerd2AsWell) {
+  const std::string added = *AddToContainerdConfig(kDebian, kSetup);
+  for (const char* table : {"[plugins.\"io.containerd.grpc.v1.cri\".containerd]", "[plugins.\"io.containerd.cri.v1.images\"]"}) {
+    const size_t at = added.find(table);
+    ASSERT_NE(at, std::string::npos) << added;
+    EXPECT_LT(added.find("snapshotter = \"fastoci\"", at), at + 150) << added;
+  }
+  EXPECT_EQ(AddToContainerdConfig(kDefault, kSetup)->find("grpc.v1.cri"), std::string::npos);
+}
+
 TEST(ContainerdConfigTest, WithoutCriPodsStayAsTheyAre) {
   const std::string added = *AddToContainerdConfig(kDebian, {"/run/s.sock", "/data", false});
   EXPECT_EQ(added.find("snapshotter = \"fastoci\""), std::string::npos);

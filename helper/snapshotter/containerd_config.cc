@@ -114,10 +114,14 @@ Result<std::string> AddToContainerdConfig(const std::string& text, const Contain
   if (version == 3)
     PutValues(&lines, {"[proxy_plugins.fastoci.exports]",
                        {{"root", Quote(setup.root)}, {"enable_remote_snapshot_annotations", Quote("true")}}});
-  if (setup.cri)
-    PutValues(&lines, {version == 3 ? "[plugins.\"io.containerd.cri.v1.images\"]"
-                                    : "[plugins.\"io.containerd.grpc.v1.cri\".containerd]",
-                       {{"snapshotter", Quote("fastoci")}, {"disable_snapshot_annotations", "false"}}});
+  if (!setup.cri) return Join(lines);
+  // containerd 2.x reads files of version 2, too, but takes these two keys from the table of 1.x only if the
+  // file has runtimes as well. 1.x passes over the table of 2.x.
+  Table pods = {"[plugins.\"io.containerd.cri.v1.images\"]",
+                {{"snapshotter", Quote("fastoci")}, {"disable_snapshot_annotations", "false"}}};
+  PutValues(&lines, pods);
+  pods.header = "[plugins.\"io.containerd.grpc.v1.cri\".containerd]";
+  if (version == 2) PutValues(&lines, pods);
   return Join(lines);
 }
 
