@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -214,6 +215,13 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
   return out;
 }
 
+// Why the cache on that device takes no chunk now, or "".
+std::string Refuses(MissService* service, const std::string& device) {
+  struct stat st;
+  if (::stat(device.c_str(), &st) != 0) return "";
+  return service->CacheRefuses(major(st.st_rdev) << 20 | minor(st.st_rdev));
+}
+
 // Runs action for the image that the request names.
 nlohmann::json OfImage(const nlohmann::json& request,
                        const std::function<Status(const Sha256Digest& image_id)>& action) {
@@ -233,7 +241,8 @@ nlohmann::json HandleControl(MissService* service, const std::string& cache_devi
   const std::string op = JsonText(request, "op");
   if (op == "ping") return {{"ok", true}, {"version", FASTOCI_VERSION}, {"pid", ::getpid()}};
   if (op == "stat") return Stat(service, cache_device);
-  if (op == "cache") return {{"ok", true}, {"device", cache_device}};
+  if (op == "cache")
+    return {{"ok", true}, {"device", cache_device}, {"refuses", Refuses(service, cache_device)}};
   if (op == "drain") return {{"ok", true}};
   if (op == "gc") return {{"ok", true}, {"evicted", service->CollectGarbage()}};
   if (op == "scrub") {

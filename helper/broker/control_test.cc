@@ -219,6 +219,7 @@ TEST(HandleControl, AnswersEachOp) {
   };
   EXPECT_TRUE(call(R"({"op":"ping"})")["ok"].get<bool>());
   EXPECT_EQ(call(R"({"op":"cache"})")["device"], "/dev/loop7");
+  EXPECT_EQ(call(R"({"op":"cache"})")["refuses"], "") << "no image uses it";
   auto stat = call(R"({"op":"stat"})");
   EXPECT_EQ(stat["counters"]["misses"], 0);
   EXPECT_TRUE(stat["images"].is_array());

@@ -110,6 +110,9 @@ class Cache {
   Status Writable();
   // Whether the device took writes when it was last tried. Does not wait.
   bool TakesWrites();
+  // Why no chunk can be added now, for people; "" if one can: the device takes no writes, or each
+  // slot is bad or pinned. Looks at each slot, but does not wait.
+  std::string Refuses();
   void GiveBack(uint32_t slot);
   // The device refuses writes to the slot, so this helper does not use it again. If the device
   // refuses all writes, gives the slot back instead and returns the error of Writable(). Then

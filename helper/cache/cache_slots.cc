@@ -78,6 +78,12 @@ bool Cache::TakesWrites() {
   return !takes_none_;
 }
 
+std::string Cache::Refuses() {
+  MutexLock lock(mutex_);
+  if (takes_none_) return device_trouble_.text();
+  return IsHopeless() ? NoSlot().message : "";
+}
+
 void Cache::GiveBack(uint32_t slot) {
   MutexLock lock(mutex_);
   table_.Set(slot, SlotUse::kReserved);

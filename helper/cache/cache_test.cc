@@ -276,6 +276,30 @@ TEST_F(CacheTest, AfterTheLastCommitTheKernelIsLeftAlone) {
   EXPECT_EQ((*CacheDb::Open(dir_ + "/db", uuid))->Count(), 20u) << "no commit after the last one";
 }
 
+// Whoever would add an image asks before, and does not wait.
+TEST_F(CacheTest, ACacheThatCanTakeNothingSaysWhy) {
+  std::atomic<bool> works = false;
+  auto write = [&] { return works ? OkStatus() : Status(ErrnoError("write", EIO)); };
+  Open(8, {.write = [&](uint32_t) { return write(); }, .superblock = write});
+  EXPECT_EQ(cache_->Refuses(), "") << "nothing was written yet";
+  auto slot = cache_->TakeSlot();
+  ASSERT_TRUE(slot.ok());
+  EXPECT_FALSE(cache_->Retire(*slot, "write: refused").ok());
+  EXPECT_NE(cache_->Refuses().find("refuses writes"), std::string::npos) << cache_->Refuses();
+  works = true;
+  EXPECT_TRUE(cache_->Writable().ok());
+  EXPECT_EQ(cache_->Refuses(), "");
+
+  cache_->SetPinned({kSpace});
+  for (uint32_t chunk = 0; chunk < 8; chunk++) {
+    EXPECT_EQ(cache_->Refuses(), "");
+    Publish(chunk);
+  }
+  EXPECT_NE(cache_->Refuses().find("unpin an image"), std::string::npos) << cache_->Refuses();
+  cache_->SetPinned({});
+  EXPECT_EQ(cache_->Refuses(), "") << "what is there can be evicted";
+}
+
 // A device that failed and works again: scrub tries the slots that were given up.
 TEST_F(CacheTest, BadSlotsAreTriedAgain) {
   std::atomic<bool> works = false;

@@ -108,12 +108,17 @@ Status FollowHelper(const std::string& path, const nlohmann::json& request, int6
   }
 }
 
-Result<std::string> HelperCacheDevice(const std::string& path, int64_t timeout_ms) {
+Result<HelperCache> AskHelperCache(const std::string& path, int64_t timeout_ms) {
   FASTOCI_TRY(auto reply, CallHelper(path, {{"op", "cache"}}, timeout_ms));
-  const std::string device = JsonText(reply, "device");
-  if (device.empty())
+  HelperCache cache = {JsonText(reply, "device"), JsonText(reply, "refuses")};
+  if (cache.device.empty())
     return Error{ErrorKind::kUnavailable, ENODEV, "the helper has no cache device (see its log)"};
-  return device;
+  return cache;
+}
+
+Result<std::string> HelperCacheDevice(const std::string& path, int64_t timeout_ms) {
+  FASTOCI_TRY(HelperCache cache, AskHelperCache(path, timeout_ms));
+  return cache.device;
 }
 
 }  // namespace fastoci

@@ -24,7 +24,12 @@ Result<nlohmann::json> CallHelper(const std::string& socket_path, const nlohmann
 // moment. kUnavailable if the helper goes. timeout_ms: for the first line.
 Status FollowHelper(const std::string& socket_path, const nlohmann::json& request,
                     int64_t timeout_ms, const std::function<bool(const std::string& line)>& on_line);
-// Op "cache": the block device that holds the cache.
+// Op "cache": the block device that holds the cache, and why it takes no data now, "" if it does.
+struct HelperCache {
+  std::string device, refuses;
+};
+Result<HelperCache> AskHelperCache(const std::string& socket_path, int64_t timeout_ms);
+// The device alone.
 Result<std::string> HelperCacheDevice(const std::string& socket_path, int64_t timeout_ms);
 
 }  // namespace fastoci

@@ -156,6 +156,12 @@ std::vector<Cache::Stat> MissService::Caches() {
   return out;
 }
 
+std::string MissService::CacheRefuses(uint32_t dev) {
+  for (auto& cache : catalog_->Caches())
+    if (cache->info().dev == dev) return cache->Refuses();
+  return "";
+}
+
 // A read that has waited for so long is reported even if nothing has failed yet.
 static constexpr std::chrono::seconds kSlowAnswer{3};
 

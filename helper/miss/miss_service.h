@@ -103,6 +103,8 @@ class MissService : public KernelEvents {
     std::string why;  // not, or not more than by a referrer's digests
   };
   std::vector<Cache::Stat> Caches();
+  // Cache::Refuses() of the cache on that device; "" if no image uses it.
+  std::string CacheRefuses(uint32_t dev);
   std::vector<ImageStat> Images();
   // The images with what the kernel counts now; asks it, so it may wait a little.
   Result<std::vector<ImageInfo>> ReadCounts();

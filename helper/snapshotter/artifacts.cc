@@ -97,8 +97,10 @@ void ArtifactFinder::Look(const std::string& text, const std::string& key, const
   if (!node->signatures.empty() && KeysFor(node->signatures, *ref).empty())
     return void(entry->found = None("policy", InvalidError("the node demands signatures, but none of this image's artifact")));
   if (auto target = DmRequireTarget(kDmTarget); !target.ok()) return void(entry->found = None("no_module", target.error()));
-  if (auto cache = HelperCacheDevice(options_.control_socket, kControlMs); !cache.ok())
-    return void(entry->found = None("no_helper", cache.error()));
+  auto cache = AskHelperCache(options_.control_socket, kControlMs);
+  if (!cache.ok()) return void(entry->found = None("no_helper", cache.error()));
+  // Each read of the image's data would fail.
+  if (!cache->refuses.empty()) return void(entry->found = None("cache", InvalidError(cache->refuses)));
   QuietProgress progress;
   RegistryAccess access = options_.access;
   access.node_hosts_dir = node->hosts_dir;

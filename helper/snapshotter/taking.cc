@@ -47,7 +47,7 @@ Status LayerTaker::TryImage(const Lowers& lowers, const ResolvedImage& image) {
   }
   stack.image = image.ref.ToString();
   auto mounted = p_.devices->Ensure(device, [&] { return Result<LayerStack>(stack); });
-  p_.devices->Release(device, kKeepTried);
+  p_.devices->Release(device, mounted.ok() ? kKeepTried : std::chrono::seconds(0));
   return mounted.ok() ? OkStatus() : Status(mounted.error());
 }
 
