@@ -209,6 +209,7 @@ Result<RegistryOptions> OptionsOf(const RegistryAccess& access) {
   std::vector<std::string> dirs = access.hosts_dirs;
   if (dirs.empty() && !access.node_hosts_dir.empty()) dirs.push_back(access.node_hosts_dir);
   FASTOCI_TRY(options.hosts_dirs, ReadHostsDirs(dirs));
+  options.watch = access.watch;
   return options;
 }
 

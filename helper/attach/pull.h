@@ -32,6 +32,7 @@ struct RegistryAccess {
   std::vector<std::string> hosts_dirs;
   std::string node_hosts_dir;  // the same of the node's configuration, where hosts_dirs is empty
   std::string decoder;  // fastoci-decoderd; empty: beside this program
+  Watch* watch = nullptr;  // ends what waits for a registry; not owned
 };
 
 // Fills access from what an earlier attach has kept. The PEM files that access then names are

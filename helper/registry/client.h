@@ -58,6 +58,7 @@ struct RegistryOptions {
   // After an update of a fallback tag, the client waits so long and then looks at the tag
   // again: another writer may have overwritten our entry.
   int64_t referrers_settle_ms = 300;
+  Watch* watch = nullptr;  // of the calls that have none of their own; not owned
 };
 
 // Per call; the defaults come from RegistryOptions.

@@ -100,7 +100,7 @@ struct RegistryClient::Impl {
     r.method = method;
     r.url = std::move(url);
     r.deadline = std::min(call.deadline, DeadlineIn(timeout_ms));
-    r.watch = call.watch;
+    r.watch = call.watch != nullptr ? call.watch : options.watch;
     r.tally = call.tally;
     r.fresh_connection = call.fresh_connection;
     return r;
