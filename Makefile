@@ -211,7 +211,7 @@ FUZZ_OPT ?= -O1
 FUZZ_FLAGS := $(filter-out -O%,$(CXXFLAGS)) $(FUZZ_OPT) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer
 FUZZERS := $(patsubst helper/fuzz/%_fuzz.cc,%,$(wildcard helper/fuzz/*_fuzz.cc))
-FUZZ_SRCS := $(call lib_srcs,codec) $(call lib_srcs,base) $(call lib_srcs,registry) $(call lib_srcs,http) helper/attach/manifest.cc $(addprefix helper/serve/,http_server.cc notification.cc) helper/image/meta_image.cc \
+FUZZ_SRCS := $(call lib_srcs,codec) $(call lib_srcs,base) $(call lib_srcs,registry) $(call lib_srcs,http) $(addprefix helper/attach/,manifest.cc start_trace.cc) $(addprefix helper/serve/,http_server.cc notification.cc) helper/image/meta_image.cc \
 	helper/miss/span_plan.cc helper/kernel/dm_control.cc \
 	$(addprefix helper/image/,assemble.cc blob_codec.cc meta_layer.cc oci_image.cc platform.cc xattrs.cc) helper/testing/deflate_oracle.cc \
 	$(addprefix helper/fetcher/,image.cc locations.cc places.cc redirects.cc)

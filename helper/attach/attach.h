@@ -89,6 +89,12 @@ Result<ImageReport> FindImage(const AttachPaths& paths, const std::string& what)
 Status SetImagePolicy(const AttachPaths& paths, const std::string& what,
                       const std::string& policy);
 
+// Asks the kernel to read ahead what a start trace of an attached image names, which `fastoci
+// record` has pushed for that workload. Does not wait for the data. Returns how many bytes it asked
+// for. kNotFound: there is no trace.
+Result<uint64_t> PrefetchStart(const ImageReport& image, const RegistryAccess& access, const std::string& workload,
+                               Progress* progress);
+
 struct MountRequest {
   bool skip_fsck = false;  // for images that this machine made
   int64_t fsck_timeout_ms = 120000;

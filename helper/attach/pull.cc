@@ -369,6 +369,7 @@ Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* pr
   }
   progress->Step("resolving " + text);
   FASTOCI_TRY(image.manifest, ManifestOfHost(image, name));
+  image.named = {image.manifest.media_type, image.manifest.digest, image.manifest.body.size()};
   auto parsed = ParseFastociManifest(image.manifest.body);
   if (!parsed.ok() && parsed.error().kind == ErrorKind::kUnsupported) {
     FASTOCI_CHECK_OK(FindArtifact(&image, progress));

@@ -18,6 +18,7 @@
 #include "image/assemble_sandbox.h"
 #include "image/image_store.h"
 #include "image/meta_layer.h"
+#include "image/oci_image.h"
 #include "registry/client.h"
 #include "registry/options.h"
 
@@ -49,7 +50,8 @@ Result<std::unique_ptr<RegistryClient>> OpenClient(const RegistryAccess& access,
 struct ResolvedImage {
   Reference ref;                       // of an image in a layout: host "oci", and its directory
   std::shared_ptr<ImageStore> layout;  // where it is, if not in a registry
-  Manifest manifest;  // of the FastOCI image
+  Descriptor named;   // the manifest that ref names, of this platform
+  Manifest manifest;  // of the FastOCI image: that one, or an artifact of it
   FastociManifest fastoci;
   SourcesJson sources;
 };

@@ -12,12 +12,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 
 #include "base/byte_reader.h"
 #include "base/json.h"
+#include "control/client.h"
 #include "fastoci_meta.h"
 
 namespace fastoci {
@@ -26,6 +29,8 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
+constexpr int64_t kStatMs = 5000;
+constexpr auto kAskAgain = std::chrono::milliseconds(100);
 constexpr size_t kMaxReads = 2000000;
 constexpr size_t kMaxRecords = 500000;
 constexpr size_t kMaxFiles = 2000000;
@@ -154,6 +159,23 @@ Result<std::string> MakeTraceInstance(const std::string& instances) {
   return dir;
 }
 
+Result<ImageNumbers> AskImageNumbers(const std::string& control_socket, const std::string& name, int64_t wait_ms) {
+  for (const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(wait_ms);;) {
+    FASTOCI_TRY(Json stat, CallHelper(control_socket, {{"op", "stat"}}, kStatMs));
+    for (const Json& image : JsonChild(stat, "images")) {
+      if (JsonText(image, "name") != name) continue;
+      ImageNumbers n;
+      n.image_no = static_cast<uint32_t>(JsonNumber(image, "image"));
+      for (const Json& cache : JsonChild(stat, "caches"))
+        if (JsonNumber(cache, "cache") == JsonNumber(image, "cache")) n.chunk_bytes = JsonNumber(cache, "chunk_bytes");
+      return n;
+    }
+    if (std::chrono::steady_clock::now() >= end)
+      return NotFoundError("the helper does not serve " + name + " yet; try again in a moment");
+    std::this_thread::sleep_for(kAskAgain);
+  }
+}
+
 Result<KernelTrace> KernelTrace::Begin(uint32_t image_no) {
   if (::access((std::string(kTracefs) + "/instances").c_str(), F_OK) != 0 &&
       ::mount("tracefs", kTracefs, "tracefs", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0)
@@ -225,13 +247,18 @@ Result<ExtentMap> ExtentMap::Read(const std::string& path) {
   FASTOCI_TRY(Bytes keys, region(offsetof(struct fastoci_meta_sb, keys), nr_extents * 4UL));
   FASTOCI_TRY(Bytes payloads, region(offsetof(struct fastoci_meta_sb, payloads), nr_extents * 8UL));
   ExtentMap map;
+  map.device_sectors_ = ByteReader(ByteSpan(sb).subspan(offsetof(struct fastoci_meta_sb, device_sectors))).U64();
   for (uint32_t i = 0; i < nr_blobs; i++)
     map.blobs_.push_back("sha256:" + HexEncode(ByteSpan(blobs).subspan(i * 128 + 32, 32)));
   ByteReader key(keys), payload(payloads);
   for (uint32_t i = 0; i < nr_extents; i++) {
     map.keys_.push_back(key.U32());
     map.payloads_.push_back(payload.U64());
+    if (map.payloads_[i] >> FASTOCI_EXTENT_TYPE_SHIFT == FASTOCI_EXTENT_BLOB) map.by_data_.push_back(i);
   }
+  // The payload of a blob's extent begins with the blob's number, and ends with the sector.
+  std::sort(map.by_data_.begin(), map.by_data_.end(),
+            [&](uint32_t a, uint32_t b) { return map.payloads_[a] < map.payloads_[b]; });
   return map;
 }
 
@@ -243,7 +270,27 @@ std::optional<ExtentMap::Place> ExtentMap::Find(uint64_t sector) const {
   const uint64_t blob = p >> FASTOCI_EXTENT_BLOB_SHIFT & FASTOCI_EXTENT_BLOB_MASK;
   if (p >> FASTOCI_EXTENT_TYPE_SHIFT != FASTOCI_EXTENT_BLOB || blob >= blobs_.size())
     return std::nullopt;
-  return Place{blobs_[blob], (p & FASTOCI_EXTENT_SECTOR_MASK) + sector - keys_[i]};
+  return Place{blobs_[blob], (p & FASTOCI_EXTENT_SECTOR_MASK) + sector - keys_[i],
+               EndOf(i) > sector ? EndOf(i) - sector : 0};
+}
+
+std::optional<uint64_t> ExtentMap::SectorOf(const std::string& blob, uint64_t data_sector, uint64_t nr_sectors) const {
+  const auto named = std::find(blobs_.begin(), blobs_.end(), blob);
+  if (named == blobs_.end() || data_sector > FASTOCI_EXTENT_SECTOR_MASK) return std::nullopt;
+  const auto number = static_cast<uint64_t>(named - blobs_.begin());
+  const uint64_t wanted = FASTOCI_EXTENT_BLOB << FASTOCI_EXTENT_TYPE_SHIFT | number << FASTOCI_EXTENT_BLOB_SHIFT | data_sector;
+  auto behind = std::upper_bound(by_data_.begin(), by_data_.end(), wanted,
+                                 [&](uint64_t payload, uint32_t extent) { return payload < payloads_[extent]; });
+  if (behind != by_data_.begin()) {  // one that begins before may reach into it
+    const uint32_t extent = *std::prev(behind);
+    const uint64_t skip = wanted - payloads_[extent];
+    if (payloads_[extent] >> FASTOCI_EXTENT_BLOB_SHIFT == wanted >> FASTOCI_EXTENT_BLOB_SHIFT &&
+        keys_[extent] + skip < EndOf(extent))
+      return keys_[extent] + skip;
+  }
+  if (behind == by_data_.end() || payloads_[*behind] - wanted >= nr_sectors) return std::nullopt;
+  if (payloads_[*behind] >> FASTOCI_EXTENT_BLOB_SHIFT != wanted >> FASTOCI_EXTENT_BLOB_SHIFT) return std::nullopt;
+  return keys_[*behind];
 }
 
 void FileMap::Add(uint64_t sector, uint64_t nr_sectors, const std::string& path) {

@@ -64,6 +64,15 @@ void AddHelperLine(const std::string& line, Trace* trace);
 // Also removes those of processes that ended without doing so, which would trace for ever.
 Result<std::string> MakeTraceInstance(const std::string& instances);
 
+// What tells an image's events from those of others, as the helper knows it.
+struct ImageNumbers {
+  uint32_t image_no = 0;  // the kernel's
+  uint64_t chunk_bytes = 0;
+};
+// kNotFound: the helper does not serve an image of that name, nor begins to within wait_ms. It
+// learns of a new device a moment after its user does.
+Result<ImageNumbers> AskImageNumbers(const std::string& control_socket, const std::string& name, int64_t wait_ms = 0);
+
 // The kernel's half. Its destructor removes what it has made in tracefs.
 class KernelTrace {
  public:
@@ -83,21 +92,28 @@ class KernelTrace {
   std::string partial_;
 };
 
-// Which chunk of which blob a sector of the device is.
+// Which data of which blob a sector of the device is, and where on the device a blob's data is.
 class ExtentMap {
  public:
   struct Place {
     std::string blob;  // "sha256:..."
     uint64_t data_sector = 0;
+    uint64_t nr_sectors = 0;  // as far as the data behind it lies behind it on the device, too
   };
   // Of an assembled meta image; every bound is checked.
   static Result<ExtentMap> Read(const std::string& meta_path);
   std::optional<Place> Find(uint64_t sector) const;  // nothing: no blob's
+  // A sector of the device with data of that range of a blob: the lowest in the data space that
+  // is found. Nothing: the device has none of it.
+  std::optional<uint64_t> SectorOf(const std::string& blob, uint64_t data_sector, uint64_t nr_sectors) const;
 
  private:
+  uint64_t EndOf(size_t extent) const { return extent + 1 < keys_.size() ? keys_[extent + 1] : device_sectors_; }
   std::vector<std::string> blobs_;
   std::vector<uint32_t> keys_;
   std::vector<uint64_t> payloads_;
+  uint64_t device_sectors_ = 0;
+  std::vector<uint32_t> by_data_;  // the extents that are a blob's, by blob and data sector
 };
 
 // Which file's data a sector is.

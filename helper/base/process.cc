@@ -10,6 +10,7 @@
 #include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -183,6 +184,23 @@ Result<pid_t> StartProgram(const Program& program, const ChildOptions& options) 
   if (start.err == 0) return pid;
   ::waitpid(pid, nullptr, 0);
   return ErrnoError("cannot run " + program.path(), start.err);
+}
+
+Result<pid_t> StartCommand(const std::vector<std::string>& words, bool output_to_stderr) {
+  std::vector<char*> argv;
+  for (const std::string& word : words) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  if (output_to_stderr) {
+    ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    ::posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
+  }
+  pid_t pid;
+  const int err = ::posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  if (err != 0) return ErrnoError("run " + words[0], err);
+  return pid;
 }
 
 std::vector<std::string> KeptEnvironment(const std::vector<std::string>& names) {

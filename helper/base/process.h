@@ -57,6 +57,11 @@ struct ChildOptions {
 // options say, or the exec fails, returns its error, as "cannot run PATH: ...".
 Result<pid_t> StartProgram(const Program& program, const ChildOptions& options);
 
+// Starts a user's command as a shell does: words[0] is looked up in PATH, and it has our
+// environment and our standard files. output_to_stderr: what it prints goes to our standard error,
+// and it has nothing to read.
+Result<pid_t> StartCommand(const std::vector<std::string>& words, bool output_to_stderr);
+
 // "NAME=VALUE" for each of the names that our environment has.
 std::vector<std::string> KeptEnvironment(const std::vector<std::string>& names);
 

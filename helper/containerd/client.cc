@@ -58,6 +58,14 @@ void PutDescriptor(const ContentDescriptor& d, containerd::types::Descriptor* ou
   Put(d.annotations, out->mutable_annotations());
 }
 
+template <typename Reply>
+std::vector<ContainerdMount> MountsOf(const Reply& reply) {
+  std::vector<ContainerdMount> out;
+  for (const auto& m : reply.mounts())
+    out.push_back({m.type(), m.source(), m.target(), {m.options().begin(), m.options().end()}});
+  return out;
+}
+
 std::string UniqueName(const char* what) {
   const auto now = std::chrono::system_clock::now().time_since_epoch().count();
   return std::string(what) + "-" + std::to_string(now) + "-" + std::to_string(::getpid());
@@ -232,10 +240,17 @@ Result<std::vector<ContainerdMount>> ContainerdClient::PrepareSnapshot(const std
   request.set_parent(parent);
   Put(labels, request.mutable_labels());
   FASTOCI_CHECK_OK(Done(impl_->snapshots->Prepare(impl_->Context(kLongCall).get(), request, &reply), "prepare " + key));
-  std::vector<ContainerdMount> out;
-  for (const auto& m : reply.mounts())
-    out.push_back({m.type(), m.source(), m.target(), {m.options().begin(), m.options().end()}});
-  return out;
+  return MountsOf(reply);
+}
+
+Result<std::vector<ContainerdMount>> ContainerdClient::SnapshotMounts(const std::string& snapshotter,
+                                                                      const std::string& key) {
+  snapshots_api::MountsRequest request;
+  snapshots_api::MountsResponse reply;
+  request.set_snapshotter(snapshotter);
+  request.set_key(key);
+  FASTOCI_CHECK_OK(Done(impl_->snapshots->Mounts(impl_->Context().get(), request, &reply), "mounts of " + key));
+  return MountsOf(reply);
 }
 
 Status ContainerdClient::CommitSnapshot(const std::string& snapshotter, const std::string& name,

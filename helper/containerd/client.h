@@ -60,6 +60,8 @@ class ContainerdClient {
   // EEXIST: the snapshotter took what the label containerd.io/snapshot.ref names.
   Result<std::vector<ContainerdMount>> PrepareSnapshot(const std::string& snapshotter, const std::string& key,
                                                        const std::string& parent, const LabelMap& labels);
+  // The mounts of an active snapshot. kNotFound.
+  Result<std::vector<ContainerdMount>> SnapshotMounts(const std::string& snapshotter, const std::string& key);
   Status CommitSnapshot(const std::string& snapshotter, const std::string& name, const std::string& key,
                         const LabelMap& labels);
   Status RemoveSnapshot(const std::string& snapshotter, const std::string& key);

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <vector>
 
+#include "attach/start_trace.h"
 #include "base/digest.h"
 #include "base/foreign_json.h"
 #include "base/json.h"
@@ -62,6 +63,7 @@ class Pull {
         plan.config.digest, {{"containerd.io/gc.ref.snapshot." + r_.snapshotter, plan.chain_ids.back()}}));
     result_.name = ref_.ToString();
     result_.digest = plan.top.digest;
+    result_.chain_id = plan.chain_ids.back();
     const ContentDescriptor target = {plan.top.media_type, plan.top.digest, plan.top.body.size(), {}};
     FASTOCI_CHECK_OK(containerd_->PutImage(result_.name, target, {}));
     return result_;
@@ -121,6 +123,7 @@ class Pull {
                        {std::string(kCri) + "image-ref", ref_.ToString()},
                        {std::string(kCri) + "manifest-digest", plan.manifest.digest},
                        {std::string(kCri) + "layer-digest", plan.layers[i].digest}};
+    if (!r_.workload.empty()) labels[kWorkloadLabel] = r_.workload;
     const std::string key = std::string(kCri) + "image-layers";
     std::string& rest = labels[key];
     for (size_t k = i; k < plan.layers.size(); k++) {

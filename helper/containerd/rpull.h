@@ -22,12 +22,14 @@ struct RpullRequest {
   std::string name_space = "default";
   std::string snapshotter = "fastoci";
   std::string architecture;  // as Go names it; "": this machine's
+  std::string workload;      // whose start trace is to be replayed; "": the default one's
   RegistryAccess access;
 };
 
 struct RpullResult {
   std::string name;    // of the image in containerd
   std::string digest;  // of its manifest or index
+  std::string chain_id;  // the name of its top layer's snapshot
   size_t layers = 0, taken = 0, present = 0;  // present: unpacked before
   uint64_t fetched_bytes = 0;                 // layers that were downloaded
 };

@@ -67,23 +67,25 @@ class Copier {
       }
     }
     FASTOCI_TRY(std::string digest, to_->PutManifest(tag, manifest.media_type, manifest.body));
-    if (!copied_.insert(digest).second || !has_native || depth == kMaxIndexDepth) return digest;
-    return CopyDigests(digest, depth);
+    if (!copied_.insert(digest).second || depth == kMaxIndexDepth) return digest;
+    if (has_native) FASTOCI_CHECK_OK(CopyArtifacts(digest, kDigestsArtifact, depth));
+    FASTOCI_CHECK_OK(CopyArtifacts(digest, kStartArtifact, depth));
+    return digest;
   }
 
  private:
-  // The artifacts with the chunk digests of overlaybd layers.
-  Result<std::string> CopyDigests(const std::string& digest, int depth) {
-    FASTOCI_TRY(std::string referrers, from_->Referrers(digest, kDigestsArtifact));
+  // Chunk digests of overlaybd layers, or start traces.
+  Status CopyArtifacts(const std::string& digest, const std::string& type, int depth) {
+    FASTOCI_TRY(std::string referrers, from_->Referrers(digest, type));
     Json j = ParseForeignJson(referrers);
-    if (!j.is_object() || !j.contains("manifests") || !j["manifests"].is_array()) return digest;
+    if (!j.is_object() || !j.contains("manifests") || !j["manifests"].is_array()) return OkStatus();
     for (const Json& m : j["manifests"]) {
-      if (JsonText(m, "artifactType") != kDigestsArtifact) continue;
+      if (JsonText(m, "artifactType") != type) continue;
       FASTOCI_TRY(Manifest artifact, from_->GetManifest(JsonText(m, "digest")));
       if (copied_.contains(artifact.digest)) continue;
       FASTOCI_CHECK_OK(Copy(artifact, "", depth + 1));
     }
-    return digest;
+    return OkStatus();
   }
 
   Status CopyDescriptor(const Json& d) {

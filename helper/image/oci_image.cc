@@ -228,21 +228,38 @@ std::string ConvertedManifest(const ManifestOptions& options, const Descriptor& 
   return Dump(j);
 }
 
+namespace {
+
+// Of something that is no image. What it holds and what it is about are added.
+Json ArtifactManifest(const char* type) {
+  const Descriptor empty{kEmptyType, DigestString(Sha256::Of(AsBytes(kEmptyConfig))), sizeof(kEmptyConfig) - 1};
+  return {{"schemaVersion", 2},
+          {"mediaType", kOciManifestType},
+          {"artifactType", type},
+          {"config", ToJson(empty, kEmptyType)},
+          {"layers", Json::array()}};
+}
+
+}  // namespace
+
 std::string DigestsManifest(const Descriptor& subject, const std::vector<ConvertedLayer>& layers,
                             const std::vector<Descriptor>& digests) {
-  Descriptor empty{kEmptyType, DigestString(Sha256::Of(AsBytes(kEmptyConfig))),
-                   sizeof(kEmptyConfig) - 1};
-  Json j = {{"schemaVersion", 2},
-            {"mediaType", kOciManifestType},
-            {"artifactType", kDigestsArtifact},
-            {"config", ToJson(empty, kEmptyType)},
-            {"layers", Json::array()}};
+  Json j = ArtifactManifest(kDigestsArtifact);
   for (size_t i = 0; i < layers.size(); i++) {
     Json d = ToJson(digests[i], kDigestsType);
     d["annotations"] = {{"org.fastoci.layer", layers[i].made.digest}};
     j["layers"].push_back(std::move(d));
   }
   j["subject"] = ToJson(subject, subject.media_type);
+  return Dump(j);
+}
+
+std::string StartManifest(const Descriptor& subject, const Descriptor& trace, const std::string& workload,
+                          const std::string& created) {
+  Json j = ArtifactManifest(kStartArtifact);
+  j["layers"].push_back(ToJson(trace, kStartType));
+  j["subject"] = ToJson(subject, subject.media_type);
+  j["annotations"] = {{kWorkloadAnnotation, workload}, {kCreatedAnnotation, created}};
   return Dump(j);
 }
 

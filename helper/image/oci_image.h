@@ -88,6 +88,14 @@ inline constexpr char kDigestsArtifact[] = "application/vnd.fastoci.chunk-digest
 // docs/meta-format.md. digests[i]: those of layers[i].
 std::string DigestsManifest(const Descriptor& subject, const std::vector<ConvertedLayer>& layers,
                             const std::vector<Descriptor>& digests);
+// The artifact that holds an image's start trace (attach/start_trace.h), see
+// docs/containerd.md. created: when it was recorded, as RFC 3339 has it, in UTC.
+inline constexpr char kStartArtifact[] = "application/vnd.fastoci.start-trace.v1+json";
+inline constexpr char kStartType[] = "application/vnd.fastoci.start-trace.v1";
+inline constexpr char kWorkloadAnnotation[] = "org.fastoci.workload";
+inline constexpr char kCreatedAnnotation[] = "org.opencontainers.image.created";
+std::string StartManifest(const Descriptor& subject, const Descriptor& trace, const std::string& workload,
+                          const std::string& created);
 inline constexpr char kEmptyConfig[] = "{}";
 
 }  // namespace fastoci

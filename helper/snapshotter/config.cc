@@ -69,6 +69,7 @@ const std::map<std::string, Setter>& Keys() {
          return "";
        }},
       {"prefetch.learn", Flag(AT(options.device.learn))},
+      {"prefetch.recorded", Flag(AT(options.device.fetch_traces))},
       {"prefetch.seconds",
        [](const Json& v, SnapshotterConfig* c) -> std::string {
          if (!v.is_number_unsigned() || v.get<uint64_t>() == 0 || v.get<uint64_t>() > kMaxLearnS)

@@ -18,12 +18,13 @@ TEST(SnapshotterConfigTest, KeysAreTaken) {
   SnapshotterConfig config;
   ASSERT_TRUE(ParseSnapshotterConfig(R"({"root": "/data", "referrers": "all", "failAfterMs": 5000,
       "exporterConfig": {"enable": true, "port": 1234}, "plainHttp": true,
-      "prefetch": {"learn": true, "seconds": 30}})", "f", &config).ok());
+      "prefetch": {"learn": true, "recorded": false, "seconds": 30}})", "f", &config).ok());
   EXPECT_EQ(config.options.device.root, "/data");
   EXPECT_EQ(config.options.referrers, ReferrerMode::kAll);
   EXPECT_EQ(config.options.device.policy, "fail_after_ms 5000");
   EXPECT_EQ(config.metrics.port, 1234u);
   EXPECT_TRUE(config.options.device.learn);
+  EXPECT_FALSE(config.options.device.fetch_traces);
   EXPECT_EQ(config.options.device.learn_s, 30u);
   EXPECT_TRUE(config.metrics.enable);
   EXPECT_TRUE(config.options.device.access.plain_http);

@@ -15,6 +15,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kDetachMs = 2000;
 constexpr int64_t kUmountMs = 2000;
+constexpr auto kKeepPulled = std::chrono::seconds(120);  // a device that nobody uses yet
 
 class LogProgress : public Progress {
  public:
@@ -37,7 +38,9 @@ ChainDevices::ChainDevices(DeviceOptions options, SnapshotStore* store, Snapshot
       tag_(RootTag(options_.root)),
       store_(*store),
       metrics_(*metrics),
-      starts_({options_.root + "/starts", options_.control_socket, options_.learn, std::chrono::seconds(options_.learn_s)}) {
+      starts_({options_.root + "/starts", options_.control_socket, options_.learn, options_.fetch_traces,
+               std::chrono::seconds(options_.learn_s), options_.access},
+              metrics) {
   paths_.state_dir = options_.root + "/devices";
   paths_.control_socket = options_.control_socket;
   paths_.config = options_.node_config;
@@ -45,6 +48,7 @@ ChainDevices::ChainDevices(DeviceOptions options, SnapshotStore* store, Snapshot
 }
 
 ChainDevices::~ChainDevices() {
+  starts_.Stop();
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
@@ -68,13 +72,14 @@ std::shared_ptr<ChainDevices::Entry> ChainDevices::EntryOf(const std::string& de
   return entry;
 }
 
-Result<std::string> ChainDevices::Ensure(const std::string& device, const Describe& describe) {
+Result<std::string> ChainDevices::Ensure(const std::string& device, const Describe& describe,
+                                         const StartOrigin& origin) {
   const std::string dir = MountPoint(device);
   auto entry = EntryOf(device);
   std::lock_guard lock(entry->mutex);
   if (IsMountPoint(dir)) return dir;
   const auto begin = Clock::now();
-  Status status = Attach(device, describe);
+  Status status = Attach(device, describe, origin);
   entry->hangs = !status.ok() && status.error().err == ETIMEDOUT;
   metrics_.Attached(status.ok(), Clock::now() - begin);
   if (!status.ok()) {
@@ -88,7 +93,19 @@ Result<std::string> ChainDevices::Ensure(const std::string& device, const Descri
   return dir;
 }
 
-Status ChainDevices::Attach(const std::string& device, const Describe& describe) {
+void ChainDevices::Pulled(const std::string& device, const Describe& describe, const StartOrigin& origin) {
+  starts_.Pulled(device, origin, [=, this] {
+    (void)Ensure(device, describe, origin).ok();
+    Release(device, kKeepPulled);
+  });
+}
+
+void ChainDevices::Record(const std::string& device, const std::string& path) {
+  auto state = ReadState(paths_.state_dir, device);
+  if (state.ok()) starts_.Record(device, state->meta_path, path);
+}
+
+Status ChainDevices::Attach(const std::string& device, const Describe& describe, const StartOrigin& origin) {
   LogProgress progress(device);
   AttachRequest request;
   request.name = device;
@@ -106,7 +123,7 @@ Status ChainDevices::Attach(const std::string& device, const Describe& describe)
   MountRequest mount;
   mount.context = options_.context;
   FASTOCI_CHECK_OK(tools_.mount(paths_, attached->image, MountPoint(device), mount, &progress));
-  if (attached->image.status) starts_.Attached(device, attached->image.status->image_id);
+  if (attached->image.status) starts_.Attached(device, attached->image.state.meta_path, origin);
   return OkStatus();
 }
 

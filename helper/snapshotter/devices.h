@@ -27,7 +27,7 @@
 #include "base/result.h"
 #include "snapshotter/layer.h"
 #include "snapshotter/metrics.h"
-#include "snapshotter/start_trace.h"
+#include "snapshotter/starts.h"
 #include "snapshotter/store.h"
 
 namespace fastoci {
@@ -39,7 +39,7 @@ struct DeviceOptions {
   std::string cache_device;     // "": the helper's
   std::string policy = "hold";  // as AttachRequest has it
   std::string context;          // of SELinux, for the mounts; "": none
-  bool learn = false;           // what starts read, see start_trace.h
+  bool learn = false, fetch_traces = true;  // what starts read, see starts.h
   uint64_t learn_s = 60;
   RegistryAccess access;
   std::chrono::milliseconds retry{5000};  // of removing a device that is in use
@@ -60,9 +60,15 @@ class ChainDevices {
   ~ChainDevices();
 
   // Attaches and mounts the device, and returns the mount point. describe: called for the
-  // layers that make the device if its meta image is not there.
+  // layers that make the device if its meta image is not there. origin: where to look for its
+  // start trace, which is replayed if the device was not attached.
   using Describe = std::function<Result<LayerStack>()>;
-  Result<std::string> Ensure(const std::string& device, const Describe& describe);
+  Result<std::string> Ensure(const std::string& device, const Describe& describe, const StartOrigin& origin = {});
+  // The image was pulled whose top layer makes the device. If it has a start trace, another thread
+  // attaches the device for a while, and so replays it.
+  void Pulled(const std::string& device, const Describe& describe, const StartOrigin& origin);
+  // overlaybd's record-trace, see starts.h. The device is attached.
+  void Record(const std::string& device, const std::string& path);
   // Makes another thread check, after that time, whether the device is still needed. If it is
   // not, the thread unmounts and removes it, and tries again while it is busy. It leaves alone
   // what others mounted or read of it. Only if a child of ours hung on the device, its reads are
@@ -83,7 +89,7 @@ class ChainDevices {
     bool hangs = false;  // under mutex: a child of ours was left behind
   };
   std::shared_ptr<Entry> EntryOf(const std::string& device);
-  Status Attach(const std::string& device, const Describe& describe);
+  Status Attach(const std::string& device, const Describe& describe, const StartOrigin& origin);
   enum class Reaped { kDone, kInUse, kBeingAttached };
   // told: why it stays was said before. *why: kInUse: the same, if it was not.
   Reaped Reap(const std::string& device, bool told, std::string* why);

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "attach/pull.h"
+#include "attach/start_trace.h"
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
@@ -125,6 +126,7 @@ Result<Layer> LayerOfLabels(const Labels& labels) {
   Layer layer;
   layer.image = LabelOf(labels, kImageRefLabel);
   layer.manifest_digest = LabelOf(labels, kManifestLabel);
+  if (const std::string name = LabelOf(labels, kWorkloadLabel); IsWorkloadName(name)) layer.workload = name;
   const std::string prefix = kOverlaybdLabel;
   MetaLayer part;
   for (const char* name : {"turbo-oci/target-", "fastoci/target-"}) {
@@ -167,6 +169,7 @@ Result<Layer> LayerOfFiles(const Layer& told, const std::string& dir) {
   static const std::set<std::string> kMembers = {
       "ext4.fs.meta", "erofs.fs.meta", kMetaMark,      "gzip.meta",     "fastoci.json",
       "fastoci.ext4", "fastoci.erofs", "fastoci.gzip", "fastoci.zstd", "fastoci.chunks"};
+  if (told.kind == LayerKind::kTrace) return told;
   const std::string files = dir + "/" + kFilesDir;
   const std::set<std::string> names = NamesIn(files);
   const bool only_members = std::includes(kMembers.begin(), kMembers.end(), names.begin(), names.end());
@@ -210,10 +213,11 @@ std::string LayerToJson(const Layer& layer) {
   if (layer.kind == LayerKind::kOrdinary) return "";
   Json parts = Json::array();
   for (const MetaLayer& part : layer.parts) parts.push_back(PartToJson(part));
-  const Json j = {{"kind", LayerKindName(layer.kind)},
-                  {"image", layer.image},
-                  {"manifest_digest", layer.manifest_digest},
-                  {"parts", parts}};
+  Json j = {{"kind", LayerKindName(layer.kind)},
+            {"image", layer.image},
+            {"manifest_digest", layer.manifest_digest},
+            {"parts", parts}};
+  if (!layer.workload.empty()) j["workload"] = layer.workload;
   return j.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -227,6 +231,7 @@ Result<Layer> LayerFromJson(const std::string& text) {
   layer.kind = *kind;
   layer.image = JsonText(j, "image");
   layer.manifest_digest = JsonText(j, "manifest_digest");
+  layer.workload = JsonText(j, "workload");
   for (const Json& part : JsonChild(j, "parts")) layer.parts.push_back(PartFromJson(part));
   return layer;
 }

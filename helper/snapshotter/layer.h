@@ -9,7 +9,8 @@
 //   meta       a meta layer of turboOCI or FastOCI, unpacked to the directory
 //   artifact   a layer of an ordinary image whose meta layer was found by the
 //              image's referrers, and lies in the directory as a file
-//   trace      overlaybd's prefetch trace: no data, the device is that of the parent
+//   trace      overlaybd's prefetch trace, unpacked to the directory as the file "trace": no
+//              data, the device is that of the parent
 #ifndef FASTOCI_SNAPSHOTTER_LAYER_H_
 #define FASTOCI_SNAPSHOTTER_LAYER_H_
 
@@ -27,7 +28,9 @@ inline constexpr char kRefLabel[] = "containerd.io/snapshot.ref";
 inline constexpr char kImageRefLabel[] = "containerd.io/snapshot/cri.image-ref";
 inline constexpr char kManifestLabel[] = "containerd.io/snapshot/cri.manifest-digest";
 inline constexpr char kLayerDigestLabel[] = "containerd.io/snapshot/cri.layer-digest";
+inline constexpr char kLayersLabel[] = "containerd.io/snapshot/cri.image-layers";  // this one and those above it
 inline constexpr char kOverlaybdLabel[] = "containerd.io/snapshot/overlaybd/";
+inline constexpr char kKubernetesKeys[] = "k8s.io/";  // how the keys of its snapshots begin
 
 // The label's text; "" if there is none.
 std::string LabelOf(const Labels& labels, const std::string& key);
@@ -39,6 +42,7 @@ struct Layer {
   LayerKind kind = LayerKind::kOrdinary;
   std::string image;            // as containerd names it; "": not known
   std::string manifest_digest;  // of the image; "": not known
+  std::string workload;         // whose start trace it was pulled with; "": the default one's
   // What the layer adds to the device, bottom first: one part, or a base layer and one part.
   // Paths are relative to the snapshot's directory. Ordinary layers and traces have none.
   std::vector<MetaLayer> parts;

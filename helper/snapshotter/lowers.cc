@@ -4,6 +4,19 @@
 #include "snapshotter/layer.h"
 
 namespace fastoci {
+namespace {
+
+constexpr char kTraceFile[] = "trace";  // in a trace layer
+constexpr char kRecordLabel[] = "containerd.io/snapshot/overlaybd/record-trace";
+constexpr char kRecordPathLabel[] = "containerd.io/snapshot/overlaybd/record-trace-path";
+
+}  // namespace
+
+std::string RecordPath(const std::string& key, const Labels& labels) {
+  const std::string path = LabelOf(labels, kRecordPathLabel);
+  const bool from_elsewhere = key.starts_with(kKubernetesKeys) || labels.count(kRefLabel) != 0;
+  return LabelOf(labels, kRecordLabel) == "yes" && path.starts_with("/") && !from_elsewhere ? path : "";
+}
 
 Result<Lowers> LowerLayers::Of(const std::string& name) const {
   Lowers out;
@@ -38,6 +51,27 @@ Result<LayerStack> LowerLayers::Describe(const std::vector<ChainLink>& lazy) con
   }
   if (stack.layers.layers.empty()) return InvalidError("the lazy layers hold no data");
   return stack;
+}
+
+StartOrigin LowerLayers::OriginOf(const std::vector<ChainLink>& lazy, const std::string& key, const Labels& labels) const {
+  StartOrigin origin;
+  if (lazy.empty()) return origin;
+  auto top = LayerFromJson(lazy.front().layer);
+  if (!top.ok()) return origin;
+  origin.image = top->image;
+  origin.manifest_digest = top->manifest_digest;
+  for (const std::string& workload : {LabelOf(labels, kWorkloadLabel), top->workload}) {
+    if (!IsWorkloadName(workload)) continue;
+    origin.workload = workload;
+    break;
+  }
+  origin.trace_file = RecordPath(key, labels);
+  if (top->kind == LayerKind::kTrace) origin.trace_file = directories_.Files(lazy.front().id) + "/" + kTraceFile;
+  if (origin.trace_file.empty()) return origin;
+  auto stack = Describe(lazy);
+  if (!stack.ok()) return origin;
+  for (const MetaLayer& layer : stack->layers.layers) origin.blobs.push_back(layer.target_digest);
+  return origin;
 }
 
 }  // namespace fastoci

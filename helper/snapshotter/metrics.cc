@@ -58,6 +58,13 @@ void SnapshotterMetrics::Attached(bool ok, Duration took) {
   else attach_failures_++;
 }
 
+void SnapshotterMetrics::Prefetched(uint64_t present, uint64_t used, uint64_t unused) {
+  std::lock_guard lock(mutex_);
+  prefetch_present_ += present;
+  prefetch_used_ += used;
+  prefetch_unused_ += unused;
+}
+
 std::string SnapshotterMetrics::Render(const std::string& gauges) const {
   std::lock_guard lock(mutex_);
   std::string out = gauges;
@@ -71,6 +78,10 @@ std::string SnapshotterMetrics::Render(const std::string& gauges) const {
   out += "fastoci_snapshotter_attach_failures_total " + std::to_string(attach_failures_) + "\n";
   Head("fastoci_snapshotter_attach_seconds", "histogram", "Time to attach and mount a device.", &out);
   attach_.Render("fastoci_snapshotter_attach_seconds", "", &out);
+  Head("fastoci_snapshotter_prefetch_bytes_total", "counter",
+       "Bytes that start traces named: in the cache before, used within prefetch.seconds, not used.", &out);
+  for (const auto& [result, bytes] : {std::pair("present", prefetch_present_), {"used", prefetch_used_}, {"unused", prefetch_unused_}})
+    out += "fastoci_snapshotter_prefetch_bytes_total{result=\"" + std::string(result) + "\"} " + std::to_string(bytes) + "\n";
   Head("fastoci_snapshotter_requests_total", "counter", "Requests of containerd, by method and status.", &out);
   for (const auto& [key, n] : answers_)
     out += "fastoci_snapshotter_requests_total{method=\"" + key.first + "\",code=\"" + key.second + "\"} " +

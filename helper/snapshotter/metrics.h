@@ -22,6 +22,9 @@ class SnapshotterMetrics {
   // A layer that was not taken lazily although it might have been.
   void Fallback(const std::string& reason);
   void Attached(bool ok, Duration took);
+  // What became of a replay of a start trace, in bytes: was in the cache before, was read
+  // by others afterwards, was not.
+  void Prefetched(uint64_t present, uint64_t used, uint64_t unused);
 
   // gauges: lines that are known only when they are asked for.
   std::string Render(const std::string& gauges) const;
@@ -40,6 +43,7 @@ class SnapshotterMetrics {
   std::map<std::string, uint64_t> layers_, fallbacks_;
   Timing attach_;
   uint64_t attach_failures_ = 0;
+  uint64_t prefetch_present_ = 0, prefetch_used_ = 0, prefetch_unused_ = 0;
 };
 
 }  // namespace fastoci

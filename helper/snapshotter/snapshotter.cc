@@ -88,7 +88,10 @@ void Snapshotter::Recover() {
       if (stop_) return OkStatus();
       auto lowers = lowers_->Of(work[i].second);
       if (!lowers.ok() || lowers->device != work[i].first) return OkStatus();  // it was removed
-      (void)devices_->Ensure(work[i].first, [&] { return lowers_->Describe(lowers->lazy); }).ok();
+      auto reader = store_->Get(work[i].second);
+      (void)devices_->Ensure(work[i].first, [&] { return lowers_->Describe(lowers->lazy); },
+                             lowers_->OriginOf(lowers->lazy, work[i].second, reader.ok() ? reader->labels : Labels()))
+          .ok();
       return OkStatus();  // one that fails, and has said so, keeps no other one from coming
     });
     devices_->ReleaseAll();
@@ -113,7 +116,9 @@ Result<std::vector<MountSpec>> Snapshotter::Create(SnapshotKind kind, const std:
                                                    const std::string& parent, const Labels& labels) {
   if (key.empty()) return InvalidError("a snapshot needs a key");
   FASTOCI_TRY(Lowers lowers, lowers_->Of(parent));
-  if (auto told = LayerOfLabels(labels); labels.count(kRefLabel) != 0 && told.ok() && told->kind == LayerKind::kMeta)
+  if (auto told = LayerOfLabels(labels); labels.count(kRefLabel) != 0 && told.ok() &&
+                                         (told->kind == LayerKind::kMeta ||
+                                          (told->kind == LayerKind::kTrace && lowers.dirs.empty())))
     lowers = Lowers();  // its files are unpacked, and nothing under them
   Snapshot snapshot;
   uint64_t limit = 0;
@@ -143,11 +148,22 @@ Result<std::vector<MountSpec>> Snapshotter::Create(SnapshotKind kind, const std:
   if (mounts.ok() && !why.empty()) ReportFallback(&metrics_, "writable", Layer(), "container " + key + " gets an overlay: " + why);
   Status owned = OkStatus();
   if (mounts.ok()) owned = ChownUpper(snapshot, *mounts);
-  if (mounts.ok() && owned.ok()) return mounts;
+  if (mounts.ok() && owned.ok()) {
+    RecordIfAsked(snapshot);
+    return mounts;
+  }
   // Nobody knows of it yet: it is as if it had not been asked for.
   if (auto removed = store_->Remove(key); removed.ok()) directories_->Discard(snapshot.id);
   devices_->Release(snapshot.device);
   return mounts.ok() ? owned.error() : mounts.error();
+}
+
+// overlaybd's labels: to an empty file a trace is recorded, one that holds a trace is replayed.
+void Snapshotter::RecordIfAsked(const Snapshot& snapshot) {
+  struct stat st;
+  const std::string path = RecordPath(snapshot.name, snapshot.labels);
+  if (!path.empty() && !snapshot.device.empty() && ::lstat(path.c_str(), &st) == 0 && st.st_size == 0)
+    devices_->Record(snapshot.device, path);
 }
 
 // The root directory of an upper or of a new tree is as that of what it lies over.
@@ -182,7 +198,8 @@ Result<std::vector<MountSpec>> Snapshotter::Compose(const Snapshot& snapshot, co
   if (lowers.device.empty()) {
     (void)ModeOf(snapshot, lowers, why);  // why there is no device
   } else {
-    FASTOCI_TRY(std::string dir, devices_->Ensure(lowers.device, [&] { return lowers_->Describe(lowers.lazy); }));
+    FASTOCI_TRY(std::string dir, devices_->Ensure(lowers.device, [&] { return lowers_->Describe(lowers.lazy); },
+                                                  lowers_->OriginOf(lowers.lazy, snapshot.name, snapshot.labels)));
     const WritableMode mode = ModeOf(snapshot, lowers, why);
     if (mode != WritableMode::kOverlay) return ComposeWritable(snapshot, lowers.device, mode);
     input.lowers.push_back(dir);
@@ -265,17 +282,22 @@ Status Snapshotter::Commit(const std::string& name, const std::string& key, cons
   committing.usage = MeasureDirectory(directories_->Files(active.id));
   if (layer.lazy()) {
     FASTOCI_TRY(Lowers lowers, lowers_->Of(parent.empty() ? active.parent : parent));
-    if (!lowers.dirs.empty())
+    if (layer.kind == LayerKind::kTrace && (lowers.device.empty() || !lowers.dirs.empty())) {
+      layer.kind = LayerKind::kOrdinary;  // of no lazy image: a file that nobody reads
+    } else if (!lowers.dirs.empty()) {
       return InvalidError("a lazy layer cannot lie over an ordinary one: convert the image as a whole");
-    FASTOCI_CHECK_OK(policy_->Check(layer, ChainIdIn(name)));
-    committing.layer = LayerToJson(layer);
-    committing.device = devices_->NameFor(lowers.device, layer);
+    } else {
+      FASTOCI_CHECK_OK(policy_->Check(layer, ChainIdIn(name)));
+      committing.layer = LayerToJson(layer);
+      committing.device = devices_->NameFor(lowers.device, layer);
+    }
   }
   FASTOCI_CHECK_OK(disk_->Sync());
   FASTOCI_CHECK_OK(store_->Commit(committing));
   sampler_->Forget(active.id);
   devices_->Release(active.device);
   metrics_.Layer(LayerKindName(layer.kind));
+  if (layer.lazy()) taker_->Committed(name, told);
   return OkStatus();
 }
 

@@ -82,6 +82,7 @@ class Snapshotter {
   // Also kOverlay if these lowers do not allow what the label asks for; *why says so.
   WritableMode ModeOf(const Snapshot& snapshot, const Lowers& lowers, std::string* why) const;
   Result<std::vector<MountSpec>> ComposeWritable(const Snapshot& snapshot, const std::string& device, WritableMode mode);
+  void RecordIfAsked(const Snapshot& snapshot);
   Status ChownUpper(const Snapshot& snapshot, const std::vector<MountSpec>& lower_mounts);
 
   const SnapshotterOptions options_;
@@ -91,12 +92,12 @@ class Snapshotter {
   std::unique_ptr<SnapshotStore> store_;
   std::unique_ptr<WritableDevices> writable_;
   std::unique_ptr<SnapshotDirectories> directories_;
+  std::unique_ptr<LowerLayers> lowers_;
   std::unique_ptr<ChainDevices> devices_;
   std::unique_ptr<UsageSampler> sampler_;
   std::unique_ptr<ArtifactFinder> artifacts_;
   std::unique_ptr<ImagePolicy> policy_;
   std::unique_ptr<DiskSync> disk_;
-  std::unique_ptr<LowerLayers> lowers_;
   std::unique_ptr<LayerTaker> taker_;
   std::thread recovery_;
   std::atomic<bool> stop_{false};

@@ -129,6 +129,40 @@ TEST_F(SnapshotterTest, ALazyLayerThatPolicyRefusesIsNotCommitted) {
   EXPECT_EQ(KindOf(name), "native");
 }
 
+// A trace layer over these snapshots.
+Labels TraceLabels() {
+  const std::string p = kOverlaybdLabel;
+  return {{kRefLabel, Digest('a')}, {p + "acceleration-layer", "yes"}, {p + "blob-digest", Digest('b')},
+          {kImageRefLabel, "127.0.0.1:1/app:1"}, {kManifestLabel, Digest('9')}};
+}
+
+TEST_F(SnapshotterTest, ATraceLayerIsUnpackedAndLiesOnItsParentsDevice) {
+  Open();
+  std::ofstream(Prepare("base") + "/overlaybd.commit") << "data";
+  ASSERT_TRUE(s_->Commit("native", "base", "", {}).ok());
+  auto mounts = s_->Prepare("key", "native", TraceLabels());
+  ASSERT_TRUE(mounts.ok()) << mounts.error().message;
+  EXPECT_EQ((*mounts)[0].type, "bind") << "its file is unpacked, and nothing under it";
+  std::ofstream((*mounts)[0].source + "/trace") << "fastoci-start 2\n";
+  EXPECT_TRUE(s_->Mounts("key").ok());
+  Status committed = s_->Commit("traced", "key", "", TraceLabels());
+  ASSERT_TRUE(committed.ok()) << committed.error().message;
+  EXPECT_EQ(KindOf("traced"), "trace");
+  EXPECT_EQ(s_->Stat("traced")->device, s_->Stat("native")->device);
+  EXPECT_NE(s_->Stat("traced")->device, "");
+}
+
+TEST_F(SnapshotterTest, TheTraceOfAnOrdinaryImageIsAFile) {
+  Open();
+  std::ofstream(Prepare("base") + "/file") << "data";
+  ASSERT_TRUE(s_->Commit("ordinary", "base", "", {}).ok());
+  auto mounts = s_->Prepare("key", "ordinary", TraceLabels());
+  ASSERT_TRUE(mounts.ok()) << mounts.error().message;
+  EXPECT_EQ((*mounts)[0].type, "overlay");
+  ASSERT_TRUE(s_->Commit("traced", "key", "", TraceLabels()).ok());
+  EXPECT_EQ(KindOf("traced"), "ordinary");
+}
+
 TEST_F(SnapshotterTest, LabelsThatMakeNoSenseDoNoHarmToAnOrdinaryLayer) {
   Open();
   const std::string p = kOverlaybdLabel;

@@ -28,7 +28,7 @@ void ReportFallback(SnapshotterMetrics* metrics, const std::string& reason, cons
 }
 
 // The device of the whole image, of which the lowest layers may be there already.
-Status LayerTaker::TryImage(const Lowers& lowers, const ResolvedImage& image) {
+Status LayerTaker::TryImage(const Lowers& lowers, const ResolvedImage& image, const std::string& workload) {
   LayerStack stack;
   if (!lowers.lazy.empty()) {
     FASTOCI_TRY(stack, p_.lowers->Describe(lowers.lazy));
@@ -46,7 +46,11 @@ Status LayerTaker::TryImage(const Lowers& lowers, const ResolvedImage& image) {
     layer.parts.clear();
   }
   stack.image = image.ref.ToString();
-  auto mounted = p_.devices->Ensure(device, [&] { return Result<LayerStack>(stack); });
+  StartOrigin origin;
+  origin.image = stack.image;
+  origin.manifest_digest = image.named.digest;
+  if (!workload.empty()) origin.workload = workload;
+  auto mounted = p_.devices->Ensure(device, [&] { return Result<LayerStack>(stack); }, origin);
   p_.devices->Release(device, mounted.ok() ? kKeepTried : std::chrono::seconds(0));
   return mounted.ok() ? OkStatus() : Status(mounted.error());
 }
@@ -54,12 +58,12 @@ Status LayerTaker::TryImage(const Lowers& lowers, const ResolvedImage& image) {
 Status LayerTaker::AskArtifact(const std::string& key, const Labels& labels, const Lowers& lowers, Layer* layer,
                                std::string* meta_file) {
   if (referrers_ == ReferrerMode::kOff || layer->image.empty() || layer->manifest_digest.empty()) return OkStatus();
-  if (referrers_ == ReferrerMode::kCri && key.rfind("k8s.io/", 0) != 0) return OkStatus();
+  if (referrers_ == ReferrerMode::kCri && !key.starts_with(kKubernetesKeys)) return OkStatus();
   auto digest = labels.find(kLayerDigestLabel);
   if (digest == labels.end()) return OkStatus();
   if (!lowers.dirs.empty()) return OkStatus();  // of an image that is taken in the ordinary way
   const auto found = p_.artifacts->Find(layer->image, layer->manifest_digest, [&](const ResolvedImage& image) {
-    return TryImage(lowers, image);
+    return TryImage(lowers, image, layer->workload);
   });
   if (!found.image) {
     if (found.reason == "no_artifact") Log(LogLevel::kDebug, "%s: %s", layer->image.c_str(), found.why.c_str());
@@ -99,7 +103,7 @@ bool LayerTaker::Fits(const Layer& layer, const Lowers& lowers, const std::strin
     FallBack("no_repository", layer, "containerd did not pass on the image's reference");
     return false;
   }
-  if (!lowers.dirs.empty() || (layer.kind == LayerKind::kTrace && lowers.device.empty())) {
+  if (!lowers.dirs.empty()) {
     FallBack("order", layer, "the layer below is an ordinary one");
     return false;
   }
@@ -149,6 +153,7 @@ Result<bool> LayerTaker::Put(const std::string& key, Snapshot snapshot, const La
     p_.directories->Adopt(snapshot.id);
     p_.metrics->Layer(LayerKindName(layer.kind));
     Log(LogLevel::kInfo, "layer %s is taken without a download", snapshot.name.c_str());
+    Committed(snapshot.name, snapshot.labels);
     return true;
   }
   FallBack("layer_differs", layer, "others make and remove " + snapshot.name + " at this time");
@@ -168,8 +173,7 @@ Result<bool> LayerTaker::Take(const std::string& key, const std::string& parent,
   FASTOCI_TRY(Lowers lowers, p_.lowers->Of(parent));
   std::string meta_file;
   if (!layer.lazy()) FASTOCI_CHECK_OK(AskArtifact(key, labels, lowers, &layer, &meta_file));
-  if (layer.kind != LayerKind::kNative && layer.kind != LayerKind::kTrace && layer.kind != LayerKind::kArtifact)
-    return false;
+  if (layer.kind != LayerKind::kNative && layer.kind != LayerKind::kArtifact) return false;
   if (!Fits(layer, lowers, parent, snapshot.name)) return false;
   snapshot.parent = parent;
   snapshot.kind = SnapshotKind::kCommitted;
@@ -177,6 +181,16 @@ Result<bool> LayerTaker::Take(const std::string& key, const std::string& parent,
   snapshot.layer = LayerToJson(layer);
   snapshot.device = p_.devices->NameFor(lowers.device, layer);
   return Put(key, std::move(snapshot), layer, meta_file);
+}
+
+void LayerTaker::Committed(const std::string& name, const Labels& labels) {
+  const std::string rest = LabelOf(labels, kLayersLabel);
+  if (rest.empty() || rest.find(',') != std::string::npos) return;  // there are more, or it is not known
+  auto lowers = p_.lowers->Of(name);
+  if (!lowers.ok() || lowers->device.empty() || !lowers->dirs.empty()) return;
+  const LowerLayers* layers = p_.lowers;
+  p_.devices->Pulled(lowers->device, [layers, lazy = lowers->lazy] { return layers->Describe(lazy); },
+                     layers->OriginOf(lowers->lazy, name, labels));
 }
 
 }  // namespace fastoci

@@ -60,19 +60,28 @@ matches 'what is not there is said' "$(rpull "$image:none" 2>&1)" 'not found|404
 
 # prefetch.learn: the starts above were watched; now the cache holds nothing of the image.
 learned() { ls "$SNAP_ROOT"/starts/ctd-*; }
-read_ahead() { [ "$(counter bytes_fetched)" -ge 200000 ]; }
 check 'learn: what a start reads was learned' wait_for 120 learned
 check 'learn: no device is left' wait_for 60 no_dm_devices
-stop_helper
-losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")"
-rm -rf "$CACHE_DIR"
-start_helper
+fresh_cache
 check 'learn: the image is attached again' ctr snapshots --snapshotter fastoci prepare idle "$(chain_of "$image:fast")"
 check 'learn: that is fetched before anybody reads' wait_for 60 read_ahead
 note "fetched ahead: $(counter bytes_fetched) bytes"
 ctr snapshots --snapshotter fastoci rm idle
 
-check 'the images are removed' remove_images "$image:fast" "$image:native" "$image:mixed" "$image:latest"
+# record: what a start reads is pushed beside the image, and a node that knows nothing of the image reads it ahead.
+check 'record: a container until it answers' record --net-host --until-url http://127.0.0.1:8000/ --seconds 120 "$image:fast" -- "${server[@]}"
+is 'record: it ended by that, and the trace is one of the image that was named' "$(recorded '.ended_by, .image_digest')" \
+	"ready $(ctr images ls "name==$image:fast" | awk 'NR == 2 { print $3 }')"
+note "recorded: runs, bytes, seconds, lost: $(recorded '.runs, .bytes, .seconds, .lost')"
+is 'record: no container is left' "$(ctr containers ls -q)" ''
+check 'record: the image is removed' remove_images "$image:fast" "$image:mixed"
+check 'record: no device is left' wait_for 60 no_dm_devices
+fresh_cache
+check 'record: pulled again' rpull "$image:fast"
+check 'record: what the trace names is fetched before there is a container' wait_for 60 read_ahead
+check 'record: by what the registry has' said 'the registry has a start trace'
+
+check 'the images are removed' remove_images "$image:fast" "$image:native" "$image:latest"
 echo '{"signatures": {"*": "/nonexistent.pem"}}' > "$WORK/node.json"
 for tag in fast native mixed; do
 	matches "$tag: without the signature that the node demands it is not pulled" "$(rpull "$image:$tag" 2>&1)" 'nonexistent.pem'

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""addlayer.py HOST/REPOSITORY TAG NEWTAG LAYER.tar.gz: pushes the image with one more, ordinary, layer on top, as a build
-from it would make it."""
+"""addlayer.py HOST/REPOSITORY TAG NEWTAG LAYER.tar.gz [KEY=VALUE...]: pushes the image with one more, ordinary, layer on top,
+as a build from it would make it. KEY=VALUE: overlaybd's annotations of the layer; those of its digest and size are added."""
 import gzip, hashlib, json, sys, urllib.request
 
 KINDS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
@@ -20,7 +20,7 @@ def push(base, data):
 
 
 def main():
-    name, tag, new, path = sys.argv[1:]
+    name, tag, new, path, *notes = sys.argv[1:]
     host, repository = name.split("/", 1)
     base = f"http://{host}/v2/{repository}"
     manifest = json.load(ask(f"{base}/manifests/{tag}", Accept=KINDS))
@@ -31,7 +31,11 @@ def main():
     kind = "application/vnd.oci.image.layer.v1.tar+gzip"
     if "docker" in manifest["mediaType"]:
         kind = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-    manifest["layers"].append({"mediaType": kind, "digest": push(base, layer), "size": len(layer)})
+    added = {"mediaType": kind, "digest": push(base, layer), "size": len(layer)}
+    if notes:
+        notes = dict(note.split("=", 1) for note in notes) | {"blob-digest": added["digest"], "blob-size": str(added["size"])}
+        added["annotations"] = {"containerd.io/snapshot/overlaybd/" + key: value for key, value in notes.items()}
+    manifest["layers"].append(added)
     body = json.dumps(config).encode()
     manifest["config"].update(digest=push(base, body), size=len(body))
     manifest.pop("subject", None)

@@ -98,9 +98,10 @@ app_registry() {
 	start_registry
 }
 answers() { [ "$(curl -s -m 10 "http://127.0.0.1:8000/")" = 'the answer' ]; }
+server=(/bin/httpd -f -p 8000 -h /www) # the application
 # run_app IMAGE NAME [options of ctr run]: in the background, with the machine's network
 run_app() {
-	ctr run --snapshotter "${snapshotter_name:-fastoci}" --net-host -d "${@:3}" "$1" "$2" /bin/httpd -f -p 8000 -h /www
+	ctr run --snapshotter "${snapshotter_name:-fastoci}" --net-host -d "${@:3}" "$1" "$2" "${server[@]}"
 }
 task_gone() { ! ctr task ls | grep -q "^$1 "; }
 remove_app() { # NAME
@@ -132,6 +133,17 @@ image_tree() {
 same_image_tree() { # IMAGE WANTED
 	image_tree "$1" "$WORK/got" && diff "$2" "$WORK/got" > "$WORK/diff" || { head -n 20 "$WORK/diff"; return 1; }
 }
+# fresh_cache: another helper, whose cache holds nothing; nothing is attached
+fresh_cache() {
+	stop_helper
+	losetup -d "$(losetup -nO NAME -j "$CACHE_DIR/cache.img")"
+	rm -rf "$CACHE_DIR"
+	start_helper
+}
+# The helper has fetched as much as a start of the application reads.
+read_ahead() { [ "$(counter bytes_fetched)" -ge 200000 ]; }
+record() { "$BIN/fastoci" record -a "$CONTAINERD" --drop-caches --json "$@" > "$WORK/record.json"; }
+recorded() { jq -r "[$1] | join(\" \")" "$WORK/record.json"; } # FIELDS
 # remove_images IMAGE...: and waits until containerd's garbage collector has been there
 remove_images() { ctr images rm --sync "$@"; }
 no_snapshots() { [ -z "$(ls "$SNAP_ROOT/snapshots")" ]; }

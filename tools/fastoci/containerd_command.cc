@@ -19,6 +19,7 @@ struct Command {
 };
 constexpr Command kCommands[] = {
     {"rpull", "pull an image into containerd, without what can be fetched later"},
+    {"record", "record what the start of an image reads, and push that beside the image"},
 };
 constexpr char kProgram[] = "fastoci-snapshotter";
 

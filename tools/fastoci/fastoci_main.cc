@@ -11,6 +11,7 @@
 #include "attach/attach.h"
 #include "attach/doctor.h"
 #include "attach/doctor_image.h"
+#include "attach/start_trace.h"
 #include "attach/usage.h"
 #include "base/digest.h"
 #include "base/utf8.h"
@@ -58,6 +59,8 @@ struct Options {
   std::string what;   // an image's name, reference, device or mount point
   std::string dir;    // mount
   std::string output; // assemble
+  std::string workload = kDefaultWorkload;
+  bool prefetch_start = false;
   bool hold = false;
   bool json = false;
   bool quiet = false;
@@ -86,9 +89,17 @@ class Commands {
       }
       if (auto again = FindImage(o_.paths, image.name); again.ok()) image = *again;
     }
+    uint64_t ahead = 0;
+    if (o_.prefetch_start) {
+      auto asked = PrefetchStart(image, o_.attach.access, o_.workload, &progress_);
+      if (asked.ok()) ahead = *asked;
+      else progress_.Warn("nothing is read ahead: " + asked.error().message);
+      progress_.End();
+    }
     if (o_.json) {
       Json j = ReportJson(image);
       j["already_attached"] = result->already;
+      if (o_.prefetch_start) j["prefetch_bytes"] = ahead;
       PrintJson(j);
       return kExitOk;
     }
@@ -401,6 +412,11 @@ struct Parser {
                        "cache device (default: the helper's)")
         ->type_name("DEV");
     attach->add_option("--mount", o->dir, "also mount the image there")->type_name("DIR");
+    auto* ahead = attach->add_flag("--prefetch", o->prefetch_start,
+                                   "read ahead what the image's start reads, if fastoci record has pushed that");
+    attach->add_option("--workload", o->workload, "with --prefetch: the start of this workload (default \"default\")")
+        ->type_name("NAME")
+        ->needs(ahead);
     AddMountOptions(attach, o);
     AddRegistryOptions(attach, o);
     attach->footer(

@@ -3,7 +3,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,12 +14,11 @@
 #include "attach/trace.h"
 #include "attach/trace_page.h"
 #include "base/format.h"
+#include "base/process.h"
 #include "base/unique_fd.h"
 #include "base/utf8.h"
 #include "control/client.h"
 #include "tools/fastoci/output.h"
-
-extern char** environ;
 
 namespace fastoci {
 namespace {
@@ -38,26 +36,6 @@ int64_t NowNs() {
   timespec t;
   ::clock_gettime(CLOCK_MONOTONIC, &t);
   return static_cast<int64_t>(t.tv_sec) * 1000000000 + t.tv_nsec;
-}
-
-// The kernel's number of the image, and the size of a chunk, as the helper knows them.
-struct Numbers {
-  uint32_t image_no = 0;
-  uint64_t chunk_bytes = 0;
-};
-
-Result<Numbers> AskNumbers(const AttachPaths& paths, const std::string& name) {
-  FASTOCI_TRY(Json stat, CallHelper(paths.control_socket, {{"op", "stat"}}, kStatMs));
-  for (const Json& image : stat.value("images", Json::array())) {
-    if (image.value("name", "") != name) continue;
-    Numbers n;
-    n.image_no = image.value("image", 0U);
-    for (const Json& cache : stat.value("caches", Json::array()))
-      if (cache.value("cache", 0U) == image.value("cache", 0U))
-        n.chunk_bytes = cache.value("chunk_bytes", uint64_t{0});
-    return n;
-  }
-  return NotFoundError("the helper does not serve " + name + " yet; try again in a moment");
 }
 
 // The helper's half of the trace. A thread of its own reads the helper's stream.
@@ -94,16 +72,6 @@ class HelperTrace {
   std::thread thread_;
 };
 
-Result<pid_t> Spawn(const std::vector<std::string>& command) {
-  std::vector<char*> argv;
-  for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
-  argv.push_back(nullptr);
-  pid_t pid;
-  const int err = ::posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ);
-  if (err != 0) return ErrnoError("run " + command[0], err);
-  return pid;
-}
-
 // Gathers until the command ends, the time is over, or Ctrl-C; then takes late events.
 void Gather(const TraceRequestOptions& request, pid_t child, KernelTrace* kernel, Trace* trace) {
   const int64_t end =
@@ -123,7 +91,7 @@ void Gather(const TraceRequestOptions& request, pid_t child, KernelTrace* kernel
 Status Run(const TraceRequestOptions& request, const AttachPaths& paths, bool quiet, Trace* trace) {
   FASTOCI_TRY(ImageReport image, FindImage(paths, request.image));
   if (!image.attached) return NotFoundError(image.name + " is not attached; attach it first: fastoci attach");
-  FASTOCI_TRY(Numbers numbers, AskNumbers(paths, image.name));
+  FASTOCI_TRY(ImageNumbers numbers, AskImageNumbers(paths.control_socket, image.name));
   trace->image = image.name;
   trace->ref = image.state.ref;
   trace->chunk_bytes = numbers.chunk_bytes;
@@ -140,7 +108,7 @@ Status Run(const TraceRequestOptions& request, const AttachPaths& paths, bool qu
   trace->begin_ns = NowNs();
   pid_t child = -1;
   if (!request.command.empty()) {
-    FASTOCI_TRY(child, Spawn(request.command));
+    FASTOCI_TRY(child, StartCommand(request.command, false));
   } else if (!quiet) {
     std::fprintf(stderr, "tracing %s%s\n", image.name.c_str(),
                  request.seconds > 0 ? "" : "; Ctrl-C ends it");

@@ -7,12 +7,12 @@ _fastoci_snapshotter() {
 	_init_completion || return
 	local command=${words[1]}
 	case $prev in
-	--root) _filedir -d; return ;;
-	--config | --file | --credentials | --root-ca | --node-config | --address | --control | --cache-device) _filedir; return ;;
+	--root | --state-dir) _filedir -d; return ;;
+	--config | --file | --credentials | --root-ca | --node-config | --address | --control | --cache-device | -o | --output) _filedir; return ;;
 	--referrers) COMPREPLY=($(compgen -W 'off cri all' -- "$cur")); return ;;
 	esac
 	if [[ $cword == 1 ]]; then
-		COMPREPLY=($(compgen -W 'serve setup uninstall-check rpull' -- "$cur"))
+		COMPREPLY=($(compgen -W 'serve setup uninstall-check rpull record' -- "$cur"))
 	elif [[ $cur == -* ]]; then
 		COMPREPLY=($(compgen -W "$(fastoci-snapshotter "$command" --help 2>/dev/null |
 			sed -n 's/^  \(-[^ ]*\).*/\1/p' | tr ',' ' ')" -- "$cur"))

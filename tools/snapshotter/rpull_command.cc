@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "attach/start_trace.h"
 #include "config/config.h"
 #include "image/platform.h"
 #include "tools/fastoci/access_options.h"
@@ -11,17 +12,21 @@
 
 namespace fastoci {
 
+void AddContainerdOptions(CLI::App* command, std::string* address, std::string* name_space, std::string* snapshotter) {
+  command->add_option("-a,--address", *address, std::string("containerd's socket, default ") + kContainerdSocket)
+      ->envname("CONTAINERD_ADDRESS")
+      ->type_name("SOCKET");
+  command->add_option("-n,--namespace", *name_space, "containerd's namespace, default \"default\"")
+      ->envname("CONTAINERD_NAMESPACE")
+      ->type_name("NAME");
+  command->add_option("--snapshotter", *snapshotter, "default fastoci")->type_name("NAME");
+}
+
 CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* o) {
   CLI::App* rpull = app->add_subcommand("rpull", "pull an image into containerd, without the data that can be fetched later");
   RpullRequest* r = &o->request;
   rpull->add_option("image", r->ref, "HOST/REPOSITORY:TAG")->required();
-  rpull->add_option("-a,--address", r->address, std::string("containerd's socket, default ") + kContainerdSocket)
-      ->envname("CONTAINERD_ADDRESS")
-      ->type_name("SOCKET");
-  rpull->add_option("-n,--namespace", r->name_space, "containerd's namespace, default \"default\"")
-      ->envname("CONTAINERD_NAMESPACE")
-      ->type_name("NAME");
-  rpull->add_option("--snapshotter", r->snapshotter, "default fastoci")->type_name("NAME");
+  AddContainerdOptions(rpull, &r->address, &r->name_space, &r->snapshotter);
   rpull
       ->add_option_function<std::string>(
           "--platform",
@@ -34,6 +39,8 @@ CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* o) {
           "default: this machine's")
       ->type_name("linux/ARCHITECTURE[/VARIANT]");
   rpull->add_flag("--all-platforms", o->all_platforms, "refused: only images of this platform can run here");
+  rpull->add_option("--workload", r->workload, "read ahead what the start of this workload reads (see fastoci record)")
+      ->type_name("NAME");
   AddAccessOptions(rpull, &r->access, &o->password_stdin, "-u,--username,--user");  // the last is ctr's
   rpull->add_flag("--json", o->json, "print JSON");
   rpull->add_flag("-q,--quiet", o->quiet, "print no progress");
@@ -47,6 +54,8 @@ int RunRpull(const RpullOptions& o) {
     return PrintError(InvalidError("--all-platforms: an image of another platform cannot run here, so there is "
                                    "nothing to pull lazily; copy it with `fastoci copy`, or pull it with ctr"),
                       o.json);
+  if (!o.request.workload.empty() && !IsWorkloadName(o.request.workload))
+    return PrintError(InvalidError("\"" + o.request.workload + "\" is no name of a workload"), o.json);
   TerminalProgress progress(o.quiet || o.json);
   auto result = Rpull(request, &progress);
   progress.End();

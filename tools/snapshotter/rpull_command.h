@@ -14,6 +14,9 @@ struct RpullOptions {
   bool all_platforms = false, password_stdin = false, json = false, quiet = false;
 };
 
+// Options that commands share: which containerd is meant.
+void AddContainerdOptions(CLI::App* command, std::string* address, std::string* name_space, std::string* snapshotter);
+
 CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* options);
 int RunRpull(const RpullOptions& options);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // fastoci-snapshotter: containerd's proxy plugin. Serves the snapshots service; its
-// other subcommands set containerd up and do the work of `fastoci rpull`.
+// other subcommands set containerd up and do the work of `fastoci rpull` and `fastoci record`.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "registry/options.h"
 #include "tools/fastoci/output.h"
+#include "tools/snapshotter/record_command.h"
 #include "tools/snapshotter/rpull_command.h"
 #include "tools/snapshotter/serve_command.h"
 #include "tools/snapshotter/setup_command.h"
@@ -30,10 +31,12 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   ServeRequest serve;
   RpullOptions rpull;
+  RecordOptions record;
   SetupOptions setup;
   UninstallOptions uninstall;
   AddServeCommand(&app, &serve);
   CLI::App* rpull_command = AddRpullCommand(&app, &rpull);
+  CLI::App* record_command = AddRecordCommand(&app, &record);
   CLI::App* setup_command = AddSetupCommand(&app, &setup);
   CLI::App* uninstall_command = AddUninstallCommand(&app, &uninstall);
   try {
@@ -41,14 +44,17 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? kExitOk : kExitUsage;
   }
-  std::string& user = rpull.request.access.user_password;
-  HidePassword(argc, argv, user);
-  if (rpull.password_stdin) {
-    auto whole = WithPasswordFrom(STDIN_FILENO, user);
-    if (!whole.ok()) return PrintError(whole.error(), rpull.json);
-    user = std::move(*whole);
+  const std::pair<RegistryAccess*, bool> given[] = {{&rpull.request.access, rpull.password_stdin},
+                                                    {&record.request.access, record.password_stdin}};
+  for (const auto& [access, from_stdin] : given) {
+    HidePassword(argc, argv, access->user_password);
+    if (!from_stdin) continue;
+    auto whole = WithPasswordFrom(STDIN_FILENO, access->user_password);
+    if (!whole.ok()) return PrintError(whole.error(), rpull.json || record.json);
+    access->user_password = std::move(*whole);
   }
   if (*rpull_command) return RunRpull(rpull);
+  if (*record_command) return RunRecord(record);
   if (*setup_command) return RunSetup(setup);
   if (*uninstall_command) return RunUninstallCheck(uninstall);
   ::umask(0077);
