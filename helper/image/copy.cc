@@ -69,7 +69,9 @@ class Copier {
     FASTOCI_TRY(std::string digest, to_->PutManifest(tag, manifest.media_type, manifest.body));
     if (!copied_.insert(digest).second || depth == kMaxIndexDepth) return digest;
     if (has_native) FASTOCI_CHECK_OK(CopyArtifacts(digest, kDigestsArtifact, depth));
-    FASTOCI_CHECK_OK(CopyArtifacts(digest, kStartArtifact, depth));
+    const Status traces = CopyArtifacts(digest, kStartArtifact, depth);
+    if (!traces.ok() && options_.warn)  // no container needs them
+      options_.warn("start traces of " + digest + " are not copied: " + traces.error().message);
     return digest;
   }
 

@@ -39,7 +39,7 @@ ChainDevices::ChainDevices(DeviceOptions options, SnapshotStore* store, Snapshot
       store_(*store),
       metrics_(*metrics),
       starts_({options_.root + "/starts", options_.control_socket, options_.learn, options_.fetch_traces,
-               std::chrono::seconds(options_.learn_s), options_.access},
+               std::chrono::seconds(options_.learn_s), options_.access, options_.node_config},
               metrics) {
   paths_.state_dir = options_.root + "/devices";
   paths_.control_socket = options_.control_socket;

@@ -51,6 +51,7 @@ class StartTraces {
     bool learn = false, fetch = true;
     std::chrono::seconds length{60};
     RegistryAccess access;
+    std::string node_config;  // for hosts.toml; read at each fetch
   };
   // metrics outlives it.
   StartTraces(Options options, SnapshotterMetrics* metrics) : options_(std::move(options)), metrics_(*metrics) {}

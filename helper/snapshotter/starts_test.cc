@@ -48,7 +48,7 @@ class StartsTest : public ::testing::Test {
   }
   void Open() {
     starts_ = std::make_unique<StartTraces>(
-        StartTraces::Options{dir_, dir_ + "/no.sock", false, true, std::chrono::seconds(1), {}}, &metrics_);
+        StartTraces::Options{dir_, dir_ + "/no.sock", false, true, std::chrono::seconds(1), {}, dir_ + "/node.json"}, &metrics_);
   }
   void Write(const std::string& name, const std::string& text) { std::ofstream(dir_ + "/" + name) << text; }
   bool Exists(const std::string& name) { return std::filesystem::exists(dir_ + "/" + name); }
