@@ -607,6 +607,9 @@ class Races:
         self.helper.asked(no)
         self.helper.serve(no)
         check("a miss that was on its way to a dead helper is sent to the next", r.done() == want)
+        self.helper.evict(no)
+        self.helper.wait_for("EVICTED")
+        self.chunks.used.remove(no)  # the races need one more than the image has
 
     def send_and_takeover(self):
         at, no, want = self.fresh()
