@@ -210,7 +210,7 @@ def eager():
         ways = [w for w in EAGER_NAMES if f"{w}_s" in data[name]]
         text += bars(f"eager-{name}", f"All of {data[name]['blob_mib']:.0f} MiB in {what}", [EAGER_NAMES[w] for w in ways],
                      [data[name][f"{w}_s"] for w in ways], {EAGER_NAMES["fastoci"]}, "s")
-    text += "\n" + table(["seconds", "one layer", "30 layers"], [[EAGER_NAMES[w], *("{:.1f} ({:.1f} to {:.1f})".format(
+    text += "\n" + table(["seconds", "one layer", "30 layers"], [[EAGER_NAMES[w].replace("|", "\\|"), *("{:.1f} ({:.1f} to {:.1f})".format(
         data[n][f"{w}_s"], *data[n]["spread"][w]) for n in ("one", "many"))] for w in EAGER_NAMES])
     counts = list(data["model"])
     text += ("\nBy a model and not measured: with more CPUs, the fetch of the one layer takes its CPU time divided by them, if registry and "
