@@ -51,20 +51,23 @@ void Append(uint32_t blob, uint64_t piece, StartTrace* trace) {
 
 }  // namespace
 
-uint32_t FirstTouches::NumberOf(const std::string& blob) {
+uint32_t PieceTrace::NumberOf(const std::string& blob) {
   const auto it = std::find(trace_.blobs.begin(), trace_.blobs.end(), blob);
   const auto number = static_cast<uint32_t>(it - trace_.blobs.begin());
   if (it == trace_.blobs.end()) trace_.blobs.push_back(blob);
   return number;
 }
 
+bool PieceTrace::Add(const std::string& blob, uint64_t piece) {
+  if ((touched_.size() + 1) * kPieceSectors > kMaxStartSectors) return false;
+  const uint32_t number = NumberOf(blob);
+  if (touched_.insert({number, piece}).second) Append(number, piece, &trace_);
+  return true;
+}
+
 void FirstTouches::Add(const TraceRead& read) {
   if (!IsOfData(read) || read.program == kReplayProgram) return;
-  ForPieces(extents_, read, [&](const std::string& blob, uint64_t piece) {
-    if ((touched_.size() + 1) * kPieceSectors > kMaxStartSectors) return;
-    const uint32_t number = NumberOf(blob);
-    if (touched_.insert({number, piece}).second) Append(number, piece, &trace_);
-  });
+  ForPieces(extents_, read, [&](const std::string& blob, uint64_t piece) { (void)pieces_.Add(blob, piece); });
 }
 
 Result<StartRecorder> StartRecorder::Begin(const std::string& control_socket, const std::string& image,
@@ -91,8 +94,7 @@ Result<StartTrace> StartOfOverlaybd(const std::vector<OverlaybdRead>& reads, con
   std::map<std::string, const BlobInfo*> known;
   for (const BlobInfo& blob : image.blobs)
     if (blob.codec == FASTOCI_CODEC_ZFILE) known[DigestString(blob.blob_digest)] = &blob;
-  StartTrace trace;
-  std::set<std::pair<uint32_t, uint64_t>> touched;
+  PieceTrace pieces;
   size_t looked_at = 0;
   for (const OverlaybdRead& read : reads) {
     const auto it = read.layer < blobs.size() ? known.find(blobs[read.layer]) : known.end();
@@ -103,18 +105,13 @@ Result<StartTrace> StartOfOverlaybd(const std::vector<OverlaybdRead>& reads, con
     auto span = std::upper_bound(spans.begin(), spans.end(), begin,
                                  [](uint64_t offset, const Span& s) { return offset < s.blob_offset; });
     for (span = std::prev(span); span != spans.end() && span->blob_offset < end; ++span) {
-      if (++looked_at > kMaxSpansLookedAt) return trace;
+      if (++looked_at > kMaxSpansLookedAt) return pieces.trace();
       const uint64_t data_end = std::next(span) == spans.end() ? it->second->data_bytes : std::next(span)->data_offset;
-      auto named = std::find(trace.blobs.begin(), trace.blobs.end(), it->first);
-      if (named == trace.blobs.end()) named = trace.blobs.insert(named, it->first);
-      const auto number = static_cast<uint32_t>(named - trace.blobs.begin());
-      for (uint64_t piece = span->data_offset / kPieceBytes; piece * kPieceBytes < data_end; piece++) {
-        if ((touched.size() + 1) * kPieceSectors > kMaxStartSectors) return trace;
-        if (touched.insert({number, piece}).second) Append(number, piece, &trace);
-      }
+      for (uint64_t piece = span->data_offset / kPieceBytes; piece * kPieceBytes < data_end; piece++)
+        if (!pieces.Add(it->first, piece)) return pieces.trace();
     }
   }
-  return trace;
+  return pieces.trace();
 }
 
 StartReplay::StartReplay(const StartTrace& trace, const ExtentMap* extents) : extents_(*extents) {

@@ -31,20 +31,32 @@ inline constexpr int64_t kServedMs = 5000;
 // As the kernel names the process that replays.
 inline constexpr char kReplayProgram[] = "fastoci-ahead";
 
-// Makes a trace of reads: the first one of each piece counts. Takes at most kMaxStartSectors.
-class FirstTouches {
+// A trace that is made piece by piece; the first touch of each counts. Takes at most kMaxStartSectors.
+class PieceTrace {
  public:
-  // extents must outlive it.
-  explicit FirstTouches(const ExtentMap* extents) : extents_(*extents) {}
-  void Add(const TraceRead& read);
+  // False: there is no room for another one.
+  bool Add(const std::string& blob, uint64_t piece);
   const StartTrace& trace() const { return trace_; }
   uint64_t bytes() const { return touched_.size() * kPieceSectors * 512; }
 
  private:
   uint32_t NumberOf(const std::string& blob);
-  const ExtentMap& extents_;
   StartTrace trace_;
   std::set<std::pair<uint32_t, uint64_t>> touched_;  // blob, piece
+};
+
+// Makes a trace of reads.
+class FirstTouches {
+ public:
+  // extents must outlive it.
+  explicit FirstTouches(const ExtentMap* extents) : extents_(*extents) {}
+  void Add(const TraceRead& read);
+  const StartTrace& trace() const { return pieces_.trace(); }
+  uint64_t bytes() const { return pieces_.bytes(); }
+
+ private:
+  const ExtentMap& extents_;
+  PieceTrace pieces_;
 };
 
 // Records a device that the helper serves.
