@@ -66,7 +66,7 @@ class HostWalk {
   std::string Who() const;
 
  private:
-  Result<HttpResponse> Ask(const RegistryHost& host, HttpRequest request, bool* took);
+  Result<HttpResponse> Ask(const RegistryHostPtr& host, HttpRequest request, bool* took);
 
   RegistryClient::Impl& impl_;
   const Reference repo_;

@@ -77,14 +77,14 @@ void RegistryClient::Impl::SetDown(const RegistryHost& host, const std::string& 
 std::string HostWalk::Who() const { return hosts_.size() > 1 ? who_ + ": " : ""; }
 
 // *took: a callback of the request got bytes.
-Result<HttpResponse> HostWalk::Ask(const RegistryHost& host, HttpRequest request, bool* took) {
-  request.url = host.config.Url(repo_.repository, what_);
+Result<HttpResponse> HostWalk::Ask(const RegistryHostPtr& host, HttpRequest request, bool* took) {
+  request.url = host->config.Url(repo_.repository, what_);
   if (request.on_body)
     request.on_body = [take = std::move(request.on_body), took](ByteSpan bytes) {
       *took = true;
       return take(bytes);
     };
-  auto response = impl_.SendOnce(host, repo_, "repository:" + repo_.repository + ":pull", &request);
+  auto response = impl_.Sender(host, repo_, "pull")(&request);
   if (response.ok() && response->status / 100 == 2 && check) {
     if (Status s = check(); !s.ok()) return s.error();
   }
@@ -108,7 +108,7 @@ Result<HttpResponse> HostWalk::Send(HttpRequest* request) {
     const bool skip = several && any_up && !down[i].empty();
     auto answer = skip ? Result<HttpResponse>(Error{ErrorKind::kUnavailable, EHOSTUNREACH,
                                                     down[i] + " (a moment ago)"})
-                       : Ask(host, *request, &took);
+                       : Ask(hosts_[i], *request, &took);
     if (answer.ok()) impl_.SetDown(host, "");
     if (answer.ok() && answer->status / 100 == 2) {
       first_ = i;
