@@ -5,17 +5,10 @@
 #include <optional>
 
 #include "base/digest.h"
+#include "base/format.h"
 
 namespace fastoci {
 namespace {
-
-std::string Now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc = {};
-  char text[32];
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&now, &utc));
-  return text;
-}
 
 Result<StartTrace> FetchOne(ImageStore* store, const std::string& artifact, const std::string& image_digest,
                             const std::string& workload) {
@@ -33,7 +26,7 @@ Result<std::string> PushStart(ImageStore* store, const Descriptor& image, const 
   const Descriptor blob = {kStartType, DigestString(Sha256::Of(AsBytes(text))), text.size()};
   FASTOCI_CHECK_OK(store->PutBlob(blob.digest, AsBytes(text)));
   FASTOCI_CHECK_OK(store->PutBlob(DigestString(Sha256::Of(AsBytes(config))), AsBytes(config)));
-  return store->PutManifest("", ManifestMediaType(true), StartManifest(image, blob, workload, Now()));
+  return store->PutManifest("", ManifestMediaType(true), StartManifest(image, blob, workload, UtcTime(std::time(nullptr))));
 }
 
 Result<StartTrace> FetchStart(ImageStore* store, const std::string& image_digest, const std::string& workload) {

@@ -6,6 +6,7 @@
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
+#include <ctime>
 #include <string>
 
 namespace fastoci {
@@ -23,6 +24,14 @@ __attribute__((format(printf, 1, 2))) inline std::string Format(const char* form
 // "1 request", "2 requests". many: the plural, if it is not the singular with an s.
 inline std::string Counted(uint64_t n, const std::string& one, const std::string& many = "") {
   return std::to_string(n) + " " + (n == 1 ? one : many.empty() ? one + "s" : many);
+}
+
+// "2026-11-30T09:08:58Z", as RFC 3339 has it.
+inline std::string UtcTime(std::time_t time) {
+  std::tm utc = {};
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&time, &utc));
+  return text;
 }
 
 }  // namespace fastoci

@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <ctime>
 #include <thread>
 
+#include "base/format.h"
 #include "containerd/content.grpc.pb.h"
 #include "containerd/diff.grpc.pb.h"
 #include "containerd/images.grpc.pb.h"
@@ -128,11 +130,7 @@ Status ContainerdClient::Lease(int64_t expires_s) {
   leases_api::CreateRequest request;
   leases_api::CreateResponse reply;
   request.set_id(UniqueName("fastoci"));
-  const std::time_t end = std::time(nullptr) + expires_s;
-  char text[32];
-  std::tm utc = {};
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&end, &utc));
-  (*request.mutable_labels())["containerd.io/gc.expire"] = text;
+  (*request.mutable_labels())["containerd.io/gc.expire"] = UtcTime(std::time(nullptr) + expires_s);
   FASTOCI_CHECK_OK(Done(impl_->leases->Create(impl_->Context().get(), request, &reply), "make a lease"));
   impl_->lease = reply.lease().id();
   return OkStatus();
