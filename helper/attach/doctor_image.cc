@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach/doctor_image.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <chrono>
 
@@ -103,11 +101,7 @@ class Examination {
     if (host.is_registry()) tls = options_.http.tls;
     if (tls.ca_file.empty()) {
       tls.insecure |= host.skip_verify;
-      if (UniqueFd fd(::memfd_create("fastoci-ca", MFD_CLOEXEC));
-          !host.ca_pem.empty() && fd.valid() && WriteFull(fd.get(), AsBytes(host.ca_pem), "CA").ok()) {
-        tls.ca_file = "/proc/self/fd/" + std::to_string(fd.get());
-        ca_ = std::move(fd);
-      }
+      if (auto ca = FileInMemory(host.ca_pem, &files_); ca.ok()) tls.ca_file = *ca;
     }
     if (tls.client_cert.empty() && !host.clients.empty()) {
       const ClientPair& pair = host.clients.front();
@@ -332,7 +326,7 @@ class Examination {
   RegistryOptions options_;
   std::vector<HostConfig> hosts_;
   std::string name_;  // of the host that is looked at, where there are several
-  UniqueFd ca_;
+  std::vector<UniqueFd> files_;  // of TlsOf()
   std::unique_ptr<RegistryClient> client_;
   ResolvedImage image_;
   std::vector<Finding> all_;

@@ -174,9 +174,10 @@ Result<std::string> HashFile(const std::string& path) {
   return HexEncode(hash.Finish());
 }
 
-namespace {
+void UseNodeHosts(const std::string& config, RegistryAccess* access) {
+  if (auto node = LoadConfig(config); node.ok()) access->node_hosts_dir = node->hosts_dir;
+}
 
-// "" for an empty one; else a path under which it can be read as long as it is in files.
 Result<std::string> FileInMemory(const std::string& text, std::vector<UniqueFd>* files) {
   if (text.empty()) return std::string();
   UniqueFd fd(::memfd_create("fastoci-pem", MFD_CLOEXEC));
@@ -185,8 +186,6 @@ Result<std::string> FileInMemory(const std::string& text, std::vector<UniqueFd>*
   files->push_back(std::move(fd));
   return "/proc/self/fd/" + std::to_string(files->back().get());
 }
-
-}  // namespace
 
 Status UseAccess(const Access& kept, RegistryAccess* access, std::vector<UniqueFd>* files) {
   access->plain_http = kept.plain_http;

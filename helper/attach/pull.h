@@ -36,6 +36,13 @@ struct RegistryAccess {
   Watch* watch = nullptr;  // ends what waits for a registry; not owned
 };
 
+// Takes the node's hosts.toml directory from its configuration (config: its file; "": the usual one).
+// One that cannot be read changes nothing: who reads it for other reasons says what is wrong with it.
+void UseNodeHosts(const std::string& config, RegistryAccess* access);
+
+// "" for an empty text; else a path under which it can be read as long as what is added to files.
+Result<std::string> FileInMemory(const std::string& text, std::vector<UniqueFd>* files);
+
 // Fills access from what an earlier attach has kept. The PEM files that access then names are
 // in memory, and exist as long as what is added to files.
 Status UseAccess(const Access& kept, RegistryAccess* access, std::vector<UniqueFd>* files);

@@ -14,7 +14,6 @@
 #include "base/event.h"
 #include "base/thread.h"
 #include "base/unique_fd.h"
-#include "config/config.h"
 #include "kernel/dm_control.h"
 #include "registry/reference.h"
 
@@ -166,7 +165,7 @@ Result<StartTrace> StartTraces::FetchAndKeep(const std::string& device, const St
   FASTOCI_TRY(Reference ref, ParseReference(origin.image));
   RegistryAccess access = options_.access;
   access.watch = cancel_.watch();
-  if (auto node = LoadConfig(options_.node_config); node.ok()) access.node_hosts_dir = node->hosts_dir;
+  UseNodeHosts(options_.node_config, &access);
   FASTOCI_TRY(NamedImage image, OpenImageStore(ref.WithDigest(origin.manifest_digest).ToString(), access, false));
   FASTOCI_TRY(StartTrace trace, FetchStart(image.store.get(), origin.manifest_digest, origin.workload));
   FASTOCI_CHECK_OK(MakeDirs(options_.dir, 0700));

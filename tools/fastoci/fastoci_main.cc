@@ -549,9 +549,7 @@ int Run(int argc, char** argv) {
     if (!whole.ok()) return PrintError(whole.error(), options.json);
     user = std::move(*whole);
   }
-  // Who reads the configuration for other reasons says what is wrong with it.
-  if (auto node = LoadConfig(options.paths.config); node.ok())
-    options.attach.access.node_hosts_dir = node->hosts_dir;
+  UseNodeHosts(options.paths.config, &options.attach.access);
   Commands run(&options);
   if (*parser.attach) return run.Attach();
   if (*parser.assemble) return run.Assemble();

@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/format.h"
-#include "config/config.h"
 #include "tools/fastoci/access_options.h"
 #include "tools/fastoci/output.h"
 #include "tools/snapshotter/rpull_command.h"
@@ -64,7 +63,7 @@ CLI::App* AddRecordCommand(CLI::App* app, RecordOptions* o) {
 int RunRecord(const RecordOptions& o) {
   RecordRequest request = o.request;
   request.max_bytes = o.megabytes * 1000000;
-  if (auto node = LoadConfig(""); node.ok()) request.access.node_hosts_dir = node->hosts_dir;
+  UseNodeHosts("", &request.access);
   if (request.attached && !request.container.empty())
     return PrintError(InvalidError("--attached and --container exclude each other"), o.json);
   if (!request.container.empty() && !request.command.empty())

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "attach/start_trace.h"
-#include "config/config.h"
 #include "image/platform.h"
 #include "tools/fastoci/access_options.h"
 #include "tools/fastoci/output.h"
@@ -49,7 +48,7 @@ CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* o) {
 
 int RunRpull(const RpullOptions& o) {
   RpullRequest request = o.request;
-  if (auto node = LoadConfig(""); node.ok()) request.access.node_hosts_dir = node->hosts_dir;
+  UseNodeHosts("", &request.access);
   if (o.all_platforms)
     return PrintError(InvalidError("--all-platforms: an image of another platform cannot run here, so there is "
                                    "nothing to pull lazily; copy it with `fastoci copy`, or pull it with ctr"),
