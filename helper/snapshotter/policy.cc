@@ -45,7 +45,9 @@ Status ImagePolicy::Check(const Layer& layer, const std::string& chain_id) {
     return Refused(layer.image + ": the node demands signatures, of other images than this one. A meta layer that does not "
                    "describe itself, as this one, could be taken for a layer of those; convert the image with fastoci's convertor");
   }
-  auto image = SignedImageOf(ref, layer.manifest_digest, key_file);
+  RegistryAccess access = options_.access;
+  access.node_hosts_dir = node->hosts_dir;
+  auto image = SignedImageOf(access, ref, layer.manifest_digest, key_file);
   if (!image.ok() && image.error().kind == ErrorKind::kUnavailable) return image.error();
   if (!image.ok()) return Refused(image.error().message);
   auto at = (*image)->layers.find(chain_id);
@@ -59,8 +61,8 @@ Status ImagePolicy::Check(const Layer& layer, const std::string& chain_id) {
   return OkStatus();
 }
 
-Result<ImagePolicy::SignedImagePtr> ImagePolicy::SignedImageOf(const Reference& ref, const std::string& manifest_digest,
-                                                               const std::string& key_file) {
+Result<ImagePolicy::SignedImagePtr> ImagePolicy::SignedImageOf(const RegistryAccess& access, const Reference& ref,
+                                                               const std::string& manifest_digest, const std::string& key_file) {
   FASTOCI_TRY(std::string keys, HashFile(key_file));  // what a key that is gone has signed is asked again
   const std::string name = CanonicalRepository(ref) + "@" + manifest_digest + " " + keys;
   {
@@ -68,15 +70,15 @@ Result<ImagePolicy::SignedImagePtr> ImagePolicy::SignedImageOf(const Reference& 
     std::erase_if(signed_, [](const auto& entry) { return entry.second->until < Clock::now(); });
     if (auto it = signed_.find(name); it != signed_.end()) return it->second;
   }
-  FASTOCI_TRY(SignedImagePtr image, AskRegistry(ref, manifest_digest, key_file));
+  FASTOCI_TRY(SignedImagePtr image, AskRegistry(access, ref, manifest_digest, key_file));
   std::lock_guard lock(mutex_);
   signed_[name] = image;
   return image;
 }
 
-Result<ImagePolicy::SignedImagePtr> ImagePolicy::AskRegistry(const Reference& ref, const std::string& manifest_digest,
-                                                             const std::string& key_file) {
-  FASTOCI_TRY(auto client, OpenClient(options_.access, ref.host));
+Result<ImagePolicy::SignedImagePtr> ImagePolicy::AskRegistry(const RegistryAccess& access, const Reference& ref,
+                                                             const std::string& manifest_digest, const std::string& key_file) {
+  FASTOCI_TRY(auto client, OpenClient(access, ref.host));
   FASTOCI_CHECK_OK(DemandSignature(client.get(), ref, manifest_digest, key_file));
   // Both are what their digests say.
   FASTOCI_TRY(Manifest manifest, client->GetManifest(ref.WithDigest(manifest_digest)));

@@ -26,7 +26,7 @@ class ImagePolicy {
  public:
   struct Options {
     std::string node_config;  // read at each call
-    RegistryAccess access;
+    RegistryAccess access;    // its node_hosts_dir comes from that file
   };
   explicit ImagePolicy(Options options) : options_(std::move(options)) {}
 
@@ -42,10 +42,10 @@ class ImagePolicy {
     std::map<std::string, Layer> layers;
   };
   using SignedImagePtr = std::shared_ptr<const SignedImage>;
-  Result<SignedImagePtr> SignedImageOf(const Reference& ref, const std::string& manifest_digest,
-                                       const std::string& key_file);
-  Result<SignedImagePtr> AskRegistry(const Reference& ref, const std::string& manifest_digest,
-                                     const std::string& key_file);
+  Result<SignedImagePtr> SignedImageOf(const RegistryAccess& access, const Reference& ref,
+                                       const std::string& manifest_digest, const std::string& key_file);
+  static Result<SignedImagePtr> AskRegistry(const RegistryAccess& access, const Reference& ref,
+                                            const std::string& manifest_digest, const std::string& key_file);
 
   const Options options_;
   std::mutex mutex_;

@@ -152,6 +152,17 @@ TEST_F(PolicyTest, AnUnsignedImagesAnnotationsDoNotCount) {
   EXPECT_EQ(stub_.Requests().size(), 0U);
 }
 
+TEST_F(PolicyTest, SignaturesAreLookedForWhereTheNodesHostsTomlSays) {
+  const std::string unreachable = "127.0.0.1:1", hosts = dir_ + "/hosts";
+  std::filesystem::create_directories(hosts + "/" + unreachable);
+  std::ofstream(hosts + "/" + unreachable + "/hosts.toml") << "server = \"" << stub_.url() << "\"\n";
+  std::ofstream(dir_ + "/node.json") << Json({{"signatures", {{"*", dir_ + "/keys.pem"}}}, {"hostsDir", hosts}});
+  SignManifest(&stub_, "prod/app", digest_, key_);
+  Layer layer = Native();
+  layer.image = unreachable + "/prod/app:1";
+  EXPECT_EQ(Refusal(layer, Digest('1')), "");
+}
+
 TEST_F(PolicyTest, AConfigurationThatCannotBeReadLetsNothingIn) {
   std::ofstream(dir_ + "/node.json") << "{";
   EXPECT_FALSE(policy_.Check(Native(), Digest('1')).ok());
