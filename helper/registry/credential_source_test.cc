@@ -214,7 +214,7 @@ TEST(CredentialSources, GiveNothingForAnotherRegistry) {
   EXPECT_FALSE(one->Find(*ParseReference("registry.example:5000/x"), false)->has_value());
   EXPECT_FALSE(one->Find(*ParseReference("other.example/x"), false)->has_value());
   EXPECT_FALSE(one->Find(*ParseReference("registry.example.evil/x"), false)->has_value());
-  auto both = FirstOf({one, FixedSource(*Credentials::FromUserPassword("v:p"), "file")});
+  auto both = FirstOf({one, FixedSource(*Credentials::Parse(R"({"auths":{"other.example":{"username":"v","password":"p"}}})"), "file")});
   EXPECT_EQ((*both->Find(*ParseReference("registry.example/x"), false))->way, "given");
   EXPECT_EQ((*both->Find(*ParseReference("other.example/x"), false))->way, "file");
 }

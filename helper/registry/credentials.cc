@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 
 #include "base/base64.h"
 #include "base/json.h"
@@ -46,13 +45,15 @@ auto FindLongest(const Map& map, const std::string& host, const std::string& rep
   std::string key = CanonicalHost(host) + "/" + repository;
   while (true) {
     if (auto it = map.find(key); it != map.end()) return it;
-    if (key.empty()) return map.end();
     const size_t slash = key.rfind('/');
-    key.resize(slash == std::string::npos ? 0 : slash);
+    if (slash == std::string::npos) return map.end();
+    key.resize(slash);
   }
 }
 
-Result<Credential> SplitUserPassword(const std::string& text) {
+}  // namespace
+
+Result<Credential> ParseUserPassword(const std::string& text) {
   size_t colon = text.find(':');
   if (colon == std::string::npos) return InvalidError("credentials are not user:password");
   Credential c;
@@ -60,8 +61,6 @@ Result<Credential> SplitUserPassword(const std::string& text) {
   c.password = Secret(text.substr(colon + 1));
   return c;
 }
-
-}  // namespace
 
 Result<Credentials> Credentials::Parse(const std::string& json) {
   Json root = Json::parse(json, nullptr, /*allow_exceptions=*/false);
@@ -88,7 +87,7 @@ Result<Credentials> Credentials::Parse(const std::string& json) {
     if (std::string auth = JsonText(entry, "auth"); !auth.empty()) {
       auto plain = Base64Decode(auth);
       if (!plain.ok()) return plain.error().Wrap("auth of " + key.substr(0, 100));
-      auto split = SplitUserPassword(*plain);
+      auto split = ParseUserPassword(*plain);
       if (!split.ok()) return split.error().Wrap("auth of " + key.substr(0, 100));
       c = *split;
     } else {
@@ -109,26 +108,6 @@ Result<Credentials> Credentials::Load(const std::string& path) {
   if (!text.empty()) explicit_bzero(text.data(), text.size());
   if (!parsed.ok()) return parsed.error().Wrap(path);
   return parsed;
-}
-
-Result<Credentials> Credentials::LoadDefault() {
-  std::string path;
-  if (const char* file = std::getenv("REGISTRY_AUTH_FILE"); file != nullptr) {
-    return Load(file);
-  } else if (const char* dir = std::getenv("DOCKER_CONFIG"); dir != nullptr) {
-    path = std::string(dir) + "/config.json";
-  } else if (const char* home = std::getenv("HOME"); home != nullptr) {
-    path = std::string(home) + "/.docker/config.json";
-  }
-  if (path.empty() || access(path.c_str(), F_OK) != 0) return Credentials();
-  return Load(path);
-}
-
-Result<Credentials> Credentials::FromUserPassword(const std::string& text) {
-  FASTOCI_TRY(Credential c, SplitUserPassword(text));
-  Credentials result;
-  result.entries_[""] = std::move(c);
-  return result;
 }
 
 std::optional<Credential> Credentials::Find(const std::string& host,

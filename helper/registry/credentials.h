@@ -26,16 +26,13 @@ struct Credential {
   bool operator==(const Credential&) const = default;
 };
 
+// "user:password"; a password may have colons. Whose credential it is, the caller must know.
+Result<Credential> ParseUserPassword(const std::string& text);
+
 class Credentials {
  public:
   static Result<Credentials> Parse(const std::string& json);
   static Result<Credentials> Load(const std::string& path);
-  // $DOCKER_CONFIG/config.json or ~/.docker/config.json, or
-  // $REGISTRY_AUTH_FILE; none of them: empty.
-  static Result<Credentials> LoadDefault();
-  // "user:password", used for every host: for a client that speaks to one
-  // registry only.
-  static Result<Credentials> FromUserPassword(const std::string& text);
 
   std::optional<Credential> Find(const std::string& host, const std::string& repository) const;
   bool empty() const { return entries_.empty() && helpers_.empty() && store_.empty(); }
@@ -51,7 +48,7 @@ class Credentials {
   Helper Store(const std::string& host) const;
 
  private:
-  std::map<std::string, Credential> entries_;  // "" matches everything
+  std::map<std::string, Credential> entries_;  // by key, its host as references have it
   struct Named {
     std::string helper, server;
   };

@@ -31,11 +31,6 @@ Result<std::string> ReadPem(const std::string& path) {
   return ReadFile(path, kMaxPemBytes);
 }
 
-Result<Credential> SplitUser(const std::string& user) {
-  FASTOCI_TRY(Credentials parsed, Credentials::FromUserPassword(user));
-  return *parsed.Find("any.example", "any");
-}
-
 }  // namespace
 
 Result<TlsOptions> ReadTlsFlags(const TlsFlags& f) {
@@ -66,7 +61,7 @@ Result<CredentialSourcePtr> OpenCredentials(const std::string& user, const std::
                                             const std::string& file) {
   std::vector<CredentialSourcePtr> sources;
   if (!user.empty()) {
-    FASTOCI_TRY(Credential c, SplitUser(user));
+    FASTOCI_TRY(Credential c, ParseUserPassword(user));
     sources.push_back(HostSource(host, std::move(c), "-u"));
   }
   if (!file.empty()) {
@@ -137,7 +132,7 @@ Result<Access> MakeAccess(const std::string& host, bool plain_http, const TlsOpt
   FASTOCI_TRY(std::string key, ReadPem(tls.client_key));
   a.client_key_pem = Secret(std::move(key));
   if (!user.empty()) {
-    FASTOCI_TRY(a.credential, SplitUser(user));
+    FASTOCI_TRY(a.credential, ParseUserPassword(user));
   } else if (!file.empty()) {
     std::error_code error;
     a.credentials_file = std::filesystem::absolute(file, error).string();

@@ -95,8 +95,8 @@ TEST(CredentialsTest, APathThatEndsAsDockersOldKeysDo) {
 }
 
 TEST(CredentialsTest, UserPasswordAndMalformed) {
-  EXPECT_EQ(Credentials::FromUserPassword("u:p:q")->Find("any", "x")->password.Reveal(), "p:q");
-  EXPECT_FALSE(Credentials::FromUserPassword("u").ok());
+  EXPECT_EQ(ParseUserPassword("u:p:q")->password.Reveal(), "p:q");
+  EXPECT_FALSE(ParseUserPassword("u").ok());
   EXPECT_FALSE(Credentials::Parse("[").ok());
   EXPECT_FALSE(Credentials::Parse(R"({"auths":[]})").ok());
   EXPECT_FALSE(Credentials::Parse(R"({"auths":{"h":{"auth":"!!"}}})").ok());
@@ -134,7 +134,7 @@ class RegistryTest : public ::testing::Test {
     options.transfer_timeout_ms = transfer_timeout_ms_;
     client_ = std::move(*RegistryClient::Open(options, std::move(source)));
   }
-  static Credentials User(const std::string& text) { return *Credentials::FromUserPassword(text); }
+  CredentialSourcePtr User(const std::string& text) { return HostSource(stub_.host(), *ParseUserPassword(text), ""); }
 
   StubRegistry stub_;
   Reference repo_;
@@ -317,10 +317,10 @@ TEST_F(RegistryTest, AnExpiredTokenIsRenewed) {
 class RotatingSource : public CredentialSource {
  public:
   explicit RotatingSource(int* fresh) : fresh_(*fresh) {}
-  Result<std::optional<FoundCredential>> Find(const Reference& repo, bool fresh) override {
+  Result<std::optional<FoundCredential>> Find(const Reference&, bool fresh) override {
     if (fresh) fresh_++;
-    FASTOCI_TRY(Credentials user, Credentials::FromUserPassword(fresh ? "user:new" : "user:old"));
-    return std::optional(FoundCredential{*user.Find(repo.host, repo.repository), "a test"});
+    FASTOCI_TRY(Credential user, ParseUserPassword(fresh ? "user:new" : "user:old"));
+    return std::optional(FoundCredential{user, "a test"});
   }
 
  private:
