@@ -109,6 +109,13 @@ void HidePassword(int argc, char** argv, const std::string& user) {
       std::memset(argv[i] + word.size() - bytes, '*', bytes);
 }
 
+Status TakePassword(int argc, char** argv, bool from_stdin, std::string* user) {
+  HidePassword(argc, argv, *user);
+  if (!from_stdin) return OkStatus();
+  FASTOCI_TRY(*user, WithPasswordFrom(STDIN_FILENO, *user));
+  return OkStatus();
+}
+
 std::string CredentialsFileOfEnvironment(const Reference& repo) {
   if (std::getenv("REGISTRY_AUTH_FILE") == nullptr && std::getenv("DOCKER_CONFIG") == nullptr)
     return "";

@@ -43,6 +43,9 @@ Result<std::string> WithPasswordFrom(int fd, const std::string& user);
 // is one, this process dumps no core from then on.
 void HidePassword(int argc, char** argv, const std::string& user);
 
+// What each tool does with -u and --password-stdin, once they are parsed: both of the above.
+Status TakePassword(int argc, char** argv, bool from_stdin, std::string* user);
+
 // The file of credentials that the environment names ($REGISTRY_AUTH_FILE, $DOCKER_CONFIG),
 // if it has some for that repository; "" if not.
 std::string CredentialsFileOfEnvironment(const Reference& repo);

@@ -323,17 +323,9 @@ int main(int argc, char** argv) {
   fastoci::Flags flags;
   fastoci::Define(&app, &flags);
   CLI11_PARSE(app, argc, argv);
-  fastoci::HidePassword(argc, argv, flags.user);
-  if (flags.password_stdin) {
-    auto user = fastoci::WithPasswordFrom(STDIN_FILENO, flags.user);
-    if (!user.ok()) {
-      std::fprintf(stderr, "convertor: %s\n", user.error().message.c_str());
-      return 1;
-    }
-    flags.user = std::move(*user);
-  }
   fastoci::SetLogLevel(flags.verbose ? fastoci::LogLevel::kDebug : fastoci::LogLevel::kInfo);
-  fastoci::Status status = fastoci::Run(flags);
+  fastoci::Status status = fastoci::TakePassword(argc, argv, flags.password_stdin, &flags.user);
+  if (status.ok()) status = fastoci::Run(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "convertor: %s\n", fastoci::PrintableLines(status.error().message).c_str());
   return status.error().kind == fastoci::ErrorKind::kUnsupported ? fastoci::kConvertorUnsupported : 1;

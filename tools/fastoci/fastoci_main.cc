@@ -541,14 +541,9 @@ int Run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return parser.app.exit(error) == 0 ? kExitOk : kExitUsage;
   }
-  std::string& user = options.attach.access.user_password;
-  for (const std::string& given : {user, options.copy.from_user, options.copy.to_user})
-    HidePassword(argc, argv, given);
-  if (options.password_stdin) {
-    auto whole = WithPasswordFrom(STDIN_FILENO, user);
-    if (!whole.ok()) return PrintError(whole.error(), options.json);
-    user = std::move(*whole);
-  }
+  for (const std::string& given : {options.copy.from_user, options.copy.to_user}) HidePassword(argc, argv, given);
+  Status taken = TakePassword(argc, argv, options.password_stdin, &options.attach.access.user_password);
+  if (!taken.ok()) return PrintError(taken.error(), options.json);
   UseNodeHosts(options.paths.config, &options.attach.access);
   Commands run(&options);
   if (*parser.attach) return run.Attach();

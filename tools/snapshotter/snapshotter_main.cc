@@ -47,11 +47,8 @@ int Main(int argc, char** argv) {
   const std::pair<RegistryAccess*, bool> given[] = {{&rpull.request.access, rpull.password_stdin},
                                                     {&record.request.access, record.password_stdin}};
   for (const auto& [access, from_stdin] : given) {
-    HidePassword(argc, argv, access->user_password);
-    if (!from_stdin) continue;
-    auto whole = WithPasswordFrom(STDIN_FILENO, access->user_password);
-    if (!whole.ok()) return PrintError(whole.error(), rpull.json || record.json);
-    access->user_password = std::move(*whole);
+    Status taken = TakePassword(argc, argv, from_stdin, &access->user_password);
+    if (!taken.ok()) return PrintError(taken.error(), rpull.json || record.json);
   }
   if (*rpull_command) return RunRpull(rpull);
   if (*record_command) return RunRecord(record);
