@@ -13,6 +13,7 @@
 #include "base/byte_reader.h"
 #include "base/digest.h"
 #include "base/json.h"
+#include "base/kernel_dev.h"
 #include "base/parallel.h"
 #include "base/unique_fd.h"
 
@@ -170,6 +171,13 @@ TEST(Files, AtomicWriteReplacesAndReadIsBounded) {
   ASSERT_FALSE(s.ok());
   EXPECT_EQ(s.error().message, "file: ends at byte 5");
   (void)!std::system(("rm -rf " + std::string(dir)).c_str());
+}
+
+TEST(KernelDev, IsNotStatsNumber) {
+  const dev_t dev = makedev(259, 0x12345);  // a minor of more than 8 bits, where the layouts differ
+  EXPECT_EQ(KernelDev(dev), 259U << 20 | 0x12345);
+  EXPECT_EQ(UserDev(KernelDev(dev)), dev);
+  EXPECT_EQ(DevName(KernelDev(7, 3)), "7:3");
 }
 
 }  // namespace

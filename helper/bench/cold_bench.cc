@@ -22,7 +22,6 @@
 #include <fcntl.h>
 #include <isa-l/igzip_lib.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <iostream>
@@ -30,6 +29,7 @@
 #include <sstream>
 
 #include "base/digest.h"
+#include "base/kernel_dev.h"
 #include "bench/stand_in_kernel.h"
 #include "codec/gzip_index.h"
 #include "image/meta_image.h"
@@ -52,7 +52,7 @@ Result<uint32_t> DeviceNumber(int fd, const std::string& path) {
   struct stat st;
   if (::fstat(fd, &st) != 0) return ErrnoError(path);
   if (!S_ISBLK(st.st_mode)) return InvalidError(path + ": not a block device");
-  return major(st.st_rdev) << 20 | minor(st.st_rdev);
+  return KernelDev(st.st_rdev);
 }
 
 Result<MetaImage> ReadImage(const std::string& path, int* fd) {

@@ -36,7 +36,7 @@ class StandInKernel {
   static Result<std::unique_ptr<StandInKernel>> Listen(const std::string& path);
   ~StandInKernel();
 
-  // dev: the cache's block device, major << 20 | minor. All slots are free. Returns
+  // dev: the cache's block device, as KernelDev() numbers it. All slots are free. Returns
   // the cache's number.
   uint32_t AddCache(uint32_t dev, const CacheUuid& uuid, uint32_t chunk_shift, uint32_t nr_slots);
   // Spaces that another image of the cache has, too, are shared. Returns their

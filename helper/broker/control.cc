@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/event_ring.h"
+#include "base/kernel_dev.h"
 #include "base/monotonic.h"
 #include "miss/miss_service.h"
 #include "kernel/disk_use.h"
@@ -39,10 +39,6 @@ std::string Uuid(const CacheUuid& u) {
   std::string h = HexEncode(u);
   for (size_t at : {20, 16, 12, 8}) h.insert(at, "-");
   return h;
-}
-
-std::string DevName(uint32_t dev) {
-  return std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff);
 }
 
 const char* VerifiedName(MissService::Verified v) {
@@ -219,7 +215,7 @@ nlohmann::json Stat(MissService* service, const std::string& cache_device) {
 std::string Refuses(MissService* service, const std::string& device) {
   struct stat st;
   if (::stat(device.c_str(), &st) != 0) return "";
-  return service->CacheRefuses(major(st.st_rdev) << 20 | minor(st.st_rdev));
+  return service->CacheRefuses(KernelDev(st.st_rdev));
 }
 
 // Runs action for the image that the request names.

@@ -5,10 +5,10 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include <bit>
 
+#include "base/kernel_dev.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "fastoci_meta.h"
@@ -38,9 +38,8 @@ Result<DeviceNodes> DeviceNodes::Open(const std::string& dir) {
 }
 
 Result<std::string> DeviceNodes::Path(uint32_t dev) const {
-  const dev_t want = ::makedev(dev >> 20, dev & 0xfffff);
-  const std::string path =
-      dir_ + "/" + std::to_string(dev >> 20) + ":" + std::to_string(dev & 0xfffff);
+  const dev_t want = UserDev(dev);
+  const std::string path = dir_ + "/" + DevName(dev);
   struct stat st;
   if (::stat(path.c_str(), &st) == 0) {
     if (S_ISBLK(st.st_mode) && st.st_rdev == want) return path;

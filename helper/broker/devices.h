@@ -17,7 +17,7 @@ class DeviceNodes {
  public:
   // dir is made, mode 0700.
   static Result<DeviceNodes> Open(const std::string& dir);
-  // dev: major << 20 | minor.
+  // dev: as KernelDev() numbers it.
   Result<std::string> Path(uint32_t dev) const;
   Result<std::unique_ptr<CacheDevice>> OpenCache(uint32_t dev) const;
   Result<MetaImage> ReadMeta(uint32_t dev) const;

@@ -6,7 +6,6 @@
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include <cstring>
 
 #include "base/digest.h"
+#include "base/kernel_dev.h"
 #include "fastoci_meta.h"
 
 namespace fastoci {
@@ -48,7 +48,7 @@ Result<Opened> OpenDirect(const std::string& path) {
       return Error{
           ErrorKind::kUnsupported, EINVAL,
           path + ": logical blocks of " + std::to_string(sector_bytes) + " bytes, not 512"};
-    o.dev = major(st.st_rdev) << 20 | minor(st.st_rdev);
+    o.dev = KernelDev(st.st_rdev);
   } else if (S_ISREG(st.st_mode)) {
     o.size_bytes = static_cast<uint64_t>(st.st_size);
   } else {

@@ -46,7 +46,7 @@ class CacheDevice {
   const std::string& path() const { return path_; }
   uint64_t chunk_bytes() const { return 1ULL << geometry_.chunk_shift; }
   uint64_t size_bytes() const { return size_bytes_; }
-  uint32_t dev() const { return dev_; }  // major << 20 | minor; 0 for a file
+  uint32_t dev() const { return dev_; }  // as KernelDev() numbers it; 0 for a file
 
   // The transfers below are virtual for tests, which make them fail or hang.
   // Any thread; they wait for the device.

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/kernel_dev.h"
 #include "kernel/dm_control.h"
 
 namespace fastoci {
@@ -44,7 +45,7 @@ std::vector<DiskUse> FastociDisks(const std::string& sysfs) {
          below.increment(ignored)) {
       uint32_t major, minor;
       if (ParseDev(Line(below->path() / "dev"), &major, &minor))
-        disk.below.push_back(major << 20 | minor);
+        disk.below.push_back(KernelDev(major, minor));
     }
     // Documentation/block/stat.rst: reads, merges, sectors of 512 bytes, ...
     uint64_t reads = 0, merges = 0, sectors = 0;

@@ -13,7 +13,7 @@ namespace fastoci {
 struct DiskUse {
   std::string name;            // the image's, as in its device's UUID
   uint32_t major = 0, minor = 0;
-  std::vector<uint32_t> below;  // devices it lies on: major << 20 | minor
+  std::vector<uint32_t> below;  // devices it lies on, as KernelDev() numbers them
   uint64_t read_bytes = 0;      // since it was made, hits and misses
 };
 

@@ -32,7 +32,7 @@ struct ChunkEntry {
 struct CacheInfo {
   uint32_t cache = 0;
   CacheUuid uuid{};
-  uint32_t dev = 0;  // major << 20 | minor
+  uint32_t dev = 0;  // as KernelDev() numbers it
   uint32_t chunk_shift = 0;
   uint32_t nr_slots = 0;
   uint32_t nr_free = 0;
