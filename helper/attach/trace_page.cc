@@ -85,12 +85,6 @@ std::string Time(int64_t ns) {
   return ms < 10 ? Format("%.2f ms", ms) : ms < 1000 ? Format("%.0f ms", ms) : Format("%.2f s", ms / 1000);
 }
 
-std::string Bytes(uint64_t n) {
-  const double v = static_cast<double>(n);
-  return n < 1024 ? Format("%.0f B", v) : n < 1 << 20 ? Format("%.1f KiB", v / 1024)
-                                                      : Format("%.1f MiB", v / (1 << 20));
-}
-
 // Sorted, joined where they overlap.
 std::vector<Span> Union(std::vector<Span> spans) {
   std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
@@ -242,8 +236,8 @@ void Page::Tiles() {
                                   Format("%.1f %% missed", reads ? 100.0 * static_cast<double>(misses) /
                                                                        static_cast<double>(reads)
                                                                  : 0.0));
-  tile(Bytes(bytes), "read of the device");
-  tile(Bytes(fetched), "fetched in " + Counted(requests, "request") +
+  tile(HumanBytes(bytes), "read of the device");
+  tile(HumanBytes(fetched), "fetched in " + Counted(requests, "request") +
                            (running > 0 ? ", " + std::to_string(running) + " of them still running" : ""));
   tile(Time(longest), "the longest of " + Counted(t_.chunks.size(), "miss", "misses"));
   if (failed > 0) tile(std::to_string(failed), failed == 1 ? "miss failed" : "misses failed");
@@ -311,7 +305,7 @@ void Page::Requests() {
     std::string title = r->blob.substr(0, 19) + ", span " + std::to_string(r->span) +
                         (r->spans > 1 ? " to " + std::to_string(r->span + r->spans - 1) : "") + ": " +
                         (runs ? "not ended yet"
-                              : Bytes(r->bytes) + " in " + Time(end - r->begin_ns) + ", network " +
+                              : HumanBytes(r->bytes) + " in " + Time(end - r->begin_ns) + ", network " +
                         Time(r->network_ns) + ", decode " + Time(r->decode_ns) + ", verify " +
                         Time(r->verify_ns) + ", write " + Time(r->write_ns)) +
                         (r->background ? ", background" : "") +
@@ -344,7 +338,7 @@ void Page::Files() {
     for (int mark : row->hits) bars += Format("<i class=\"hit\" style=\"left:%.1f%%\"></i>", std::min(mark * 100.0 / kMarks, 99.8));
     for (const Span& s : row->waits) bars += Bar("miss", s, "missed at " + Time(s.begin - t_.begin_ns) + ", waited " + Time(s.end - s.begin));
     Track(row->label, row->label + ": " + std::to_string(row->reads) + " reads, " + std::to_string(row->misses) +
-                          " missed, " + Bytes(row->bytes) + ", by " + row->programs, bars);
+                          " missed, " + HumanBytes(row->bytes) + ", by " + row->programs, bars);
   }
   if (shown.size() < rows_.size())
     out_ += Format("<p>and %zu more files that waited less</p>\n", rows_.size() - shown.size());
@@ -362,7 +356,7 @@ void Page::Longest() {
   for (const Row* row : rows)
     out_ += "<tr><td><bdi>" + HtmlText(row->label) + "</bdi></td><td>" + Time(row->waited) + "</td><td>" +
             std::to_string(row->misses) + "</td><td>" + std::to_string(row->reads) + "</td><td>" +
-            Bytes(row->bytes) + "</td></tr>\n";
+            HumanBytes(row->bytes) + "</td></tr>\n";
   out_ += "</table></div>\n";
 }
 

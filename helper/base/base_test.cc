@@ -12,6 +12,7 @@
 #include "base/base64.h"
 #include "base/byte_reader.h"
 #include "base/digest.h"
+#include "base/format.h"
 #include "base/json.h"
 #include "base/kernel_dev.h"
 #include "base/parallel.h"
@@ -171,6 +172,13 @@ TEST(Files, AtomicWriteReplacesAndReadIsBounded) {
   ASSERT_FALSE(s.ok());
   EXPECT_EQ(s.error().message, "file: ends at byte 5");
   (void)!std::system(("rm -rf " + std::string(dir)).c_str());
+}
+
+TEST(HumanBytes, HasOneDigitBehindThePoint) {
+  EXPECT_EQ(HumanBytes(0), "0 B");
+  EXPECT_EQ(HumanBytes(1023), "1023 B");
+  EXPECT_EQ(HumanBytes(1536), "1.5 KiB");
+  EXPECT_EQ(HumanBytes(uint64_t{3} << 40), "3.0 TiB");
 }
 
 TEST(KernelDev, IsNotStatsNumber) {

@@ -12,6 +12,7 @@
 
 #include "attach/start_artifact.h"
 #include "base/event.h"
+#include "base/format.h"
 #include "base/thread.h"
 #include "base/unique_fd.h"
 #include "kernel/dm_control.h"
@@ -26,8 +27,6 @@ constexpr size_t kMaxWorkers = 16;
 constexpr size_t kMaxTraceFileBytes = 8 << 20;
 constexpr int kTickMs = 200;
 constexpr auto kMaxRecording = std::chrono::hours(1);
-
-std::string Megabytes(uint64_t bytes) { return std::to_string(bytes / 1000000) + "." + std::to_string(bytes / 100000 % 10) + " MB"; }
 
 Status MakeEmpty(const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644));
@@ -171,7 +170,7 @@ Result<StartTrace> StartTraces::FetchAndKeep(const std::string& device, const St
   FASTOCI_CHECK_OK(MakeDirs(options_.dir, 0700));
   FASTOCI_CHECK_OK(WriteFileAtomic(PathOf(device, origin.workload), AsBytes(StartToText(trace))));
   LogEvent(LogLevel::kInfo, {.kind = "start_fetched", .image = device}, "%s: the registry has a start trace, of %s",
-           device.c_str(), Megabytes(trace.bytes()).c_str());
+           device.c_str(), HumanBytes(trace.bytes()).c_str());
   return trace;
 }
 
@@ -192,7 +191,7 @@ Status StartTraces::Learn(const std::string& device, StartRecorder* recorder, co
   if (trace.runs.empty()) return OkStatus();  // nobody started it: the next time, perhaps
   FASTOCI_CHECK_OK(WriteFileAtomic(PathOf(device, workload), AsBytes(StartToText(trace))));
   LogEvent(LogLevel::kInfo, {.kind = "start_learned", .image = device}, "%s: learned what its start reads, %s",
-           device.c_str(), Megabytes(trace.bytes()).c_str());
+           device.c_str(), HumanBytes(trace.bytes()).c_str());
   return OkStatus();
 }
 
@@ -205,7 +204,7 @@ Status StartTraces::Replay(const std::string& device, const std::string& meta_pa
     if (auto begun = KernelTrace::Begin(numbers->image_no); begun.ok()) kernel.emplace(std::move(*begun));
   FASTOCI_CHECK_OK(replay.Run(DmNodePath(kDmNamePrefix + device)));
   LogEvent(LogLevel::kInfo, {.kind = "start_replayed", .image = device}, "%s: reads ahead what its start reads, %s",
-           device.c_str(), Megabytes(replay.count().asked()).c_str());
+           device.c_str(), HumanBytes(replay.count().asked()).c_str());
   if (!kernel) return OkStatus();
   for (const auto end = Clock::now() + options_.length; !stop_ && Clock::now() < end;) {
     pollfd fd = {kernel->fd(), POLLIN, 0};
@@ -219,7 +218,7 @@ Status StartTraces::Replay(const std::string& device, const std::string& meta_pa
   metrics_.Prefetched(count.present, count.used, count.unused);
   LogEvent(LogLevel::kInfo, {.kind = "start_counted", .image = device},
            "%s: of what was read ahead, %s were in the cache before, %s were used, %s were not", device.c_str(),
-           Megabytes(count.present).c_str(), Megabytes(count.used).c_str(), Megabytes(count.unused).c_str());
+           HumanBytes(count.present).c_str(), HumanBytes(count.used).c_str(), HumanBytes(count.unused).c_str());
   return OkStatus();
 }
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 
+#include "base/format.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "base/utf8.h"
@@ -45,16 +46,6 @@ struct Flags {
   unsigned concurrency = 4;
 };
 
-std::string Size(uint64_t bytes) {
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  double v = static_cast<double>(bytes);
-  int unit = 0;
-  for (; v >= 1024 && unit < 4; unit++) v /= 1024;
-  char text[32];
-  std::snprintf(text, sizeof(text), unit == 0 ? "%.0f %s" : "%.1f %s", v, units[unit]);
-  return text;
-}
-
 // A bar on a terminal, a line per layer otherwise.
 class Printer : public ConvertObserver {
  public:
@@ -65,7 +56,7 @@ class Printer : public ConvertObserver {
     layers_ = image.layers;
     uint64_t total = 0;
     for (const Descriptor& d : layers_) total += d.bytes;
-    std::fprintf(stderr, "%zu layer%s, %s\n", layers_.size(), layers_.size() == 1 ? "" : "s", Size(total).c_str());
+    std::fprintf(stderr, "%zu layer%s, %s\n", layers_.size(), layers_.size() == 1 ? "" : "s", HumanBytes(total).c_str());
   }
   void OnLayer(size_t number, uint64_t done) override {
     auto now = std::chrono::steady_clock::now();
@@ -75,7 +66,7 @@ class Printer : public ConvertObserver {
     int filled = static_cast<int>(std::min<uint64_t>(done * kBarWidth / total, kBarWidth));
     std::fprintf(stderr, "\r\033[Klayer %zu/%zu [%-*s] %s of %s", number + 1, layers_.size(),
                  kBarWidth, std::string(static_cast<size_t>(filled), '#').c_str(),
-                 Size(done).c_str(), Size(total).c_str());
+                 HumanBytes(done).c_str(), HumanBytes(total).c_str());
     bar_ = true;
   }
   void OnKnownLayer(size_t number) override {
@@ -87,8 +78,8 @@ class Printer : public ConvertObserver {
                    uint64_t nr_entries) override {
     Clear();
     std::fprintf(stderr, "layer %zu/%zu %s: %s -> %s%s, %llu entries\n", number + 1, layers_.size(),
-                 layer.target.digest.substr(7, 12).c_str(), Size(layer.target.bytes).c_str(),
-                 Size(layer.made.bytes).c_str(),
+                 layer.target.digest.substr(7, 12).c_str(), HumanBytes(layer.target.bytes).c_str(),
+                 HumanBytes(layer.made.bytes).c_str(),
                  format == ImageFormat::kOverlaybd ? " of overlaybd" : "",
                  static_cast<unsigned long long>(nr_entries));
     if (verbose_) std::fprintf(stderr, "  %s\n", layer.made.digest.c_str());
@@ -295,7 +286,7 @@ Status Run(const Flags& f) {
       from += layer.target.bytes;
       to += layer.made.bytes;
     }
-    std::fprintf(stderr, "%s -> %s (%.2f %%) in %.1f s\n", Size(from).c_str(), Size(to).c_str(),
+    std::fprintf(stderr, "%s -> %s (%.2f %%) in %.1f s\n", HumanBytes(from).c_str(), HumanBytes(to).c_str(),
                  100.0 * static_cast<double>(to) / static_cast<double>(std::max<uint64_t>(from, 1)),
                  seconds);
     const std::string& tag =

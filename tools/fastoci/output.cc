@@ -7,6 +7,7 @@
 #include <cinttypes>
 #include <cstdio>
 
+#include "base/format.h"
 #include "base/json.h"
 #include "base/utf8.h"
 
@@ -93,16 +94,6 @@ void TerminalProgress::Bytes(uint64_t done, uint64_t total) {
   std::fprintf(stderr, "\r\033[K%s%s %s", step_.c_str(), bar.c_str(), HumanBytes(done).c_str());
   std::fflush(stderr);
   open_line_ = true;
-}
-
-std::string HumanBytes(uint64_t bytes) {
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  double v = static_cast<double>(bytes);
-  size_t unit = 0;
-  for (; v >= 1024 && unit + 1 < std::size(units); unit++) v /= 1024;
-  char text[32];
-  std::snprintf(text, sizeof(text), unit == 0 ? "%.0f %s" : "%.1f %s", v, units[unit]);
-  return text;
 }
 
 Json ReportJson(const ImageReport& r) {

@@ -46,8 +46,6 @@ class TerminalProgress : public Progress {
   std::chrono::steady_clock::time_point last_{};
 };
 
-std::string HumanBytes(uint64_t bytes);
-
 nlohmann::ordered_json ReportJson(const ImageReport& image);
 void PrintJson(const nlohmann::ordered_json& json);
 void PrintList(const std::vector<ImageReport>& images);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "attach/start_trace.h"
+#include "base/format.h"
 #include "image/platform.h"
 #include "tools/fastoci/access_options.h"
 #include "tools/fastoci/output.h"
