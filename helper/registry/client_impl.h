@@ -86,6 +86,9 @@ struct RegistryClient::Impl {
   // It gave no answer a moment ago; why: the words of its error. "": it answers.
   bool IsDown(const RegistryHost& host, std::string* why);
   void SetDown(const RegistryHost& host, const std::string& why);
+  // Of these, from first on: why a host is left out, "" for one that is asked. If all gave no
+  // answer a moment ago, all are asked.
+  std::vector<std::string> LeftOut(const std::vector<RegistryHostPtr>& hosts, size_t first);
 
   // For a whole blob. A line that is slower than this is not of use.
   int64_t TransferMs(uint64_t bytes) const {

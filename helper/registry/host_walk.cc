@@ -74,6 +74,13 @@ void RegistryClient::Impl::SetDown(const RegistryHost& host, const std::string& 
   else down[host.Origin()] = {DeadlineIn(kDownMs), why};
 }
 
+std::vector<std::string> RegistryClient::Impl::LeftOut(const std::vector<RegistryHostPtr>& hosts, size_t first) {
+  std::vector<std::string> why(hosts.size());
+  bool any_up = false;
+  for (size_t i = first; i < hosts.size(); i++) any_up |= !IsDown(*hosts[i], &why[i]);
+  return any_up ? why : std::vector<std::string>(hosts.size());
+}
+
 std::string HostWalk::Who() const { return hosts_.size() > 1 ? who_ + ": " : ""; }
 
 // *took: a callback of the request got bytes.
@@ -96,18 +103,16 @@ Result<HttpResponse> HostWalk::Send(HttpRequest* request) {
     FASTOCI_TRY(hosts_, impl_.HostsOf(repo_, use_));
   }
   const bool several = hosts_.size() > 1;
-  std::vector<std::string> down(hosts_.size());
-  bool any_up = false;
-  for (size_t i = first_; i < hosts_.size(); i++) any_up |= !impl_.IsDown(*hosts_[i], &down[i]);
+  const std::vector<std::string> left_out = impl_.LeftOut(hosts_, first_);
   std::string before;  // what the others said
   for (size_t i = first_;; i++) {
     const RegistryHost& host = *hosts_[i];
     const bool last = i + 1 == hosts_.size();
     who_ = host.config.authority;
     bool took = false;
-    const bool skip = several && any_up && !down[i].empty();
+    const bool skip = !left_out[i].empty();
     auto answer = skip ? Result<HttpResponse>(Error{ErrorKind::kUnavailable, EHOSTUNREACH,
-                                                    down[i] + " (a moment ago)"})
+                                                    left_out[i] + " (a moment ago)"})
                        : Ask(hosts_[i], *request, &took);
     if (answer.ok()) impl_.SetDown(host, "");
     if (answer.ok() && answer->status / 100 == 2) {

@@ -252,6 +252,21 @@ TEST_F(MirrorsTest, AnEmptyListOfAMirrorEndsNoSearch) {
   EXPECT_EQ(Json::parse(*client_->Referrers(repo_, subject, ""))["manifests"].size(), 0U);
 }
 
+// Who gave no answer a moment ago is asked anyway, as for anything else, if nobody is left.
+TEST_F(MirrorsTest, ReferrersAreAskedForAgainIfNobodyAnswered) {
+  const std::string subject = origin_.AddManifest("demo", "latest", kOciManifest, Body("x"));
+  origin_.SetReferrersApi(true);
+  Json referrer = Json::parse(Body("referrer"));
+  referrer["subject"] = {{"mediaType", kOciManifest}, {"digest", subject}, {"size", 1}};
+  ASSERT_TRUE(client_->PutManifest(repo_.WithTag("a"), kOciManifest, referrer.dump()).ok());
+  for (StubRegistry* s : {&origin_, &mirror_}) s->SetDown(true);
+  EXPECT_FALSE(client_->Referrers(repo_, subject, "").ok());
+  for (StubRegistry* s : {&origin_, &mirror_}) s->SetDown(false);
+  auto some = client_->Referrers(repo_, subject, "");
+  ASSERT_TRUE(some.ok()) << some.error().message;
+  EXPECT_EQ(Json::parse(*some)["manifests"].size(), 1U);
+}
+
 TEST_F(MirrorsTest, ABrokenFileIsNamed) {
   Toml("nonsense");
   Connect();

@@ -121,28 +121,32 @@ Result<std::string> RegistryClient::Referrers(const Reference& repo, const std::
                                               const CallOptions& call) {
   FASTOCI_CHECK_OK(CheckDigest(digest));
   FASTOCI_TRY(auto hosts, impl_->HostsOf(repo, HostUse::kResolve));
+  // No HostWalk, which is content with the first host that answers: here an empty list ends no
+  // search, and all pages of a list must come from one host.
+  const std::vector<std::string> left_out = impl_->LeftOut(hosts, 0);
   std::optional<Json> none;        // an empty list
   std::optional<Error> unknown;    // of a host that may have some
-  for (const RegistryHostPtr& host : hosts) {
-    const bool last = host == hosts.back();
-    std::string why;
-    if (hosts.size() > 1 && impl_->IsDown(*host, &why)) {
-      unknown = Error{ErrorKind::kUnavailable, EHOSTUNREACH, host->config.authority + ": " + why};
+  for (size_t i = 0; i < hosts.size(); i++) {
+    const RegistryHostPtr& host = hosts[i];
+    const bool last = i + 1 == hosts.size();
+    if (!left_out[i].empty()) {
+      unknown = Error{ErrorKind::kUnavailable, EHOSTUNREACH, host->config.authority + ": " + left_out[i]};
       continue;
     }
     RetryPolicy retry = impl_->options.retry;
     if (!last) retry.max_attempts = 1;
     auto api = impl_->ReferrersByApi(host, repo, digest, artifact_type, call, retry);
+    if (!api.ok() && IsCanceled(api.error())) return api.error();
+    const bool silent = !api.ok() && api.error().kind == ErrorKind::kUnavailable && api.error().err != EIO;
+    if (hosts.size() > 1) impl_->SetDown(*host, silent ? api.error().message : "");
     if (api.ok() && !(*api)["manifests"].empty()) return Dump(*api);
     if (api.ok()) {
       none = std::move(*api);
       continue;
     }
-    if (IsCanceled(api.error())) return api.error();
     // It has the API; half a list would be worse than none.
     if (last && api.error().kind == ErrorKind::kMismatch) return api.error();
     if (api.error().kind != ErrorKind::kUnavailable) continue;
-    if (hosts.size() > 1 && api.error().err != EIO) impl_->SetDown(*host, api.error().message);
     unknown = hosts.size() > 1 ? api.error().Wrap(host->config.authority) : api.error();
   }
   if (none) return Dump(*none);
