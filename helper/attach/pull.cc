@@ -296,7 +296,7 @@ Result<Manifest> ImagePuller::ManifestOfHost(const ResolvedImage& image, const s
         return image.layout ? image.layout->ReadBlob(digest, kMaxImageConfigBytes)
                             : client_->ReadBlob(image.ref, digest, kMaxImageConfigBytes);
       }};
-  return ManifestOfPlatform(manifest, HostArch(), reader);
+  return ManifestOfPlatform(manifest, HostPlatform(), reader);
 }
 
 // The blobs of a layout are read from where they are.

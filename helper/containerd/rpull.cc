@@ -12,7 +12,6 @@
 #include "base/foreign_json.h"
 #include "base/json.h"
 #include "image/oci_image.h"
-#include "image/platform.h"
 #include "registry/client.h"
 
 namespace fastoci {
@@ -76,13 +75,16 @@ class Pull {
     const ManifestReader reader{
         [&](const std::string& digest) { return registry_->GetManifest(ref_.WithDigest(digest)); },
         [&](const std::string& digest) { return registry_->ReadBlob(ref_, digest, kMaxImageConfigBytes); }};
-    FASTOCI_TRY(plan.manifest, ManifestOfPlatform(plan.top, r_.architecture.empty() ? HostArch() : r_.architecture, reader));
+    FASTOCI_TRY(plan.manifest, ManifestOfPlatform(plan.top, r_.platform.any() ? HostPlatform() : r_.platform, reader));
     const Json j = ParseForeignJson(plan.manifest.body);
     plan.config = DescriptorOf(JsonChild(j, "config"));
     for (const Json& layer : JsonChild(j, "layers")) plan.layers.push_back(DescriptorOf(layer));
     if (plan.config.digest.empty() || plan.layers.empty())
       return InvalidError(ref_.ToString() + " is not an image: its manifest has no config or no layers");
     FASTOCI_TRY(config_, registry_->ReadBlob(ref_, plan.config.digest, kMaxImageConfigBytes));
+    if (const Platform is = PlatformOfConfig(config_);
+        plan.top.digest == plan.manifest.digest && !r_.platform.any() && !r_.platform.Takes(is))
+      return MismatchError(ref_.ToString() + " is for " + is.Text() + ", not for " + r_.platform.Text());
     const Json config = ParseForeignJson(config_);
     const Json& diff_ids = JsonChild(JsonChild(config, "rootfs"), "diff_ids");
     if (!diff_ids.is_array() || diff_ids.size() != plan.layers.size())

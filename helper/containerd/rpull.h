@@ -13,6 +13,7 @@
 #include "attach/pull.h"
 #include "base/result.h"
 #include "containerd/client.h"
+#include "image/platform.h"
 
 namespace fastoci {
 
@@ -21,7 +22,7 @@ struct RpullRequest {
   std::string address = kContainerdSocket;
   std::string name_space = "default";
   std::string snapshotter = "fastoci";
-  std::string architecture;  // as Go names it; "": this machine's
+  Platform platform;         // any: this machine's
   std::string workload;      // whose start trace is to be replayed; "": the default one's
   RegistryAccess access;
 };

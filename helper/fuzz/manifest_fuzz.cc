@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Manifest manifest_of_index{.media_type = "", .digest = "", .body = body};
   const ManifestReader nothing{[](const std::string&) { return Result<Manifest>(NotFoundError("none")); },
                                [](const std::string&) { return Result<std::string>(NotFoundError("none")); }};
-  (void)ManifestOfPlatform(manifest_of_index, "amd64", nothing).ok();
+  (void)ManifestOfPlatform(manifest_of_index, {"linux", "amd64", ""}, nothing).ok();
   (void)ReferrersOfType(body, kDigestsArtifact).ok();
   auto manifest = ParseFastociManifest(body);
   if (!manifest.ok()) return 0;

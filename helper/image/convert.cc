@@ -97,15 +97,30 @@ Status Tag(ImageStore* store, const ConvertOptions& options, const Manifest& ori
   return OkStatus();
 }
 
+// Of an image that is no index.
+Status CheckPlatform(const Manifest& image, const ConvertOptions& options, const ManifestReader& reader,
+                     ConvertObserver* observer) {
+  if (!IsImageManifest(image.body)) return OkStatus();  // the conversion says what it is
+  FASTOCI_TRY(const Platform is, PlatformOf(image, reader));
+  const Platform wanted = options.platform_demanded ? options.platform : HostPlatform();
+  if (wanted.Takes(is)) return OkStatus();
+  if (options.platform_demanded) return MismatchError("the image is for " + is.Text() + ", not for " + wanted.Text());
+  observer->OnWarning("the image is for " + is.Text() + ", and this machine is " + wanted.Text());
+  return OkStatus();
+}
+
 }  // namespace
 
 Result<std::vector<ConvertedImage>> ConvertImage(ImageStore* store, const ConvertOptions& options,
                                                  ConvertObserver* observer) {
   FASTOCI_TRY(Manifest manifest, store->GetManifest(options.source));
-  if (!options.arch.empty()) {
-    FASTOCI_TRY(manifest, ManifestOfPlatform(manifest, options.arch, ReaderOf(store)));
-  }
   FASTOCI_TRY(auto index, ParseIndex(manifest.body));
+  if (!index) {
+    FASTOCI_CHECK_OK(CheckPlatform(manifest, options, ReaderOf(store), observer));
+  } else if (!options.platform.any()) {
+    FASTOCI_TRY(manifest, ManifestOfPlatform(manifest, options.platform, ReaderOf(store)));
+    index.reset();
+  }
   std::vector<ConvertedImage> images;
   if (index) {
     FASTOCI_TRY(images, IndexConverter(store, options, observer).Run(manifest, *index, 0));

@@ -17,6 +17,7 @@
 #include "image/fs_builder.h"
 #include "image/image_store.h"
 #include "image/oci_image.h"
+#include "image/platform.h"
 
 namespace fastoci {
 
@@ -24,7 +25,8 @@ struct ConvertOptions {
   std::string source;  // tag or digest
   // Formats to make, and under which tag ("": only under its digest).
   std::optional<std::string> turbo_tag, overlaybd_tag;
-  std::string arch;  // of an index, the one to convert; "": all
+  Platform platform;               // of an index, the one to convert; any: all
+  bool platform_demanded = false;  // an image that is no index must be for it, too
   FsType fs_type = FsType::kExt4;
   uint64_t fs_bytes = kDefaultFsBytes;
   // A file with an empty ext4 file system (BaseLayer). The image is built on it; it

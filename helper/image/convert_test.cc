@@ -65,7 +65,7 @@ class ConvertTest : public testing::Test {
                         {"size", layer.blob.size()}});
       ids.push_back(DigestString(Sha256::Of(AsBytes(layer.tar))));
     }
-    Json config = {{"architecture", HostArch()}, {"os", "linux"}, {"config", {{"Cmd", {"sh"}}}},
+    Json config = {{"architecture", arch_}, {"os", "linux"}, {"config", {{"Cmd", {"sh"}}}},
                    {"rootfs", {{"type", "layers"}, {"diff_ids", ids}}}};
     std::string text = config.dump();
     if (!bad_byte_at_.empty()) text.replace(text.find(bad_byte_at_), bad_byte_at_.size(), "\xff");
@@ -86,6 +86,7 @@ class ConvertTest : public testing::Test {
   std::unique_ptr<ImageStore> store_;
   std::vector<std::string> targets_;
   std::string bad_byte_at_;  // what is replaced in the config by a byte that is not UTF-8
+  std::string arch_ = HostArch();
   ConvertOptions options_;
   Quiet quiet_;
 };
@@ -271,7 +272,7 @@ TEST_F(ConvertTest, IndexesWithinAnIndexAreConvertedAndTheRestIsCarriedOver) {
   EXPECT_EQ(original["layers"][0]["digest"], targets_[0]);
   EXPECT_NE(kept_below["manifests"][0]["digest"], image);
   // One platform of it.
-  options_.arch = HostArch();
+  options_.platform = HostPlatform();
   options_.turbo_tag = "one";
   auto one = Convert();
   ASSERT_TRUE(one.ok()) << one.error().message;
@@ -301,12 +302,30 @@ TEST_F(ConvertTest, IsReproducibleAndConvertsOnePlatformOfAnIndex) {
                    {"platform", {{"os", "linux"}, {"architecture", HostArch()}}}}}}};
   registry_.AddManifest("demo", "multi", kOciIndex, index.dump());
   options_.source = "multi";
-  options_.arch = HostArch();
+  options_.platform = HostPlatform();
   auto second = Convert();
   ASSERT_TRUE(first.ok() && second.ok());
   EXPECT_EQ(first->manifest.digest, second->manifest.digest);
-  options_.arch = "none";
+  options_.platform.arch = "none";
   EXPECT_EQ(Convert().error().kind, ErrorKind::kNotFound);
+}
+
+TEST_F(ConvertTest, AnImageThatIsNoIndexIsForThePlatformThatIsDemanded) {
+  arch_ = "pdp11";
+  Push();
+  ASSERT_TRUE(Convert().ok());
+  ASSERT_EQ(quiet_.warnings.size(), 1u);
+  EXPECT_NE(quiet_.warnings[0].find("the image is for linux/pdp11"), std::string::npos) << quiet_.warnings[0];
+  options_.turbo_tag = "demanded";
+  options_.platform = HostPlatform();
+  EXPECT_TRUE(Convert().ok()) << "only of an index";
+  options_.platform_demanded = true;
+  auto refused = Convert();
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().message, "the image is for linux/pdp11, not for " + HostPlatform().Text());
+  options_.platform = {"linux", "pdp11", ""};
+  EXPECT_TRUE(Convert().ok());
+  EXPECT_EQ(quiet_.warnings.size(), 2u) << "what is demanded is no surprise";
 }
 
 TEST_F(ConvertTest, SurvivesABrokenTransferAndPushesNothingForADamagedLayer) {

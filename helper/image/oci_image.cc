@@ -84,6 +84,7 @@ Result<std::optional<std::vector<IndexEntry>>> ParseIndex(const std::string& bod
     if (m.contains("platform")) {
       e.os = JsonText(m["platform"], "os");
       e.arch = JsonText(m["platform"], "architecture");
+      e.variant = JsonText(m["platform"], "variant");
     }
     e.attestation = m.contains("annotations") && m["annotations"].is_object() &&
                     m["annotations"].contains(kReferenceType);

@@ -33,7 +33,7 @@ Result<OriginalImage> ParseOriginalManifest(const std::string& body);
 // What an index names.
 struct IndexEntry {
   Descriptor descriptor;
-  std::string os, arch;      // "" if it has no platform
+  std::string os, arch, variant;  // "" if it has no platform
   bool attestation = false;  // about an image, not one
 };
 // Whether a descriptor of that type may name an image or an index; "" may.

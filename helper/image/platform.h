@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The image for one platform in an index. An index may name other indexes, as
+// The image for one platform in an index, and the platform of an image. An index may name other indexes, as
 // BuildKit's do; then the platform stands in the inner one. An entry without a
 // platform is looked at: its config may name one.
 #ifndef FASTOCI_IMAGE_PLATFORM_H_
@@ -25,18 +25,32 @@ struct ManifestReader {
 // Of a store, which must outlive it.
 ManifestReader ReaderOf(ImageStore* store);
 
-// The architecture (GOARCH) in "arm64", "linux/arm64" or "linux/arm64/v8"; "" for "" and "all".
-// A variant is taken and not compared. kInvalid: another system, or no architecture.
-Result<std::string> ParsePlatform(const std::string& text);
+// One that is wanted (arch "": any with Linux), or one that an image names, as far as it does.
+struct Platform {
+  std::string os, arch, variant;  // as Go names them; "": any, or not known
+  bool any() const { return arch.empty(); }
+  std::string Text() const;  // "linux/arm/v7"
+  // Whether an image for that one is wanted. What it does not name is not compared.
+  bool Takes(const Platform& image) const;
+  bool operator==(const Platform&) const = default;
+};
+Platform HostPlatform();
 
-// Gives take top itself if it is the manifest of an image. Of an index, gives it each image for
-// arch on Linux; arch "": for any. take returns whether it wants more.
+// "arm64", "linux/arm64" or "linux/arm/v7"; "" and "all" are any. kInvalid: another system, or
+// no architecture.
+Result<Platform> ParsePlatform(const std::string& text);
+
+// The one that an image's config names. An index has none.
+Platform PlatformOfConfig(const std::string& config);
+Result<Platform> PlatformOf(const Manifest& image, const ManifestReader& reader);
+
+// Gives take top itself if it is the manifest of an image, whatever its platform. Of an index,
+// gives it each image that is wanted. take returns whether it wants more.
 using TakeImage = std::function<Result<bool>(const Manifest& image)>;
-Status ForEachImage(const Manifest& top, const std::string& arch, const ManifestReader& reader, const TakeImage& take);
+Status ForEachImage(const Manifest& top, const Platform& wanted, const ManifestReader& reader, const TakeImage& take);
 
-// Returns top itself if it is the manifest of an image. Otherwise looks in the index for
-// arch (GOARCH) on Linux. kNotFound if there is no such image.
-Result<Manifest> ManifestOfPlatform(const Manifest& top, const std::string& arch,
+// The first of those. kNotFound if there is none in the index.
+Result<Manifest> ManifestOfPlatform(const Manifest& top, const Platform& wanted,
                                     const ManifestReader& reader);
 
 }  // namespace fastoci

@@ -27,14 +27,16 @@ class PlatformTest : public testing::Test {
                 {"config", {{"mediaType", "application/vnd.oci.image.config.v1+json"}, {"digest", config}, {"size", 1}}},
                 {"layers", Json::array()}});
   }
-  static Json Entry(const std::string& digest, const std::string& os, const std::string& arch) {
+  static Json Entry(const std::string& digest, const std::string& os, const std::string& arch,
+                    const std::string& variant = "") {
     Json e = {{"digest", digest}, {"size", 1}};
     if (!os.empty() || !arch.empty()) e["platform"] = {{"os", os}, {"architecture", arch}};
+    if (!variant.empty()) e["platform"]["variant"] = variant;
     return e;
   }
   static Json Index(const std::vector<Json>& entries) { return {{"schemaVersion", 2}, {"manifests", entries}}; }
   // The name of the image that is found, or the error.
-  std::string Find(const Json& top, const std::string& arch) {
+  std::string Find(const Json& top, const std::string& platform) {
     auto get = [this](const std::string& digest) -> Result<std::string> {
       auto it = bodies_.find(digest);
       if (it == bodies_.end()) return NotFoundError("absent");
@@ -45,20 +47,20 @@ class PlatformTest : public testing::Test {
                                   return Manifest{"", digest, body};
                                 },
                                 get};
-    auto found = ManifestOfPlatform({"", "", top.dump()}, arch, reader);
+    auto found = ManifestOfPlatform({"", "", top.dump()}, *ParsePlatform(platform), reader);
     return found.ok() ? Json::parse(found->body)["name"].get<std::string>() : "error: " + found.error().message;
   }
   std::map<std::string, std::string> bodies_;
 };
 
 TEST(ParsePlatformTest, TakesWhatDockerTakes) {
-  for (const char* amd64 : {"amd64", "linux/amd64", "linux/amd64/v2", "amd64/v2", "x86_64", "linux/x86-64"})
-    EXPECT_EQ(*ParsePlatform(amd64), "amd64") << amd64;
-  EXPECT_EQ(*ParsePlatform("linux/arm64/v8"), "arm64");
-  EXPECT_EQ(*ParsePlatform("linux/arm/v7"), "arm");
-  EXPECT_EQ(*ParsePlatform("aarch64"), "arm64");
-  EXPECT_EQ(*ParsePlatform("all"), "");
-  EXPECT_EQ(*ParsePlatform(""), "");
+  for (const char* amd64 : {"amd64", "linux/amd64", "x86_64", "linux/x86-64"})
+    EXPECT_EQ(ParsePlatform(amd64)->Text(), "linux/amd64") << amd64;
+  EXPECT_EQ(ParsePlatform("linux/arm64/v8")->Text(), "linux/arm64/v8");
+  EXPECT_EQ(ParsePlatform("arm/v7")->Text(), "linux/arm/v7");
+  EXPECT_EQ(ParsePlatform("aarch64")->Text(), "linux/arm64");
+  EXPECT_TRUE(ParsePlatform("all")->any());
+  EXPECT_TRUE(ParsePlatform("")->any());
   for (const char* bad : {"windows/amd64", "linux", "linux/", "/amd64", "/", "linux/arm/v7/x", "windows", "amd64/v2/x"})
     EXPECT_FALSE(ParsePlatform(bad).ok()) << bad;
 }
@@ -73,6 +75,15 @@ TEST_F(PlatformTest, TheEntryOfThePlatformIsTaken) {
   EXPECT_EQ(Find(index, "amd64"), "a");
   EXPECT_EQ(Find(index, "arm64"), "m");
   EXPECT_NE(Find(index, "s390x").find("no manifest for linux/s390x"), std::string::npos);
+}
+
+TEST_F(PlatformTest, AVariantIsComparedWhereBothNameOne) {
+  Json index = Index({Entry(Image("v6", "arm"), "linux", "arm", "v6"), Entry(Image("v7", "arm"), "linux", "arm", "v7"),
+                      Entry(Image("a", "amd64"), "linux", "amd64")});
+  EXPECT_EQ(Find(index, "linux/arm/v7"), "v7");
+  EXPECT_EQ(Find(index, "linux/arm"), "v6");
+  EXPECT_NE(Find(index, "linux/arm/v5").find("no manifest for linux/arm/v5"), std::string::npos);
+  EXPECT_EQ(Find(index, "linux/amd64/v2"), "a");
 }
 
 TEST_F(PlatformTest, IndexesWithinAnIndexAreDescendedInto) {

@@ -4,7 +4,6 @@
 #include <fnmatch.h>
 
 #include "base/json.h"
-#include "image/platform.h"
 #include "registry/reference.h"
 
 namespace fastoci {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "image/platform.h"
 
 namespace fastoci {
 
@@ -16,7 +17,7 @@ namespace fastoci {
 struct ServeRule {
   std::string repository = "*";          // a pattern: * any text, ? one character
   std::vector<std::string> tags = {"*"};  // any of these patterns; "" stands for no tag
-  std::string platform;                  // an architecture, of an index; "": all (ParsePlatform)
+  Platform platform;                     // whose images are converted
   uint64_t min_mb = 0;                   // smaller images are left alone
   std::string fs_type = "ext4";
   bool skip = false;                     // what matches is not converted

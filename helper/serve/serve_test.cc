@@ -90,12 +90,13 @@ TEST(ServeRules, TheFirstThatMatchesCounts) {
 }
 
 TEST(ServeRules, APlatformIsWrittenAsForTheConvertor) {
-  for (const char* platform : {"amd64", "linux/amd64", "linux/amd64/v2"}) {
+  for (const char* platform : {"amd64", "linux/amd64", "x86_64"}) {
     auto c = Config(std::string(R"({"registry":"r","rules":[{"platform":")") + platform + "\"}]}");
     ASSERT_TRUE(c.ok()) << c.error().message;
-    EXPECT_EQ(c->rules[0].platform, "amd64");
+    EXPECT_EQ(c->rules[0].platform.Text(), "linux/amd64");
   }
-  EXPECT_EQ(Config(R"({"registry":"r","rules":[{"platform":"all"}]})")->rules[0].platform, "");
+  EXPECT_TRUE(Config(R"({"registry":"r","rules":[{"platform":"all"}]})")->rules[0].platform.any());
+  EXPECT_TRUE(Config(R"({"registry":"r","rules":[{}]})")->rules[0].platform.any());
 }
 
 TEST(ServeRules, WhatIsWrongIsNamed) {
@@ -405,6 +406,21 @@ TEST_F(ServiceTest, APlatformOfAnIndexIsFoundWhereverItStands) {
   EXPECT_EQ(*service_->Sweep(), 0U);
   EXPECT_EQ(Calls(), "");
   EXPECT_THAT(Page("/"), HasSubstr("an index without an image for linux/amd64"));
+}
+
+TEST_F(ServiceTest, AnImageForAnotherPlatformThanTheRulesIsSkipped) {
+  const std::string config = stub_.AddBlob(R"({"os":"linux","architecture":"arm","variant":"v6"})");
+  stub_.AddManifest("demo", "arm", kOciManifest,
+                    R"({"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":")" +
+                        config + R"("},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":")" +
+                        Digest('7') + R"(","size":5000}]})");
+  Open("echo x@" + Digest('9'), R"({"platform":"linux/arm/v7"})");
+  EXPECT_EQ(*service_->Sweep(), 0U);
+  EXPECT_EQ(Calls(), "");
+  EXPECT_THAT(Page("/"), HasSubstr("it is for linux/arm/v6, not for linux/arm/v7"));
+  Open("echo x@" + Digest('9'), R"({"platform":"linux/arm/v6"})");
+  EXPECT_EQ(*service_->Sweep(), 0U);
+  EXPECT_THAT(Calls(), HasSubstr("--platform linux/arm/v6"));
 }
 
 TEST_F(ServiceTest, TheRulesOfNowCountForWhatWasSkipped) {

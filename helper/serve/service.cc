@@ -20,7 +20,6 @@
 #include "base/unique_fd.h"
 #include "image/copy.h"
 #include "image/oci_image.h"
-#include "image/platform.h"
 #include "registry/options.h"
 #include "serve/notification.h"
 
@@ -382,7 +381,7 @@ Result<std::string> ConvertService::WhyNot(const ServeJob& job, const ServeRule&
     images++;
     converted = ParseFastociManifest(image.body).ok();
     *bytes += LayerBytes(ParseForeignJson(image.body));
-    if (rule.platform.empty()) return !converted;
+    if (rule.platform.any()) return !converted;
     subject = image.digest;
     return false;
   }));
@@ -390,7 +389,12 @@ Result<std::string> ConvertService::WhyNot(const ServeJob& job, const ServeRule&
     return std::string(*index ? "it is an index of FastOCI or overlaybd images"
                               : "it is a FastOCI or overlaybd image already");
   if (images == 0)
-    return "it is an index without an image for " + (rule.platform.empty() ? "Linux" : "linux/" + rule.platform);
+    return "it is an index without an image for " + (rule.platform.any() ? "Linux" : rule.platform.Text());
+  if (!*index && !rule.platform.any()) {
+    // If the config cannot be read now, the convertor compares them.
+    auto is = PlatformOf(*manifest, reader);
+    if (is.ok() && !rule.platform.Takes(*is)) return "it is for " + is->Text() + ", not for " + rule.platform.Text();
+  }
   if (*bytes < rule.min_mb << 20)
     return "it is smaller than " + std::to_string(rule.min_mb) + " MB (minMB)";
   auto referrers = client_->Referrers(repo, subject, ArtifactType(ImageFormat::kTurboOci));
@@ -408,7 +412,7 @@ Result<std::string> ConvertService::Convert(const ServeJob& job, const ServeRule
   p.argv = {program_, "-r", c.registry + "/" + job.repository, "-g", job.digest, "--referrer",
             "--fstype", rule.fs_type, "--concurrency-limit", std::to_string(c.layers),
             "--store", c.directory + "/layers", "-d", c.directory + "/work-" + std::to_string(number)};
-  if (!rule.platform.empty()) p.argv.insert(p.argv.end(), {"--platform", rule.platform});
+  if (!rule.platform.any()) p.argv.insert(p.argv.end(), {"--platform", rule.platform.Text()});
   if (c.plain) p.argv.push_back("--plain");
   if (c.insecure) p.argv.push_back("--insecure");
   if (!c.root_ca.empty()) p.argv.insert(p.argv.end(), {"--root-ca", c.root_ca});

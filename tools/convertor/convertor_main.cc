@@ -189,9 +189,10 @@ Result<ConvertOptions> Options(const Flags& f) {
   if (!f.db_string.empty() || !f.db_type.empty())
     return Usage("--db-str and --db-type are not supported: --store DIRECTORY keeps what is known of layers");
   options.scan_dir = f.store;
-  auto arch = ParsePlatform(f.platform);
-  if (!arch.ok()) return arch.error().Wrap("--platform " + f.platform);
-  options.arch = *arch;
+  auto platform = ParsePlatform(f.platform);
+  if (!platform.ok()) return platform.error().Wrap("--platform " + f.platform);
+  options.platform = *platform;
+  options.platform_demanded = !platform->any();
   options.fs_type = f.fs_type == "erofs" ? FsType::kErofs : FsType::kExt4;
   options.fs_bytes = f.vsize << 30;
   options.oci = f.oci;

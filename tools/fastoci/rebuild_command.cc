@@ -70,14 +70,14 @@ Result<size_t> Rebuild(const std::string& image, const std::string& original,
   FASTOCI_TRY(NamedImage made, OpenImageStore(image, access, false));
   FASTOCI_TRY(NamedImage from, OpenImageStore(original, access, false));
   FASTOCI_TRY(Manifest named, made.store->GetManifest(made.name));
-  FASTOCI_TRY(Manifest manifest, ManifestOfPlatform(named, HostArch(), ReaderOf(made.store.get())));
+  FASTOCI_TRY(Manifest manifest, ManifestOfPlatform(named, HostPlatform(), ReaderOf(made.store.get())));
   FASTOCI_TRY(FastociManifest fastoci, ParseFastociManifest(manifest.body));
   const std::vector<MetaLayer>& wanted = fastoci.layers;
   FASTOCI_TRY(std::string report, InspectImage(image, access, progress));
   ConvertOptions options;
   FASTOCI_CHECK_OK(LikeIn(report, &options));
   options.source = from.name;
-  options.arch = HostArch();
+  options.platform = HostPlatform();
   options.store = false;
   ConvertProgress observer(progress);
   FASTOCI_TRY(auto images, ConvertImage(from.store.get(), options, &observer));

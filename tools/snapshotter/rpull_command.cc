@@ -6,7 +6,6 @@
 
 #include "attach/start_trace.h"
 #include "base/format.h"
-#include "image/platform.h"
 #include "tools/fastoci/access_options.h"
 #include "tools/fastoci/output.h"
 
@@ -31,10 +30,10 @@ CLI::App* AddRpullCommand(CLI::App* app, RpullOptions* o) {
       ->add_option_function<std::string>(
           "--platform",
           [r](const std::string& text) {
-            auto arch = ParsePlatform(text);
-            if (!arch.ok() || arch->empty())
+            auto platform = ParsePlatform(text);
+            if (!platform.ok() || platform->any())
               throw CLI::ValidationError("--platform", "\"" + text + "\" is not a platform such as linux/arm64");
-            r->architecture = *arch;
+            r->platform = *platform;
           },
           "default: this machine's")
       ->type_name("linux/ARCHITECTURE[/VARIANT]");
