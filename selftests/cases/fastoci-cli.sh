@@ -56,6 +56,8 @@ check 'list is empty at first' exits 0 cli list
 check 'and says what to do' said 'fastoci attach'
 check 'status of nothing is "not found"' exits 3 cli status t
 check 'wrong usage has an exit code of its own' exits 2 cli attach
+check 'so has an option before a command of containerd' exits 2 cli --json rpull r.example/a
+check 'which says where it belongs' said 'its options stand behind it: fastoci rpull'
 check '--help' exits 0 cli --help
 is 'has its commands in groups, the common ones first' "$(sed -n 's/^\([A-Z][a-z]*:\)$/\1/p' $tmp/out | tr '\n' ' ')" \
 	'Options: Images: Look: Cache: Registry: Node: Examples: '

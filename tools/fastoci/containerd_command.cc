@@ -26,8 +26,13 @@ constexpr char kProgram[] = "fastoci-snapshotter";
 }  // namespace
 
 void AddContainerdCommands(CLI::App* app, const std::string& group) {
-  for (const Command& command : kCommands)
-    app->add_subcommand(command.name, command.help)->prefix_command()->group(group);
+  for (const Command& command : kCommands) {
+    const std::string name = command.name;
+    // RunContainerdCommand() has not taken it, so something stands before it.
+    app->add_subcommand(name, command.help)->prefix_command()->fallthrough(false)->group(group)->callback([name] {
+      throw CLI::ValidationError(name, "its options stand behind it: fastoci " + name + " ...");
+    });
+  }
 }
 
 int RunContainerdCommand(int argc, char** argv) {
