@@ -119,8 +119,9 @@ class Recording {
   Result<RecordResult> Run() {
     if (!IsWorkloadName(r_.workload))
       return InvalidError("\"" + r_.workload + "\" is no name of a workload: up to 63 letters, digits, '.', '_' and '-'");
-    FASTOCI_TRY(Target target, r_.attached ? FindAttached() : FindContainers());
-    if (r_.output.empty()) FASTOCI_CHECK_OK(FindImageManifest(target));
+    auto found = Prepare();
+    if (interrupted_()) return Error{ErrorKind::kInternal, ECANCELED, "interrupted before the recording began"};
+    FASTOCI_TRY(const Target target, std::move(found));
     if (r_.drop_caches) FASTOCI_CHECK_OK(DropCaches());
     FASTOCI_TRY(StartRecorder recorder, StartRecorder::Begin(r_.paths.control_socket, target.device, target.meta_path));
     FASTOCI_CHECK_OK(StartWhatRuns());
@@ -140,6 +141,12 @@ class Recording {
   }
 
  private:
+  Result<Target> Prepare() {
+    FASTOCI_TRY(Target target, r_.attached ? FindAttached() : FindContainers());
+    if (r_.output.empty()) FASTOCI_CHECK_OK(FindImageManifest(target));
+    return target;
+  }
+
   Result<Target> FindAttached() {
     FASTOCI_TRY(ImageReport image, FindImage(r_.paths, r_.image));
     if (!image.attached) return NotFoundError(image.name + " is not attached; attach it first: fastoci attach");
@@ -194,7 +201,9 @@ class Recording {
     FASTOCI_TRY(image_, puller.Resolve(target.ref, &progress_));
     const std::string name =
         image_->layout ? target.ref : image_->ref.WithDigest(image_->named.digest).ToString();
-    FASTOCI_TRY(store_, OpenImageStore(name, r_.access, false));
+    RegistryAccess push = r_.access;
+    push.watch = nullptr;  // what an interrupt ends is pushed
+    FASTOCI_TRY(store_, OpenImageStore(name, push, false));
     return OkStatus();
   }
 

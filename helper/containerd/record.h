@@ -51,7 +51,9 @@ struct RecordResult {
   std::string ended_by;  // "time", "size", "ready", "exit" or "interrupt"
 };
 
-// interrupted: asked often; true ends the recording, which is kept. kUnavailable: the URL did not
+// interrupted: asked often; true ends the recording, which is kept, or what comes before it, of
+// which nothing is kept (ECANCELED in err). request.access.watch ends what waits for a registry
+// before it, and not the push. kUnavailable: the URL did not
 // answer in time, and nothing is kept. kNotFound: nothing was read, or there is no such image.
 Result<RecordResult> Record(const RecordRequest& request, const std::function<bool()>& interrupted,
                             Progress* progress);

@@ -3,10 +3,12 @@
 
 #include <signal.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "base/format.h"
+#include "http/http_client.h"
 #include "tools/fastoci/access_options.h"
 #include "tools/fastoci/output.h"
 #include "tools/snapshotter/rpull_command.h"
@@ -14,8 +16,12 @@
 namespace fastoci {
 namespace {
 
-volatile sig_atomic_t g_interrupted = 0;
-void OnInterrupt(int) { g_interrupted = 1; }
+Cancellation* g_interrupt = nullptr;
+void OnInterrupt(int) {
+  const int err = errno;
+  g_interrupt->Cancel();  // a write() to a descriptor
+  errno = err;
+}
 
 constexpr char kFooter[] =
     "Examples:\n"
@@ -68,12 +74,15 @@ int RunRecord(const RecordOptions& o) {
     return PrintError(InvalidError("--attached and --container exclude each other"), o.json);
   if (!request.container.empty() && !request.command.empty())
     return PrintError(InvalidError("--container watches what runs already; give no command with it"), o.json);
+  static Cancellation interrupt;
+  g_interrupt = &interrupt;
+  request.access.watch = interrupt.watch();
   struct sigaction action = {};
   action.sa_handler = OnInterrupt;
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
   TerminalProgress progress(o.quiet || o.json);
-  auto result = Record(request, [] { return g_interrupted != 0; }, &progress);
+  auto result = Record(request, [] { return interrupt.cancelled(); }, &progress);
   progress.End();
   if (!result.ok()) return PrintError(result.error(), o.json);
   if (o.json) {
