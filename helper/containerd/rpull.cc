@@ -115,8 +115,9 @@ class Pull {
       names["containerd.io/gc.ref.content.l." + std::to_string(i)] = plan.layers[i].digest;
     FASTOCI_CHECK_OK(Store(plan.manifest.media_type, plan.manifest.digest, plan.manifest.body, names));
     if (plan.top.digest == plan.manifest.digest) return OkStatus();
-    return Store(plan.top.media_type, plan.top.digest, plan.top.body,
-                 {{"containerd.io/gc.ref.content.m.0", plan.manifest.digest}});
+    // Not "m.0", by which a client that pulled all platforms may hold another manifest.
+    const std::string name = "containerd.io/gc.ref.content.m." + plan.manifest.digest.substr(sizeof("sha256:") - 1, 12);
+    return Store(plan.top.media_type, plan.top.digest, plan.top.body, {{name, plan.manifest.digest}});
   }
 
   // As containerd's CRI plugin makes them, and the annotations that it lets through.
