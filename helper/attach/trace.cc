@@ -154,9 +154,13 @@ Result<std::string> MakeTraceInstance(const std::string& instances) {
     // Another PID namespace's process may live nevertheless: then its instance is busy, and stays.
     if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) ::rmdir(entry.path().c_str());
   }
-  const std::string dir = instances + "/" + prefix + std::to_string(::getpid()) + "-" + std::to_string(made++);
-  if (::mkdir(dir.c_str(), 0700) != 0) return ErrnoError(dir);
-  return dir;
+  for (;;) {
+    const std::string dir = instances + "/" + prefix + std::to_string(::getpid()) + "-" + std::to_string(made++);
+    // In a container each life of a process has the same number. What an earlier one left is not busy.
+    if (::mkdir(dir.c_str(), 0700) == 0 || (errno == EEXIST && ::rmdir(dir.c_str()) == 0 && ::mkdir(dir.c_str(), 0700) == 0))
+      return dir;
+    if (errno != EEXIST && errno != EBUSY && errno != ENOTEMPTY) return ErrnoError(dir);
+  }
 }
 
 Result<ImageNumbers> AskImageNumbers(const std::string& control_socket, const std::string& name, int64_t wait_ms) {

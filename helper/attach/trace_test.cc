@@ -60,6 +60,23 @@ TEST(MakeTraceInstance, IsNewAndReplacesThoseOfTheDead) {
   EXPECT_FALSE(MakeTraceInstance(dir).ok());
 }
 
+// As in containers, where each process is number 1.
+TEST(MakeTraceInstance, AnEarlierProcessMayHaveHadTheSameNumber) {
+  char name[] = "/tmp/fastoci-instances.XXXXXX";
+  ASSERT_NE(::mkdtemp(name), nullptr);
+  const std::string dir = name, own = dir + "/fastoci-" + std::to_string(::getpid()) + "-";
+  auto before = MakeTraceInstance(dir);
+  ASSERT_TRUE(before.ok());
+  const int next = std::stoi(before->substr(own.size())) + 1;
+  // In a directory that is not empty somebody is at work.
+  const std::string busy = own + std::to_string(next), left = own + std::to_string(next + 1);
+  for (const std::string& path : {busy, busy + "/x", left}) ASSERT_EQ(::mkdir(path.c_str(), 0700), 0);
+  auto made = MakeTraceInstance(dir);
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  EXPECT_EQ(*made, left);
+  for (const std::string& path : {busy + "/x", busy, left, *before, dir}) EXPECT_EQ(::rmdir(path.c_str()), 0) << path;
+}
+
 TEST(AddHelperLine, TakesChunksAndRequests) {
   Trace t;
   AddHelperLine(R"({"event":"chunk","blob":"sha256:ab","chunk":7,"since":5,"picked":6,"end":9,"ok":true})", &t);
