@@ -36,7 +36,8 @@ constexpr size_t kMaxRecords = 500000;
 constexpr size_t kMaxFiles = 2000000;
 constexpr size_t kExtentsAtATime = 256;
 constexpr char kTracefs[] = "/sys/kernel/tracing";
-constexpr char kBufferKb[] = "4096";  // per CPU
+// Per CPU, and of all CPUs together: it is memory of the kernel, and the snapshotter has many traces at a time.
+constexpr unsigned kMaxBufferKb = 4096, kMinBufferKb = 512, kAllBuffersKb = 32 << 10;
 
 Status Put(const std::string& path, const std::string& text) {
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
@@ -163,6 +164,10 @@ Result<std::string> MakeTraceInstance(const std::string& instances) {
   }
 }
 
+unsigned TraceBufferKb(unsigned nr_cpus) {
+  return std::clamp(kAllBuffersKb / std::max(nr_cpus, 1U), kMinBufferKb, kMaxBufferKb);
+}
+
 Result<ImageNumbers> AskImageNumbers(const std::string& control_socket, const std::string& name, int64_t wait_ms) {
   for (const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(wait_ms);;) {
     FASTOCI_TRY(Json stat, CallHelper(control_socket, {{"op", "stat"}}, kStatMs));
@@ -189,7 +194,7 @@ Result<KernelTrace> KernelTrace::Begin(uint32_t image_no) {
   trace.dir_ = dir;
   const std::string event = dir + "/events/fastoci/fastoci_map";
   FASTOCI_CHECK_OK(Put(dir + "/trace_clock", "mono"));
-  FASTOCI_CHECK_OK(Put(dir + "/buffer_size_kb", kBufferKb));
+  FASTOCI_CHECK_OK(Put(dir + "/buffer_size_kb", std::to_string(TraceBufferKb(static_cast<unsigned>(::sysconf(_SC_NPROCESSORS_CONF))))));
   FASTOCI_CHECK_OK(Put(event + "/filter", "image == " + std::to_string(image_no)));
   trace.pipe_.reset(::open((dir + "/trace_pipe").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!trace.pipe_.valid()) return ErrnoError(dir + "/trace_pipe");

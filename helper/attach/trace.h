@@ -64,6 +64,9 @@ void AddHelperLine(const std::string& line, Trace* trace);
 // Also removes those of processes that ended without doing so, which would trace for ever.
 Result<std::string> MakeTraceInstance(const std::string& instances);
 
+// The size of a trace's buffer for each of so many CPUs.
+unsigned TraceBufferKb(unsigned nr_cpus);
+
 // What tells an image's events from those of others, as the helper knows it.
 struct ImageNumbers {
   uint32_t image_no = 0;  // the kernel's

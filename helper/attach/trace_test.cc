@@ -77,6 +77,13 @@ TEST(MakeTraceInstance, AnEarlierProcessMayHaveHadTheSameNumber) {
   for (const std::string& path : {busy + "/x", busy, left, *before, dir}) EXPECT_EQ(::rmdir(path.c_str()), 0) << path;
 }
 
+TEST(TraceBufferKb, IsNotMuchForAllCpusTogether) {
+  EXPECT_EQ(TraceBufferKb(0), 4096U);
+  EXPECT_EQ(TraceBufferKb(8), 4096U);
+  EXPECT_EQ(TraceBufferKb(32), 1024U);
+  EXPECT_EQ(TraceBufferKb(256), 512U);
+}
+
 TEST(AddHelperLine, TakesChunksAndRequests) {
   Trace t;
   AddHelperLine(R"({"event":"chunk","blob":"sha256:ab","chunk":7,"since":5,"picked":6,"end":9,"ok":true})", &t);
