@@ -84,7 +84,8 @@ void StartTraces::Start(const std::function<void()>& work) {
     it->thread.join();
     it = workers_.erase(it);
   }
-  if (workers_.size() >= kMaxWorkers) return;
+  if (workers_.size() >= kMaxWorkers)
+    return Log(LogLevel::kInfo, "start traces: %zu are at work, so another one is left out", workers_.size());
   Worker& worker = workers_.emplace_back();
   auto thread = StartThread([&worker, work] {
     work();
