@@ -12,7 +12,7 @@
 // A device's name stands for its layers. While and after a replay its reads are watched, and
 // what nobody has read by the end is counted as useless.
 //
-// Thread-safe. No method waits: threads of its own do the work.
+// Thread-safe. No method but Stop() waits: threads of its own do the work.
 #ifndef FASTOCI_SNAPSHOTTER_STARTS_H_
 #define FASTOCI_SNAPSHOTTER_STARTS_H_
 
