@@ -191,6 +191,10 @@ $(OUT)/bench/lookup_bench: helper/bench/lookup_bench.cc kmod/extent.c kmod/exten
 .PHONY: bench-cold
 bench-cold: helper tools $(OUT)/bench/cold_bench $(OUT)/bench/link_proxy
 	selftests/bench-cold
+## make bench-cost   what a node pays: CPU time, memory, bytes written: no VM, build/bench/cost.json
+.PHONY: bench-cost
+bench-cost: helper tools $(OUT)/bench/cold_bench
+	selftests/bench-cost
 ## make bench-eager   all of a large image onto the node, beside ordinary pulls: no VM, build/bench/eager.json
 .PHONY: bench-eager
 bench-eager: helper tools $(OUT)/bench/cold_bench

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PAGE, PLOTS, BENCH = TOP + "/docs/benchmarks.md", TOP + "/docs/benchmarks", TOP + "/build/bench"
 OURS, OTHERS = "#2f6feb", "#9aa5b1"
-ORDER = ["hit", "lookup", "cold", "eager", "convert", "cache", "scale"]
+ORDER = ["hit", "lookup", "cold", "cost", "eager", "convert", "cache", "scale"]
 
 HEAD = """# Benchmarks
 
@@ -194,6 +194,24 @@ def cold():
                                                                   for k, what in seconds.items() if k in data])
 
 
+def cost():
+    data = load("cost")
+    if not data:
+        return None
+    text = ("What FastOCI takes from a node, by GB (2^30 bytes) of unpacked data that was asked for. `selftests/bench-cost` says how each "
+            "figure is measured.\n\n" + stamp("cost", "make bench GROUP=cost") + f"Each figure is the median of {data['rounds']} rounds.\n\n")
+    ways = {"eager": "fetched ahead, all of a layer", "cold": "read in order, each read waits", "random": "64 KiB at random, each read waits"}
+    text += table(["", *ways.values()], [[what, *(number(data[f"{way}_{key}"]) for way in ways)] for key, what in (
+        ("cpu_s_per_gb", "CPU seconds of the helper per GB"), ("peak_mib", "most memory of the helper, MiB"),
+        ("fetched_per_byte", "bytes fetched per byte asked for"), ("written_per_byte", "bytes written to the cache's disk per byte asked for"))])
+    rows = [["`miss_p50_ms`", "a miss, median of 400, ms", data["miss_p50_ms"]], ["`miss_p99_ms`", "a miss, 99th percentile, ms", data["miss_p99_ms"]],
+            ["`idle_pss_kib`", "memory of the helper for one more idle image, KiB", data["idle_pss_kib"]],
+            ["`idle_cpu_ms_per_hour`", "CPU time of the helper with 32 idle images, ms an hour", data["idle_cpu_ms_per_hour"]]]
+    if "hot_insn_per_gb" in data:
+        rows.append(["`hot_insn_per_gb`", "instructions of the kernel for a GB of what is cached, by 1 MiB in order", data["hot_insn_per_gb"]])
+    return text + "\n" + table(["key", "what", "measured"], [[*row[:2], number(row[2])] for row in rows])
+
+
 EAGER_NAMES = {"fastoci": "fastoci prefetch", "ranges": "parallel ranges, igzip | tar (SOCI's way)", "containerd": "containerd pull",
                "umoci": "skopeo copy, umoci raw unpack"}
 
@@ -250,7 +268,7 @@ def scale():
     return text + table(["figure", "measured"], [[f"`{k}`", f"{v:,}" if isinstance(v, int) else f"{v:.4g}"] for k, v in data.items()])
 
 
-TITLES = {"hit": "A read of what is cached", "lookup": "Look-ups in the extent table", "cold": "A miss, and an eager fetch", "eager": "All of a large image",
+TITLES = {"hit": "A read of what is cached", "lookup": "Look-ups in the extent table", "cold": "A miss, and an eager fetch", "cost": "What a node pays", "eager": "All of a large image",
           "convert": "A conversion", "cache": "Which chunks stay in the cache", "scale": "Many of everything"}
 
 
@@ -272,7 +290,7 @@ def main():
         pass
     parts = [HEAD]
     for name in ORDER:
-        made = {"hit": hit, "lookup": lookup, "cold": cold, "eager": eager, "convert": convert, "cache": cache, "scale": scale}[name]()
+        made = {"hit": hit, "lookup": lookup, "cold": cold, "cost": cost, "eager": eager, "convert": convert, "cache": cache, "scale": scale}[name]()
         body = f"## {TITLES[name]}\n\n{made}{notes(name)}" if made else old.get(name)
         if body:
             parts.append(f"<!-- begin {name} -->\n{body}<!-- end {name} -->\n")

@@ -40,6 +40,50 @@ def timed(command):
     return time.monotonic() - begin, used.ru_utime + used.ru_stime
 
 
+class Registry:
+    """docker-registry on a port of loopback, with a store of its own below work."""
+
+    def __init__(self, work, port):
+        self.work, self.port = work, port
+        os.mkdir(f"{work}/registry")
+        with open(f"{work}/registry.yml", "w") as f:
+            json.dump({"version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}},
+                       "storage": {"filesystem": {"rootdirectory": f"{work}/registry"}}, "http": {"addr": f"127.0.0.1:{port}"}}, f)
+        with open(f"{work}/registry.log", "w") as log:
+            self.process = subprocess.Popen(["docker-registry", "serve", f"{work}/registry.yml"], stdout=log, stderr=log)
+        wait_until("docker-registry", lambda: answers(port))
+
+    def add(self, name, *layers):
+        """Pushes an image of these layers as NAME:NAME, and what it is converted to as NAME:fast."""
+        layout = f"{self.work}/layout.{name}"
+        run("/usr/bin/python3", LIB + "/mkimage.py", layout, name, *layers)
+        run("skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:{name}",
+            f"docker://127.0.0.1:{self.port}/{name}:{name}")
+        shutil.rmtree(layout)
+        run(BIN + "/convertor", "-r", f"127.0.0.1:{self.port}/{name}", "-i", name, "--fastoci", "fast", "--plain")
+
+    def meta(self, name, port=None):
+        """A file with NAME's assembled meta image, whose data come from the port (another one: a way to this registry)."""
+        port = port or self.port
+        path = f"{self.work}/meta.{name}.{port}"
+        run(BIN + "/fastoci", "assemble", f"127.0.0.1:{port}/{name}:fast", "--plain", "-o", path)
+        return path
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def demo_layer():
+    """The demo image's largest layer: (its descriptor, its file)."""
+    layout = run(LIB + "/mkdemo").strip()
+    with open(layout + "/index.json") as f:
+        index = json.load(f)
+    with open(f"{layout}/blobs/sha256/{index['manifests'][0]['digest'][7:]}") as f:
+        layer = max(json.load(f)["layers"], key=lambda layer: layer["size"])
+    return layer, f"{layout}/blobs/sha256/{layer['digest'][7:]}"
+
+
 class Roles:
     """The processes of a helper: the broker and its children, with theirs."""
 
@@ -165,7 +209,11 @@ class Node:
             sys.exit(f"{NAME}: {op}: {answer['error']}")
         return answer
 
-    def space(self, image=0, largest=True):
+    def cache_written_bytes(self):
+        with open(f"/sys/block/{os.path.basename(self.cache)}/stat") as f:
+            return int(f.read().split()[6]) * 512
+
+    def space(self, image=0):
         return max(self.images[image]["spaces"], key=lambda s: s["blob_bytes"])
 
     def end(self):
