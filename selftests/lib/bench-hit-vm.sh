@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Runs in the VM of bench-hit: WORKDIR SECTORS_10K SECTORS_1M SECTORS_FLAT. Everything lies in memory. Prints a line
-# "DEVICE PATTERN LEAST MEDIAN" per measurement, in guest instructions per read; "DEVICE skipped REASON" where a peer cannot run.
+# "DEVICE PATTERN LEAST MEDIAN" per measurement, in guest instructions per read (of 4k_random_each: median and 99th percentile of
+# single reads); "DEVICE skipped REASON" where a peer cannot run.
 set -eu
 work=$1 lib=$(cd "$(dirname "$0")" && pwd)
 mib64=67108864
@@ -13,7 +14,7 @@ for r in 0 3; do dd if=/dev/zero of=/dev/ram$r bs=1M count=68 oflag=direct statu
 dd if="$work/meta10k" of=/dev/ram1 bs=1M conv=fsync status=none
 dd if="$work/meta1m" of=/dev/ram2 bs=1M conv=fsync status=none
 
-measure() { # measure NAME PATTERN FILE BYTES BLOCK DEPTH READS random|sequential
+measure() { # measure NAME PATTERN FILE BYTES BLOCK DEPTH READS random|sequential [each]
 	local line
 	line=$("$work/readbench" "${@:3}") && echo "$1 $2 $line"
 }
@@ -44,9 +45,11 @@ sleep 2
 dmsetup create l --readonly --table '0 131072 linear /dev/ram0 0'
 all brd /dev/ram0 $mib64 20000
 all linear /dev/mapper/l $mib64 20000
+measure linear 4k_random_each /dev/mapper/l $mib64 4096 1 20000 random each
 dmsetup remove l
 create /dev/ram1 "$2" "$work/cache10k"
 measure fastoci_10k 4k_random_qd1 /dev/mapper/b $(($2 * 512)) 4096 1 40000 random
+measure fastoci_10k 4k_random_each /dev/mapper/b $(($2 * 512)) 4096 1 40000 random each
 measure fastoci_10k 4k_random_qd32 /dev/mapper/b $(($2 * 512)) 4096 32 40000 random
 no_misses
 create /dev/ram2 "$3" "$work/cache1m"
@@ -120,9 +123,14 @@ if modprobe -a target_core_user tcm_loop sd_mod 2> /dev/null && command -v tcmu-
 	dbus-daemon --system --fork
 	mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
 	truncate -s 64M /run/memory/disk && dd if=/dev/zero of=/run/memory/disk bs=1M count=64 conv=notrunc status=none
-	tcmu-runner -d > /run/tcmu.log 2>&1 &
+	tcmu-runner > /run/tcmu.log 2>&1 &
 	target=/sys/kernel/config/target tcmu=$!
-	for _ in $(seq 100); do grep -q 'handler' /run/tcmu.log && break; sleep 0.1; done
+	# It takes that name when its handlers are there.
+	for _ in $(seq 100); do
+		dbus-send --system --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner \
+			string:org.kernel.TCMUService1 2> /dev/null | grep -q 'boolean true' && break
+		sleep 0.1
+	done
 	mkdir -p $target/core/user_0/bench
 	echo "dev_config=qcow//run/memory/disk" > $target/core/user_0/bench/control
 	echo "dev_size=$mib64" > $target/core/user_0/bench/control

@@ -101,11 +101,11 @@ def hit():
     if not data:
         return None
     kernel = [k for k, v in data.items() if isinstance(v, dict)][-1]
-    f, patterns = data[kernel]["instructions"], ["4k_random_qd1", "4k_random_qd32", "128k_random", "1m_sequential"]
+    f, patterns = data[kernel]["instructions"], ["4k_random_qd1", "4k_random_p50", "4k_random_p99", "4k_random_qd32", "128k_random", "1m_sequential"]
     names = [n for n in HIT_NAMES if n in f]
     text = "How many instructions the machine executes for one read of what is in the cache, from the system call to its return.\n\n"
     text += stamp("hit", "make bench GROUP=hit", f"Linux {kernel} in a virtual machine with one CPU whose clock counts instructions")
-    text += "All data lie in memory. Peers are the packages of Debian 12 with their defaults.\n\n"
+    text += "All data lie in memory. Peers are the packages of Debian 12 with their defaults. p50 and p99 are of single reads; the others are the least of ten batches.\n\n"
     text += aims_table(data, {
         "hit_ratio_10k": ("random 4 KiB at 10,000 extents, over dm-linear", 1.05, "<="),
         "hit_ratio_1m": ("the same at 1,000,000 extents", 1.07, "<="),
