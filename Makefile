@@ -143,6 +143,11 @@ kunit:
 .PHONY: containerd-suite
 containerd-suite: bin/fastoci-snapshotter
 	selftests/containerd-suite
+## make containerd-long   50 containers of 10 images, 50 kills while they read, a reboot without registry, in VMs
+.PHONY: containerd-long
+containerd-long: helper tools kmod
+	MANY_POINTS=50 KILLS_POINTS=50 PODS_POINTS=3 selftests/run -k $$(selftests/kernels | tail -1) containerd-many containerd-kills containerd-pods
+	selftests/reboot containerd
 ## make demo   a real image converted, attached and started in a VM, with figures
 demo:
 	selftests/install-deps
@@ -156,6 +161,10 @@ powercut: helper kmod
 .PHONY: nodetest
 nodetest:
 	selftests/nodetest
+## make nodetest-containerd   the cases containerd, containerd-pods with containerd 1.7 and 2.x, of Debian 13 and sid (150 MB each, cached)
+.PHONY: nodetest-containerd
+nodetest-containerd: helper tools kmod
+	selftests/nodetest-containerd
 ## make registries   each kind of registry, with credentials from each way (a minute; no VM)
 ## make registries-all   also through nginx, and the helper with what each way keeps, over restarts and reboots (ten minutes; root)
 .PHONY: registries registries-all

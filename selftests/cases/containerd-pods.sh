@@ -41,6 +41,7 @@ start_helper --credentials "$WORK/auth.json"
 snapshotter_options=(--credentials "$WORK/auth.json" --metrics-port 9864)
 start_snapshotter
 start_containerd "$WORK/cri.toml"
+start_cri
 note "containerd $(containerd_version)"
 
 check 'PullImage of an ordinary image' cri pull "$image:latest"

@@ -82,6 +82,17 @@ check 'record: what the trace names is fetched before there is a container' wait
 check 'record: by what the registry has' said 'the registry has a start trace'
 
 check 'the images are removed' remove_images "$image:fast" "$image:native" "$image:latest"
+case $(containerd_version) in
+2.*) # Its own pull asks the snapshotter first, as rpull does.
+	check 'no snapshot is left of them' wait_for 60 no_snapshots
+	check 'ctr images pull' ctr images pull --plain-http --snapshotter fastoci "$image:native"
+	is 'takes the layers without a download' "$(kinds)" '3 native'
+	check 'ctr run' run_app "$image:native" own
+	check 'it answers' wait_for 60 answers
+	check 'and is removed' remove_app own
+	check 'with its image' remove_images "$image:native"
+	;;
+esac
 echo '{"signatures": {"*": "/nonexistent.pem"}}' > "$WORK/node.json"
 for tag in fast native mixed; do
 	matches "$tag: without the signature that the node demands it is not pulled" "$(rpull "$image:$tag" 2>&1)" 'nonexistent.pem'

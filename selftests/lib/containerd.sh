@@ -6,21 +6,31 @@ CONTAINERD=$WORK/containerd.sock SNAPSHOTTER=$WORK/snapshotter.sock
 SNAP_ROOT=$DISK/snapshotter
 snapshotter_options=()
 
-# CONTAINERD_TREE: where another release's containerd is unpacked (selftests/nodetest-containerd). It and its ctr and runc run in
-# a chroot there, and see the machine's /run, where all is that a case makes.
-TREE=/tree in_tree=(command)
+# CONTAINERD_TREE: where another release's containerd is unpacked (selftests/nodetest-containerd). There it runs, with its runc,
+# and sees the machine's /run, where all is that a case makes. A chroot is not enough: `runc exec` would enter the machine's root.
+TREE=/tree in_tree=(command) as_root_of_tree=(command)
 enter_tree() {
 	[ -n "${CONTAINERD_TREE:-}" ] && ! mountpoint -q $TREE || return 0
 	mkdir $TREE
-	must mount --bind "$CONTAINERD_TREE" $TREE # a mount in one that is not shared: runc's pivot_root wants both
+	must mount --bind "$CONTAINERD_TREE" $TREE # a mount in one that is not shared: pivot_root wants both
 	must mount --make-rshared /run
 	for dir in proc sys dev run; do must mount --rbind /$dir $TREE/$dir; done
+	mkdir -p $TREE/old
 	cp -L /etc/hosts /etc/resolv.conf $TREE/etc/ # containers get them
 	in_tree=(chroot $TREE)
+	as_root_of_tree=(unshare --mount --propagation unchanged sh -c "cd $TREE && pivot_root . old && exec \"\$@\"" sh)
 }
 ctr() { "${in_tree[@]}" ctr -a "$CONTAINERD" -n "${name_space:-default}" "$@"; }
 containerd_version() { "${in_tree[@]}" containerd --version | awk '{ print $3 }'; }
-cri() { "$PYTHON" "$SELFTESTS/lib/cri.py" "$CONTAINERD" "$@"; }
+start_cri() {
+	"$PYTHON" "$SELFTESTS/lib/cri.py" "$CONTAINERD" "$WORK/cri.sock" > "$WORK/cri.log" 2>&1 &
+	defer kill $!
+	wait_for 60 test -S "$WORK/cri.sock" || die 'the CRI client does not start'
+}
+cri() { # a command of cri.py
+	jq -cn '$ARGS.positional' --args -- "$@" |
+		curl -s --fail-with-body --unix-socket "$WORK/cri.sock" --data-binary @- http://cri/
+}
 rpull() { "$BIN/fastoci" rpull -a "$CONTAINERD" -q "$@"; }
 containerd_ready() { ctr version; }
 snapshotter_ready() { [ -S "$SNAPSHOTTER" ] && grep -q 'serving on' "$WORK/snapshotter.log"; }
@@ -48,7 +58,7 @@ start_containerd() { # [CRI_TOML]
 	  snapshotter = "fastoci"
 	${1+$(cat "$1")}
 	TOML
-	"${in_tree[@]}" containerd -c "$WORK/containerd.toml" >> "$WORK/containerd.log" 2>&1 &
+	"${as_root_of_tree[@]}" containerd -c "$WORK/containerd.toml" >> "$WORK/containerd.log" 2>&1 &
 	containerd_pid=$!
 	[ -n "${containerd_deferred:-}" ] || defer stop_containerd
 	containerd_deferred=1

@@ -3,6 +3,7 @@
 # reboot-vm.sh LIFE: the lives of the machine that selftests/reboot boots; its disk stays. In the first one an image is made,
 # attached and downloaded; in the second there is no registry; in the third neither, and the assembled meta image has rotted.
 # The first two end with the image attached, as a machine does that is switched off.
+# lives: 3
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 CASE=reboot-life-$1
