@@ -46,7 +46,7 @@ fresh_cache
 is 'attached: with --prefetch, the trace of the copy is read ahead' \
 	"$("$BIN/fastoci" attach "$REGISTRY/copied:fast" --name rec --prefetch --workload sums --json | jq '.prefetch_bytes > 0')" true
 matches 'attached: not that of another workload' \
-	"$("$BIN/fastoci" attach "$image:fast" --name rec --prefetch 2>&1)" 'nothing is read ahead: .*no start trace'
+	"$("$BIN/fastoci" attach "$REGISTRY/copied:fast" --name rec --prefetch 2>&1)" 'nothing is read ahead: .*no start trace'
 fetched() { [ "$(counter bytes_fetched)" -gt 0 ]; }
 check 'attached: it is fetched, although nobody reads' wait_for 60 fetched
 check 'attached: detach again' "$BIN/fastoci" detach rec
