@@ -56,7 +56,7 @@ cri exec "$web" /bin/sh -c 'cat /data/0 > /tmp/copy'
 check 'a container that only writes to its log' cri run "$pod" job "$image:latest" /bin/echo 'a line of the log'
 job=$(cat "$WORK/check.out")
 check 'the log has it' wait_for 30 grep -q 'stdout F a line of the log' "$WORK/pods/job.log"
-check 'it is removed' cri rm "$job"
+check 'it is removed' wait_for 60 cri rm "$job" # refused while containerd has not seen that it ended
 is 'ExecSync' "$(cri exec "$web" /bin/cat /www/index.html)" 'the answer'
 check 'its tree is that of the independent unpacker' same_image_tree "$image:latest" "$APP/wanted"
 
