@@ -165,6 +165,13 @@ nodetest:
 .PHONY: nodetest-containerd
 nodetest-containerd: helper tools kmod
 	selftests/nodetest-containerd
+## make secureboot   a VM with Secure Boot: the unsigned module is refused, signed ones load; docs/secure-boot.md's commands
+.PHONY: secureboot sleep
+secureboot: helper tools kmod
+	selftests/secureboot
+## make sleep   suspend to RAM, hibernation, reboot and kexec of a node whose image is read (a VM with systemd, ~1.7 GB cached)
+sleep: helper tools kmod
+	selftests/sleep
 ## make registries   each kind of registry, with credentials from each way (a minute; no VM)
 ## make registries-all   also through nginx, and the helper with what each way keeps, over restarts and reboots (ten minutes; root)
 .PHONY: registries registries-all

@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""doccommands.py DIR DOCUMENT...: writes each block of commands (```sh) of the documents to DIR/PLACE/NN, as it stands there.
+"""doccommands.py DIR DOCUMENT... [-- TEST PLACE...]: writes each block of commands (```sh) of the documents to DIR/PLACE/NN, as it stands there.
 
 PLACE is where selftests/nodetest runs it: node, or what the line before the block says:
     <!-- nodetest: build -->       where the tree is, before there is a node
     <!-- nodetest: install -->     in the tree that becomes the node's disk
     <!-- nodetest: last -->        at the end of the node's life
     <!-- nodetest: not run, REASON -->
+Other tests have places of their own, and say so: -- secureboot build ... reads <!-- secureboot: build -->, and each block of
+commands must name one.
 A block that does not say its language is an error: nobody would know whether it was to be run. Blocks of JSON, which are
 configurations, go to DIR/json. The commands in the last column of tables that say what to do go to DIR/table, one a line."""
 import os, re, sys
@@ -15,6 +17,10 @@ import os, re, sys
 ELSEWHERE = {"apt install linux-headers-amd64": "it takes a mirror"}
 
 folder, documents = sys.argv[1], sys.argv[2:]
+test, places = "nodetest", ["node", "build", "install", "last"]
+if "--" in documents:
+    test, *places = documents[documents.index("--") + 1:]
+    documents = documents[:documents.index("--")]
 os.makedirs(folder, exist_ok=True)
 number = 0
 for document in documents:
@@ -43,11 +49,11 @@ for document in documents:
         language = fence.group(1)
         if not language:
             sys.exit(f"{where}: a block without a language (sh for commands, text for what is none)")
-        mark = re.fullmatch(r"<!-- nodetest: (.*) -->", lines[i - 1]) if i else None
+        mark = re.fullmatch(rf"<!-- {test}: (.*) -->", lines[i - 1]) if i else None
         place = mark.group(1) if mark else "node"
         reason = re.fullmatch(r"not run, (.+)", place)
-        if not reason and place not in ("node", "build", "install", "last"):
-            sys.exit(f"{where}: nodetest: {place}: not one of the places that {sys.argv[0]} names")
+        if language == "sh" and not reason and place not in places:
+            sys.exit(f"{where}: {test}: {place}: not one of its places, which are {', '.join(places)}")
         if language == "sh" and reason:
             print(f"# {where} is not run: {reason.group(1)}")
         elif language in ("sh", "json"):
