@@ -86,7 +86,17 @@ Finding CheckKernel(const std::string& release) {
           "boot a kernel of Debian's 6.1 or 6.12"};
 }
 
-Finding CheckModule(const std::string& loaded, const std::string& ours) {
+bool SignedModulesOnly(const std::string& sig_enforce, const std::string& lockdown) {
+  return sig_enforce == "Y" || lockdown.find("[integrity]") != std::string::npos ||
+         lockdown.find("[confidentiality]") != std::string::npos;
+}
+
+Finding CheckModule(const std::string& loaded, const std::string& ours, bool signed_only) {
+  if (loaded.empty() && signed_only) {
+    return {Health::kBad,
+            "the module dm-fastoci is not loaded, and this kernel takes only modules that are signed with a key it knows",
+            "modprobe dm-fastoci; if it is refused: mokutil --import /var/lib/dkms/mok.pub, reboot, and enroll the key"};
+  }
   if (loaded.empty()) {
     return {Health::kBad, "the module dm-fastoci is not loaded",
             "modprobe dm-fastoci; if there is none: dkms status fastoci"};
@@ -166,7 +176,9 @@ std::vector<Finding> Examine(const AttachPaths& paths) {
   struct utsname system = {};
   (void)::uname(&system);
   all.push_back(CheckKernel(system.release));
-  all.push_back(CheckModule(Line("/sys/module/dm_fastoci/version"), FASTOCI_VERSION));
+  all.push_back(CheckModule(Line("/sys/module/dm_fastoci/version"), FASTOCI_VERSION,
+                            SignedModulesOnly(Line("/sys/module/module/parameters/sig_enforce"),
+                                              Line("/sys/kernel/security/lockdown"))));
   all.push_back(CheckHelper(paths));
   if (auto cache = HelperCacheDevice(paths.control_socket, kHelperMs); cache.ok()) {
     add(CheckCache(ReadCacheFacts(*cache)));

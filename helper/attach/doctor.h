@@ -21,8 +21,11 @@ struct Finding {
 };
 
 Finding CheckKernel(const std::string& release);
-// loaded: the module's version, "" if it is not loaded.
-Finding CheckModule(const std::string& loaded, const std::string& ours);
+// loaded: the module's version, "" if it is not loaded. signed_only: SignedModulesOnly().
+Finding CheckModule(const std::string& loaded, const std::string& ours, bool signed_only);
+// Whether the kernel refuses unsigned modules: by its parameter module.sig_enforce, or by its lockdown, which Secure Boot turns
+// on in distributions' kernels. The contents of both files, "" where there is none.
+bool SignedModulesOnly(const std::string& sig_enforce, const std::string& lockdown);
 struct CacheFacts {
   std::string device;
   uint64_t block_bytes = 0;   // logical

@@ -27,9 +27,22 @@ TEST(CheckKernel, KnowsTheTestedSeries) {
 }
 
 TEST(CheckModule, MustBeLoadedAndOurs) {
-  EXPECT_EQ(CheckModule("0.1.0", "0.1.0").health, Health::kGood);
-  EXPECT_EQ(CheckModule("0.0.9", "0.1.0").health, Health::kWarning);
-  EXPECT_EQ(CheckModule("", "0.1.0").health, Health::kBad);
+  EXPECT_EQ(CheckModule("0.1.0", "0.1.0", true).health, Health::kGood);
+  EXPECT_EQ(CheckModule("0.0.9", "0.1.0", false).health, Health::kWarning);
+  auto absent = CheckModule("", "0.1.0", false);
+  EXPECT_EQ(absent.health, Health::kBad);
+  EXPECT_EQ(absent.advice.find("mokutil"), std::string::npos) << absent.advice;
+  auto refused = CheckModule("", "0.1.0", true);
+  EXPECT_EQ(refused.health, Health::kBad);
+  EXPECT_NE(refused.advice.find("mokutil"), std::string::npos) << refused.advice;
+}
+
+TEST(SignedModulesOnly, ByTheParameterOrByLockdown) {
+  EXPECT_FALSE(SignedModulesOnly("", ""));
+  EXPECT_FALSE(SignedModulesOnly("N", "[none] integrity confidentiality"));
+  EXPECT_TRUE(SignedModulesOnly("Y", ""));
+  EXPECT_TRUE(SignedModulesOnly("N", "none [integrity] confidentiality"));
+  EXPECT_TRUE(SignedModulesOnly("", "none integrity [confidentiality]"));
 }
 
 TEST(CheckCache, NamesBlocksBufferingAndSpace) {
