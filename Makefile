@@ -124,11 +124,12 @@ check-newest: helper tools
 kmod-image: kmod
 	rm -rf $(OUT)/kmod-image
 	packaging/kmod-image/kmod-image -o $(OUT)/kmod-image -t $(FASTOCI_VERSION) $(KVERS:%=$(OUT)/kmod/%/dm-fastoci.ko)
-## make check-packaging   that image and its loader, Kubernetes' manifests, the system extension (no VM)
+## make check-packaging   that image and its loader, Kubernetes' manifests, the system extension, RPM packages (no VM)
 check-packaging: helper tools kmod
 	selftests/kmod-image
 	selftests/kubernetes
 	selftests/sysext
+	selftests/rpm
 ## make coverage-kmod   on the debug kernel: the module's lines that no case reaches, beside selftests/kmod-unreached
 COVERAGE_CASES ?= $(addprefix kernel-,protocol policy reads reread suspend io corrupt races faults)
 .PHONY: coverage-kmod

@@ -16,20 +16,24 @@ DKMSDIR := /usr/src/fastoci-$(FASTOCI_VERSION)
 DAEMONS := fastoci-helperd fastoci-fetcherd fastoci-decoderd
 UNITS := helper/broker/fastoci-helperd.service tools/fastoci/fastoci-restore.service \
 	tools/convertor/fastoci-convertor.service tools/snapshotter/fastoci-snapshotter.service
-INSTALLED = $(BINDIR)/fastoci $(BINDIR)/convertor $(BINDIR)/fastoci-snapshotter $(DAEMONS:%=$(LIBEXECDIR)/%) \
-	$(addprefix $(UNITDIR)/,$(notdir $(UNITS))) $(TMPFILESDIR)/fastoci.conf $(MODULESLOADDIR)/fastoci.conf \
-	$(addprefix $(MANDIR)/,man1/fastoci.1 man1/convertor.1 man5/fastoci-config.json.5 \
-	man5/convertor-serve.json.5 man8/fastoci-helperd.8 man8/fastoci-snapshotter.8) \
-	$(COMPLETIONDIR)/fastoci $(COMPLETIONDIR)/fastoci-snapshotter
+# What each package has, and nothing else is installed; debian/*.install and packaging/rpm take it from here (make list-PACKAGE).
+FILES_fastoci = $(BINDIR)/fastoci $(BINDIR)/convertor $(DAEMONS:%=$(LIBEXECDIR)/%) $(LIBEXECDIR)/leave-node \
+	$(addprefix $(UNITDIR)/,$(notdir $(filter-out %-snapshotter.service,$(UNITS)))) \
+	$(TMPFILESDIR)/fastoci.conf $(MODULESLOADDIR)/fastoci.conf $(COMPLETIONDIR)/fastoci \
+	$(addprefix $(MANDIR)/,man1/fastoci.1 man1/convertor.1 man5/fastoci-config.json.5 man5/convertor-serve.json.5 man8/fastoci-helperd.8)
+FILES_fastoci-snapshotter = $(BINDIR)/fastoci-snapshotter $(UNITDIR)/fastoci-snapshotter.service \
+	$(COMPLETIONDIR)/fastoci-snapshotter $(MANDIR)/man8/fastoci-snapshotter.8
+CONFIG_fastoci-snapshotter = /etc/fastoci/snapshotter.json
+INSTALLED = $(FILES_fastoci) $(FILES_fastoci-snapshotter)
 # What the module is built from; not its tests.
 DKMS_FILES := kmod/Kbuild $(wildcard kmod/*.c kmod/*.h) $(wildcard include/uapi/*.h)
 
-.PHONY: install uninstall dkms-source dkms-install dkms-uninstall deb
+.PHONY: install uninstall list-fastoci list-fastoci-snapshotter dkms-source dkms-install dkms-uninstall deb rpm
 ## make install uninstall   programs, units, man pages; DESTDIR, PREFIX (/usr/local)
 install: helper tools
 	install -d $(addprefix $(DESTDIR),$(sort $(dir $(INSTALLED))))
 	install -m 755 bin/fastoci bin/convertor bin/fastoci-snapshotter $(DESTDIR)$(BINDIR)/
-	install -m 755 $(DAEMONS:%=bin/%) $(DESTDIR)$(LIBEXECDIR)/
+	install -m 755 $(DAEMONS:%=bin/%) packaging/leave-node $(DESTDIR)$(LIBEXECDIR)/
 	install -m 644 tools/fastoci/fastoci.1 tools/convertor/convertor.1 $(DESTDIR)$(MANDIR)/man1/
 	install -m 644 helper/config/fastoci-config.json.5 tools/convertor/convertor-serve.json.5 $(DESTDIR)$(MANDIR)/man5/
 	install -m 644 helper/broker/fastoci-helperd.8 tools/snapshotter/fastoci-snapshotter.8 $(DESTDIR)$(MANDIR)/man8/
@@ -40,6 +44,9 @@ install: helper tools
 	install -m 644 tools/fastoci/completion.bash $(DESTDIR)$(COMPLETIONDIR)/fastoci
 	install -m 644 tools/snapshotter/completion.bash $(DESTDIR)$(COMPLETIONDIR)/fastoci-snapshotter
 	[ -e $(DESTDIR)/etc/fastoci/snapshotter.json ] || install -D -m 644 packaging/snapshotter.json $(DESTDIR)/etc/fastoci/snapshotter.json
+# Without the first slash.
+list-fastoci list-fastoci-snapshotter: list-%:
+	@printf '%s\n' $(patsubst /%,%,$(FILES_$*) $(CONFIG_$*))
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
 	[ ! -d $(DESTDIR)$(LIBEXECDIR) ] || rmdir $(DESTDIR)$(LIBEXECDIR)
@@ -59,3 +66,6 @@ dkms-uninstall:
 ## make deb   Debian packages in build/deb/
 deb: helper tools
 	packaging/mkdeb $(OUT)/deb
+## make rpm   RPM packages in build/rpm/, also of the module for the kernels in KVERS
+rpm: helper tools
+	packaging/mkrpm $(OUT)/rpm $(KVERS)
