@@ -1,36 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # kernels.sh - Debian's kernels in chroots of their own release: kernels-matrix and kernel-package build there.
-#
-# Chroots are made by mmdebstrap, as root, and stay in $chroots. MIRROR: another mirror than deb.debian.org.
-# STALE_MIRROR=1 takes lists that are past their date, as those of an archive's snapshot are.
-set -euo pipefail
-chroots=${XDG_CACHE_HOME:-$HOME/.cache}/fastoci/kernels-matrix
-mirror=${MIRROR:-http://deb.debian.org/debian}
-
-# inside ROOT COMMAND...: in the chroot, with a /proc (objtool looks there), and without questions
-inside() {
-	local root=$1
-	shift
-	# shellcheck disable=SC2016 # for the inner shell
-	unshare --mount --pid --fork sh -c 'root=$1; shift; mount -t proc proc "$root/proc" && exec chroot "$root" "$@"' \
-		sh "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"
-}
+# shellcheck source=selftests/lib/chroots.sh
+. "${BASH_SOURCE%/*}/chroots.sh"
+chroots=$cache/kernels-matrix
 
 # chroot_of SUITE: sets $root; makes it at its first use
 chroot_of() {
-	local suite=$1 sources=("deb $mirror $1 main") options=()
-	root=$chroots/$suite
-	[ ! -d "$root" ] || return 0
-	[ -z "${STALE_MIRROR:-}" ] || options+=(--aptopt='Acquire::Check-Valid-Until "false"')
-	[ "$suite" = sid ] || sources+=("deb $mirror $suite-updates main" "deb $mirror $suite-backports main"
-		"deb ${mirror%/debian}/debian-security $suite-security main")
-	rm -rf "$root.new"
-	mkdir -p "$chroots"
-	mmdebstrap --quiet --variant=apt --architectures=amd64,arm64 --skip=cleanup/apt/lists "${options[@]}" \
-		--include=make,perl-base,python3-minimal,gcc,libc6-dev,gcc-aarch64-linux-gnu \
-		"$suite" "$root.new" "${sources[@]}" >&2
-	mv "$root.new" "$root"
+	root=$chroots/$1
+	new_chroot "$root" "$1" make,perl-base,python3-minimal,gcc,libc6-dev,gcc-aarch64-linux-gnu --architectures=amd64,arm64
 }
 
 # kernels_of ROOT: "RELEASE ARCHITECTURE" of the newest of each series (6.1, 6.12, 7.3) and flavour (amd64, rt-amd64)

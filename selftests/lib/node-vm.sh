@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # node-vm.sh: the lives of selftests/nodetest's node, run by a unit at each boot. In the first one the documents' commands are
 # run and an image is attached; the second begins without a registry, and its helper is killed again and again; the third has
-# another kernel, and ends with the removal of everything.
+# another kernel, where there is one, and ends with the removal of everything.
 # shellcheck source=selftests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 life=$(sed -n 's/.*nodetest\.life=\([0-9]*\).*/\1/p' /proc/cmdline)
@@ -108,7 +108,7 @@ case $life in
 	sync
 	;;
 3)
-	is 'the image is mounted under another kernel' "$(findmnt -no SOURCE $mnt)" /dev/mapper/fastoci-demo-latest_fastoci
+	is 'the image is mounted once more' "$(findmnt -no SOURCE $mnt)" /dev/mapper/fastoci-demo-latest_fastoci
 	check 'and the same' same
 	exec 7< $mnt/00
 	check 'a purge while the image is in use fails' not env DEBIAN_FRONTEND=noninteractive apt-get -y purge fastoci fastoci-dkms
