@@ -163,6 +163,10 @@ powercut: helper kmod
 .PHONY: nodetest nodetest-debian13
 nodetest:
 	selftests/nodetest
+nodetest-debian13:
+	selftests/in-release trixie make -j$$(nproc) helper tools unit-build
+	selftests/in-release trixie make -s unit
+	selftests/nodetest trixie
 ## make nodetest-containerd   the cases containerd, containerd-pods with containerd 1.7 and 2.x, of Debian 13 and sid (150 MB each, cached)
 .PHONY: nodetest-containerd
 nodetest-containerd: helper tools kmod
@@ -174,10 +178,6 @@ secureboot: helper tools kmod
 ## make sleep   suspend to RAM, hibernation, reboot and kexec of a node whose image is read (a VM with systemd, ~1.7 GB cached)
 sleep: helper tools kmod
 	selftests/sleep
-nodetest-debian13:
-	selftests/in-release trixie make -j$$(nproc) helper tools unit-build
-	selftests/in-release trixie make -s unit
-	selftests/nodetest trixie
 ## make registries   each kind of registry, with credentials from each way (a minute; no VM)
 ## make registries-all   also through nginx, and the helper with what each way keeps, over restarts and reboots (ten minutes; root)
 .PHONY: registries registries-all
