@@ -27,6 +27,25 @@ std::vector<UniqueFd> TakeFds(msghdr* h) {
   return fds;
 }
 
+// As recvmsg(), whose errno is left.
+ssize_t Receive(int socket, std::span<uint8_t> bytes, int flags, std::vector<UniqueFd>* fds, int* told) {
+  iovec iov{bytes.data(), bytes.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxPacketFds * sizeof(int))] = {};
+  msghdr h{};
+  h.msg_iov = &iov;
+  h.msg_iovlen = 1;
+  h.msg_control = control;
+  h.msg_controllen = sizeof(control);
+  ssize_t n;
+  do {
+    n = recvmsg(socket, &h, flags);
+  } while (n < 0 && errno == EINTR);
+  if (n <= 0) return n;
+  for (UniqueFd& fd : TakeFds(&h)) fds->push_back(std::move(fd));
+  *told = h.msg_flags;
+  return n;
+}
+
 }  // namespace
 
 Status SendPacket(int socket, ByteSpan bytes, std::span<const int> fds, bool dont_wait) {
@@ -81,25 +100,23 @@ Status ReceivePacket(int socket, std::span<uint8_t> bytes, int timeout_ms,
                      std::vector<UniqueFd>* fds) {
   FASTOCI_TRY(bool ready, WaitFor(socket, POLLIN, timeout_ms));
   if (!ready) return Error{ErrorKind::kUnavailable, ETIMEDOUT, "timeout"};
-  iovec iov{bytes.data(), bytes.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaxPacketFds * sizeof(int))] = {};
-  msghdr h{};
-  h.msg_iov = &iov;
-  h.msg_iovlen = 1;
-  h.msg_control = control;
-  h.msg_controllen = sizeof(control);
-  ssize_t n;
-  do {
-    n = recvmsg(socket, &h, MSG_CMSG_CLOEXEC);
-  } while (n < 0 && errno == EINTR);
+  std::vector<UniqueFd> received;
+  int flags = 0;
+  const ssize_t n = Receive(socket, bytes, MSG_CMSG_CLOEXEC, &received, &flags);
   if (n == 0 || (n < 0 && errno == ECONNRESET)) return Gone();
   if (n < 0) return ErrnoError("receive");
-  std::vector<UniqueFd> received = TakeFds(&h);
-  if (n != static_cast<ssize_t>(bytes.size()) ||
-      (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)
+  if (n != static_cast<ssize_t>(bytes.size()) || (flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)
     return Error{ErrorKind::kInvalid, EPROTO, "malformed message"};
   if (fds != nullptr) *fds = std::move(received);
   return OkStatus();
+}
+
+Result<size_t> ReceiveSome(int socket, std::span<uint8_t> bytes, std::vector<UniqueFd>* fds) {
+  int flags = 0;
+  const ssize_t n = Receive(socket, bytes, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, fds, &flags);
+  if (n < 0 && errno == ECONNRESET) return size_t{0};
+  if (n < 0) return ErrnoError("receive");
+  return static_cast<size_t>(n);
 }
 
 }  // namespace fastoci

@@ -39,6 +39,12 @@ Status SendPacket(int socket, ByteSpan bytes, std::span<const int> fds = {},
 Status ReceivePacket(int socket, std::span<uint8_t> bytes, int timeout_ms,
                      std::vector<UniqueFd>* fds = nullptr);
 
+// Receives what there is, of a stream or of one message, as recv() does with MSG_DONTWAIT.
+// Descriptors that come with it are added to fds, at most kMaxPacketFds at a time. Returns the
+// number of bytes: 0 at the end, or where the other end is gone. kIo, with EAGAIN in Error::err:
+// there is nothing now.
+Result<size_t> ReceiveSome(int socket, std::span<uint8_t> bytes, std::vector<UniqueFd>* fds);
+
 // The text in a field of a message, whose sender may be hostile: up to its NUL, at most all but the
 // field's last byte. What is not printable ASCII becomes '?', so that it can be logged.
 std::string FieldText(std::span<const char> field);

@@ -17,6 +17,7 @@
 #include "base/event_ring.h"
 #include "base/kernel_dev.h"
 #include "base/monotonic.h"
+#include "base/packet.h"
 #include "miss/miss_service.h"
 #include "kernel/disk_use.h"
 
@@ -218,16 +219,38 @@ std::string Refuses(MissService* service, const std::string& device) {
   return service->CacheRefuses(KernelDev(st.st_rdev));
 }
 
+// What a request names by 64 hex digits.
+Result<Sha256Digest> IdOf(const nlohmann::json& request, const char* key) {
+  const std::string id = JsonText(request, key);
+  if (id.empty()) return InvalidError("\"" + std::string(key) + "\" is missing");
+  auto digest = ParseDigest("sha256:" + id);
+  if (!digest.ok()) return InvalidError("\"" + std::string(key) + "\" is not 64 hex digits");
+  return digest;
+}
+
 // Runs action for the image that the request names.
 nlohmann::json OfImage(const nlohmann::json& request,
                        const std::function<Status(const Sha256Digest& image_id)>& action) {
-  auto id = request.find("image_id");
-  if (id == request.end() || !id->is_string()) return {{"error", "\"image_id\" is missing"}};
-  auto digest = ParseDigest("sha256:" + id->get<std::string>());
-  if (!digest.ok()) return {{"error", "\"image_id\" is not 64 hex digits"}};
-  Status s = action(*digest);
+  auto id = IdOf(request, "image_id");
+  Status s = id.ok() ? action(*id) : Status(id.error());
   if (!s.ok()) return {{"error", s.error().message}};
   return {{"ok", true}};
+}
+
+// Which chunks of a data space are in the cache, and in which slots: runs of chunks in adjacent
+// slots. Whoever reads a slot compares what it has, because the chunk may be evicted meanwhile.
+nlohmann::json Chunks(MissService* service, const nlohmann::json& request) {
+  auto image = IdOf(request, "image_id"), space = IdOf(request, "space");
+  if (!image.ok() || !space.ok()) return {{"error", (image.ok() ? space : image).error().message}};
+  auto found = service->CachedChunks(*image, *space, JsonNumber(request, "from"));
+  if (!found.ok()) return {{"error", found.error().message}};
+  nlohmann::json out = {{"ok", true},
+                        {"device", found->device},
+                        {"chunks", found->nr_chunks},
+                        {"next", found->next},
+                        {"runs", nlohmann::json::array()}};
+  for (const auto& run : found->runs) out["runs"].push_back({run.chunk_no, run.slot, run.count});
+  return out;
 }
 
 }  // namespace
@@ -255,10 +278,19 @@ nlohmann::json HandleControl(MissService* service, const std::string& cache_devi
   }
   if (op == "pin" || op == "unpin")
     return OfImage(request, [&](const auto& id) { return service->Pin(id, op == "pin"); });
+  if (op == "chunks") return Chunks(service, request);
   if (op == "prefetch")
     return OfImage(request, [&](const auto& id) { return service->Prefetch(id); });
   if (op.empty()) return {{"error", "the request is not a JSON object with an \"op\""}};
   return {{"error", "unknown op \"" + op + "\""}};
+}
+
+nlohmann::json HandleSeed(MissService* service, const nlohmann::json& request,
+                          std::vector<UniqueFd> fds) {
+  if (fds.size() != 2) return {{"error", "\"seed\" comes with a socket and memory"}};
+  return OfImage(request, [&](const auto& id) {
+    return service->BeginSeed(id, std::move(fds[0]), std::move(fds[1]));
+  });
 }
 
 std::string ControlLine(const nlohmann::json& reply) {
@@ -354,12 +386,13 @@ void ControlServer::Accept() {
 
 bool ControlServer::Serve(Client* c, short revents) {
   if (revents & (POLLIN | POLLHUP | POLLERR)) {
-    char buffer[4096];
-    ssize_t n = ::recv(c->fd.get(), buffer, sizeof(buffer), 0);
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return false;
-    if (n > 0) c->in.append(buffer, static_cast<size_t>(n));
+    uint8_t buffer[4096];
+    auto n = ReceiveSome(c->fd.get(), buffer, &c->fds);
+    if (n.ok() ? *n == 0 : n.error().err != EAGAIN) return false;
+    if (n.ok()) c->in.append(reinterpret_cast<const char*>(buffer), *n);
+    if (c->fds.size() > kMaxPacketFds) return false;
     for (size_t end; (end = c->in.find('\n')) != std::string::npos;) {
-      Reply reply = handler_(c->in.substr(0, end));
+      Reply reply = handler_(c->in.substr(0, end), std::exchange(c->fds, {}));
       c->out += reply.line + "\n";
       if (reply.stream) c->stream = std::move(reply.stream);
       c->in.erase(0, end + 1);

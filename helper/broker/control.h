@@ -30,9 +30,10 @@ class ControlServer {
     std::string line;
     Stream stream = nullptr;
   };
-  // Gets a request line and returns a reply, both without a newline. It is called by the loop,
-  // which serves nobody else meanwhile, so it may wait for some seconds at most.
-  using Handler = std::function<Reply(const std::string& line)>;
+  // Gets a request line and returns a reply, both without a newline. fds: the descriptors that
+  // came with the line. It is called by the loop, which serves nobody else meanwhile, so it may
+  // wait for some seconds at most.
+  using Handler = std::function<Reply(const std::string& line, std::vector<UniqueFd> fds)>;
   static constexpr size_t kMaxLineBytes = 64 * 1024;
   static constexpr size_t kMaxClients = 64;
 
@@ -52,6 +53,7 @@ class ControlServer {
   struct Client {
     UniqueFd fd;
     std::string in, out;
+    std::vector<UniqueFd> fds;  // that came with the line
     Stream stream;
   };
   ControlServer() = default;
@@ -72,7 +74,11 @@ ControlServer::Reply HandleTrace(MissService* service);
 // "events": what the ring has, and with "follow" what comes.
 ControlServer::Reply HandleEvents(EventRing* ring, const nlohmann::json& request);
 
-// ping, stat, cache, gc, scrub, pin, unpin; see fastoci-helperd(8). request: of any
+// "seed": data of this node for an attached image; see control/seed_protocol.h.
+nlohmann::json HandleSeed(MissService* service, const nlohmann::json& request,
+                          std::vector<UniqueFd> fds);
+
+// ping, stat, cache, gc, scrub, pin, unpin, chunks; see fastoci-helperd(8). request: of any
 // kind, also what is no JSON at all. cache_device: where attach puts new devices.
 nlohmann::json HandleControl(MissService* service, const std::string& cache_device,
                              const nlohmann::json& request);

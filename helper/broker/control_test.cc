@@ -2,6 +2,7 @@
 #include "broker/control.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -12,6 +13,7 @@
 #include <thread>
 
 #include "base/event_ring.h"
+#include "base/packet.h"
 #include "broker/notify.h"
 #include "control/client.h"
 #include "miss/miss_service.h"
@@ -53,7 +55,7 @@ class ControlTest : public testing::Test {
 };
 
 TEST_F(ControlTest, AnswersLinesInOrderAlsoInParts) {
-  auto s = ControlServer::Listen(path(), [](const std::string& l) { return "<" + l + ">"; });
+  auto s = ControlServer::Listen(path(), [](const std::string& l, auto&&) { return "<" + l + ">"; });
   ASSERT_TRUE(s.ok()) << s.error().message;
   struct stat st;
   ASSERT_EQ(::stat(path().c_str(), &st), 0);
@@ -67,10 +69,40 @@ TEST_F(ControlTest, AnswersLinesInOrderAlsoInParts) {
   EXPECT_EQ(Read(idle), "");
 }
 
+TEST_F(ControlTest, HandsDescriptorsOverWithTheirLine) {
+  std::vector<size_t> counts;
+  std::string read;
+  auto s = ControlServer::Listen(path(), [&](const std::string& l, std::vector<UniqueFd> fds) {
+    counts.push_back(fds.size());
+    char text[8] = {};
+    if (!fds.empty() && ::pread(fds[0].get(), text, sizeof(text) - 1, 0) > 0) read = text;
+    return l;
+  });
+  ASSERT_TRUE(s.ok());
+  std::atomic<bool> done = false;
+  std::thread server([&] {
+    while (!done) Turn(s->get(), 1);
+  });
+  UniqueFd file(::memfd_create("test", MFD_CLOEXEC)), other(::dup(file.get()));
+  EXPECT_EQ(::write(file.get(), "hello", 5), 5);
+  const int fds[] = {file.get(), other.get()};
+  EXPECT_TRUE(CallHelper(path(), {{"ok", true}}, 5000, fds).ok());
+  EXPECT_TRUE(CallHelper(path(), {{"ok", true}}, 5000).ok());
+  // More than any request has: the client is dropped, and they are closed.
+  UniqueFd greedy = Connect();
+  for (int i = 0; i < 5; i++) (void)SendPacket(greedy.get(), AsBytes("x"), fds).ok();
+  char byte;
+  EXPECT_LE(::recv(greedy.get(), &byte, 1, 0), 0);
+  done = true;
+  server.join();
+  EXPECT_EQ(counts, (std::vector<size_t>{2, 0}));
+  EXPECT_EQ(read, "hello");
+}
+
 TEST_F(ControlTest, StreamsEventsToWhoFollows) {
   EventRing ring(10);
   ring.Add({{"event", "before"}});
-  auto s = ControlServer::Listen(path(), [&](const std::string& l) {
+  auto s = ControlServer::Listen(path(), [&](const std::string& l, auto&&) {
     return HandleEvents(&ring, nlohmann::json::parse(l, nullptr, false));
   });
   ASSERT_TRUE(s.ok());
@@ -109,7 +141,7 @@ TEST_F(ControlTest, TracesAsLongAsSomebodyListens) {
   auto made = MissService::Make({}, nullptr, {});
   ASSERT_TRUE(made.ok()) << made.error().message;
   MissService& service = **made;
-  auto s = ControlServer::Listen(path(), [&](const std::string&) { return HandleTrace(&service); });
+  auto s = ControlServer::Listen(path(), [&](const std::string&, auto&&) { return HandleTrace(&service); });
   ASSERT_TRUE(s.ok());
   const auto now = std::chrono::steady_clock::now();
   const MissTracer::Chunk chunk{.blob = {}, .chunk_no = 7, .since = now, .picked = now, .end = now, .ok = true};
@@ -130,7 +162,7 @@ TEST_F(ControlTest, TracesAsLongAsSomebodyListens) {
 
 TEST_F(ControlTest, FollowHelperHandsOverLinesUntilItIsTold) {
   EventRing ring(10);
-  auto s = ControlServer::Listen(path(), [&](const std::string& l) {
+  auto s = ControlServer::Listen(path(), [&](const std::string& l, auto&&) {
     return HandleEvents(&ring, nlohmann::json::parse(l, nullptr, false));
   });
   ASSERT_TRUE(s.ok());
@@ -163,7 +195,7 @@ TEST_F(ControlTest, FollowHelperHandsOverLinesUntilItIsTold) {
 
 TEST_F(ControlTest, WhatIsLeftIsSentAtTheEnd) {
   EventRing ring(10);
-  auto s = ControlServer::Listen(path(), [&](const std::string& l) {
+  auto s = ControlServer::Listen(path(), [&](const std::string& l, auto&&) {
     return HandleEvents(&ring, nlohmann::json::parse(l, nullptr, false));
   });
   ASSERT_TRUE(s.ok());
@@ -178,7 +210,7 @@ TEST_F(ControlTest, WhatIsLeftIsSentAtTheEnd) {
 }
 
 TEST_F(ControlTest, AnEndlessLineEndsItsConnectionOnly) {
-  auto s = ControlServer::Listen(path(), [](const std::string& l) { return l; });
+  auto s = ControlServer::Listen(path(), [](const std::string& l, auto&&) { return l; });
   ASSERT_TRUE(s.ok());
   UniqueFd c = Connect();
   std::string big(ControlServer::kMaxLineBytes + 1, 'x');
@@ -192,7 +224,7 @@ TEST_F(ControlTest, AnEndlessLineEndsItsConnectionOnly) {
 }
 
 TEST_F(ControlTest, TakesTheSocketOfADeadHelperOnly) {
-  auto echo = [](const std::string& l) { return l; };
+  auto echo = [](const std::string& l, auto&&) { return l; };
   auto s = ControlServer::Listen(path(), echo);
   ASSERT_TRUE(s.ok());
   auto second = ControlServer::Listen(path(), echo);

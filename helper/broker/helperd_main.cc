@@ -258,11 +258,13 @@ Status Run(const HelperOptions& given, const HelperOptions& o, EventRing* events
   HelperOptions now = o;
   auto reload = [&] { return Reload(given, &now, service.get(), &exporter); };
   if (o.takeover) AskToHandOver(o.control);
-  FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line) {
+  FASTOCI_TRY(auto control, ControlServer::Listen(o.control, [&](const std::string& line, std::vector<UniqueFd> fds) {
                 const auto request = nlohmann::json::parse(line, nullptr, false);
                 const std::string op = JsonText(request, "op");
                 if (op == "trace") return HandleTrace(service.get());
                 if (op == "events") return HandleEvents(events, request);
+                if (op == "seed")
+                  return ControlServer::Reply(ControlLine(HandleSeed(service.get(), request, std::move(fds))));
                 if (op == "reload") return ControlServer::Reply(reload());
                 if (op == "drain") {
                   service->Drain(kDrainMs);

@@ -50,11 +50,16 @@ Status Await(int fd, short events, Clock::time_point end, const std::string& pat
 }  // namespace
 
 Result<nlohmann::json> CallHelper(const std::string& path, const nlohmann::json& request,
-                                  int64_t timeout_ms) {
+                                  int64_t timeout_ms, std::span<const int> fds) {
   auto end = Clock::now() + std::chrono::milliseconds(timeout_ms);
   FASTOCI_TRY(UniqueFd fd, Connect(path));
   std::string out = request.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
-  for (size_t done = 0; done < out.size();) {
+  size_t done = 0;
+  if (!fds.empty()) {  // a request that small goes as a whole
+    FASTOCI_CHECK_OK(SendPacket(fd.get(), AsBytes(out), fds));
+    done = out.size();
+  }
+  while (done < out.size()) {
     FASTOCI_CHECK_OK(Await(fd.get(), POLLOUT, end, path));
     ssize_t n = ::send(fd.get(), out.data() + done, out.size() - done, MSG_NOSIGNAL);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 
 #include "base/result.h"
@@ -16,9 +17,9 @@ namespace fastoci {
 inline constexpr char kDefaultControlSocket[] = "/run/fastoci/control.sock";
 
 // The reply. kUnavailable if nobody answers within timeout_ms; the helper's own
-// error becomes kIo.
+// error becomes kIo. fds: descriptors that go with the request; the caller still owns them.
 Result<nlohmann::json> CallHelper(const std::string& socket_path, const nlohmann::json& request,
-                                  int64_t timeout_ms);
+                                  int64_t timeout_ms, std::span<const int> fds = {});
 // Sends a request and hands over each line that comes, the reply first, until
 // on_line returns false; it is also called with "" where nothing came for a
 // moment. kUnavailable if the helper goes. timeout_ms: for the first line.

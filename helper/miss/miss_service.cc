@@ -9,6 +9,8 @@ namespace fastoci {
 namespace {
 
 constexpr auto kDrainPoll = std::chrono::milliseconds(10);
+constexpr uint32_t kMaxLooks = 1 << 16;  // chunks, and
+constexpr size_t kMaxRuns = 1 << 12;     // runs of them, that one answer is about
 constexpr char kNoDigests[] = "its meta layer has no chunk digests";
 constexpr char kReferred[] =
     "its chunk digests come from a referrer, which the manifest does not name";
@@ -41,6 +43,7 @@ MissService::MissService(MissServiceOptions options, FetchStage::Spawn spawn_fet
   whole_ = std::make_unique<WholeCheck>(options_.whole, options_.decode, catalog_.get(),
                                         &dispatcher_, fetch_.get(), checker_.get(),
                                         download_.get(), &counters_);
+  seeds_ = std::make_unique<SeedIntake>(catalog_.get(), &dispatcher_, &counters_);
   SetHooks();
 }
 
@@ -93,6 +96,7 @@ void MissService::Stop() {
   download_->Stop();
   checker_->Stop();
   whole_->Stop();
+  seeds_->Stop();
   catalog_->Stop();
   decode_->Stop();
   catalog_->EndCaches();
@@ -160,6 +164,33 @@ std::string MissService::CacheRefuses(uint32_t dev) {
   for (auto& cache : catalog_->Caches())
     if (cache->info().dev == dev) return cache->Refuses();
   return "";
+}
+
+Result<MissService::Cached> MissService::CachedChunks(const Sha256Digest& image_id,
+                                                      const Sha256Digest& space_id, uint64_t from) {
+  for (const Catalog::Image& image : catalog_->Images()) {
+    auto cache = catalog_->CacheOf(image.info.cache);
+    if (image.info.image_id != image_id || !cache) continue;
+    for (const SpaceInfo& space : catalog_->SpacesOf(image)) {
+      if (space.id != space_id) continue;
+      Cached found;
+      found.device = cache->device()->path();
+      found.nr_chunks = space.nr_chunks;
+      found.next = static_cast<uint32_t>(std::min<uint64_t>(from, space.nr_chunks));
+      const uint32_t end = found.next + std::min(kMaxLooks, space.nr_chunks - found.next);
+      for (; found.next < end && found.runs.size() < kMaxRuns; found.next++) {
+        const auto where = cache->Find(space.space, found.next);
+        if (!where) continue;
+        Cached::Run* last = found.runs.empty() ? nullptr : &found.runs.back();
+        if (last && last->chunk_no + last->count == found.next && last->slot + last->count == where->slot)
+          last->count++;
+        else
+          found.runs.push_back({found.next, where->slot, 1});
+      }
+      return found;
+    }
+  }
+  return NotFoundError("no attached image has that data space");
 }
 
 // A read that has waited for so long is reported even if nothing has failed yet.

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "config/config.h"
+#include "miss/seed_intake.h"
 #include "miss/whole_check.h"
 
 namespace fastoci {
@@ -124,6 +125,21 @@ class MissService : public KernelEvents {
   // whether or not that is enabled; ImageStat tells how it goes on. An image that
   // does not fit into the cache is refused.
   Status Prefetch(const Sha256Digest& image_id) { return download_->Prefetch(image_id); }
+  // Takes data of this node for an attached image, see SeedIntake::Begin().
+  Status BeginSeed(const Sha256Digest& image_id, UniqueFd socket, UniqueFd memory) {
+    return seeds_->Begin(image_id, std::move(socket), std::move(memory));
+  }
+  // Which chunks of an attached image's data space have a slot, whether or not they were verified
+  // yet: some, from chunk `from` on. next is where to go on, and nr_chunks at the end.
+  struct Cached {
+    struct Run {
+      uint32_t chunk_no = 0, slot = 0, count = 0;
+    };
+    std::string device;  // of the cache
+    uint32_t nr_chunks = 0, next = 0;
+    std::vector<Run> runs;
+  };
+  Result<Cached> CachedChunks(const Sha256Digest& image_id, const Sha256Digest& space_id, uint64_t from);
   // Reads all that is cached and compares: runs in the background.
   void Scrub() { checker_->Scrub(); }
   // Tries the hosts at once that would be asked again only after a pause.
@@ -149,6 +165,7 @@ class MissService : public KernelEvents {
   std::unique_ptr<Checker> checker_;
   std::unique_ptr<Download> download_;
   std::unique_ptr<WholeCheck> whole_;
+  std::unique_ptr<SeedIntake> seeds_;
   bool started_ = false;
 };
 

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <csignal>
@@ -25,6 +26,7 @@
 #include "base/event.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "base/packet.h"
 #include "codec/zfile.h"
 #include "fastoci_meta.h"
 #include "fastoci_netlink.h"
@@ -1350,6 +1352,132 @@ TEST_F(MissServiceTest, AnImageThatDoesNotFitIsNotDownloaded) {
   Make(20 * kChunk, 16);
   std::this_thread::sleep_for(std::chrono::milliseconds(400));
   EXPECT_EQ(source_->jobs, 0);
+}
+
+// A client of the seed intake, without a control socket between.
+class SeedClient {
+ public:
+  explicit SeedClient(MissService* service, const Sha256Digest& image_id) {
+    int ends[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+    socket_.reset(ends[0]);
+    memory_.reset(::memfd_create("seed", MFD_CLOEXEC));
+    EXPECT_EQ(::ftruncate(memory_.get(), kSeedMemoryBytes), 0);
+    begun = service->BeginSeed(image_id, UniqueFd(ends[1]), UniqueFd(::dup(memory_.get())));
+  }
+  int memory() const { return memory_.get(); }
+  SeedReply Ask(const SeedRequest& request) {
+    EXPECT_TRUE(SendPacket(socket_.get(), ObjectBytes(request)).ok());
+    SeedReply reply = {};
+    EXPECT_TRUE(ReceivePacket(socket_.get(), WritableObjectBytes(&reply), 30000).ok());
+    return reply;
+  }
+  SeedReply Fill(const BlobInfo& blob, ByteSpan data, uint64_t offset, uint64_t bytes, uint64_t at = 0) {
+    EXPECT_TRUE(PwriteFull(memory_.get(), data.subspan(offset, bytes), at, "memory").ok());
+    SeedRequest r = {};
+    r.op = SeedOp::kFill;
+    std::copy(blob.data_space_id.begin(), blob.data_space_id.end(), r.space_id);
+    r.data_offset = offset;
+    r.bytes = bytes;
+    r.memory_offset = at;
+    return Ask(r);
+  }
+  SeedReply End() {
+    SeedRequest r = {};
+    r.op = SeedOp::kEnd;
+    return Ask(r);
+  }
+  Status begun = OkStatus();
+
+ private:
+  UniqueFd socket_, memory_;
+};
+
+TEST_F(MissServiceTest, ASeedFillsTheCacheWithoutTheNetwork) {
+  Make(1000001, 64);
+  SeedClient client(service_.get(), Sha256Digest{});
+  ASSERT_TRUE(client.begun.ok()) << client.begun.error().message;
+  const SeedReply first = client.Fill(blob_, data_, 0, 8 * kChunk);
+  EXPECT_EQ(first.kind, 0U) << first.text;
+  const SeedReply rest = client.Fill(blob_, data_, 8 * kChunk, data_.size() - 8 * kChunk, kSeedBatchBytes);
+  EXPECT_EQ(rest.kind, 0U) << rest.text;
+  EXPECT_EQ(client.Fill(blob_, data_, 0, 8 * kChunk).kind, 0U) << "what is there already";
+  EXPECT_EQ(kernel_->nr_present(), nr_chunks());
+  const SeedReply end = client.End();
+  EXPECT_EQ(end.kind, 0U) << end.text;
+  EXPECT_EQ(service_->Caches().at(0).durable, nr_chunks());
+  for (uint32_t c = 0; c < nr_chunks(); c++) EXPECT_TRUE(ReadsRight(c)) << c;
+  EXPECT_EQ(source_->jobs, 0);
+  auto cached = service_->CachedChunks(Sha256Digest{}, blob_.data_space_id, 0);
+  ASSERT_TRUE(cached.ok()) << cached.error().message;
+  uint32_t count = 0;
+  for (const auto& run : cached->runs) {
+    EXPECT_EQ(run.chunk_no, count);
+    count += run.count;
+  }
+  EXPECT_EQ(count, nr_chunks());
+  EXPECT_EQ(cached->next, cached->nr_chunks);
+  EXPECT_FALSE(service_->CachedChunks(Sha256Digest{1}, blob_.data_space_id, 0).ok());
+}
+
+TEST_F(MissServiceTest, ASeedThatLiesFillsNothing) {
+  Make(1000001, 64);
+  SeedClient client(service_.get(), Sha256Digest{});
+  ASSERT_TRUE(client.begun.ok());
+  Bytes lies = data_;
+  lies[3 * kChunk + 5] ^= 1;
+  const SeedReply lie = client.Fill(blob_, lies, 3 * kChunk, kChunk);
+  EXPECT_EQ(lie.kind, 1 + static_cast<uint32_t>(ErrorKind::kMismatch));
+  EXPECT_NE(std::string(lie.text).find("data bytes 196608+65536 differs"), std::string::npos) << lie.text;
+  // What is no whole chunk, or out of the data space, or out of the memory.
+  SeedRequest r = {};
+  r.op = SeedOp::kFill;
+  r.space_id[0] = blob_.data_space_id[0];
+  const struct { uint64_t offset, bytes, memory; } bad[] = {
+      {1, kChunk, 0}, {0, 1000, 0}, {0, 0, 0}, {16 * kChunk, kChunk, 0}, {0, kSeedBatchBytes + kChunk, 0},
+      {~0ULL - kChunk + 1, kChunk, 0}, {0, kChunk, kSeedMemoryBytes}, {0, kChunk, ~0ULL}};
+  for (const auto& b : bad) {
+    r.data_offset = b.offset;
+    r.bytes = b.bytes;
+    r.memory_offset = b.memory;
+    EXPECT_NE(client.Ask(r).kind, 0U) << b.offset << " " << b.bytes << " " << b.memory;
+  }
+  // Memory that the client made shorter meanwhile.
+  ASSERT_EQ(::ftruncate(client.memory(), 100), 0);
+  r.data_offset = r.memory_offset = 0;
+  r.bytes = kChunk;
+  EXPECT_EQ(client.Ask(r).kind, 1 + static_cast<uint32_t>(ErrorKind::kMismatch));
+  r.op = static_cast<SeedOp>(77);
+  EXPECT_NE(client.Ask(r).kind, 0U);
+  EXPECT_EQ(kernel_->nr_present(), 0U);
+  EXPECT_TRUE(ReadsRight(3)) << "the registry has the right bytes";
+}
+
+TEST_F(MissServiceTest, ASeedOfALayerWithoutDigestsIsRefused) {
+  Make(250000, 64, false);
+  SeedClient client(service_.get(), Sha256Digest{});
+  const SeedReply reply = client.Fill(blob_, data_, 0, kChunk);
+  EXPECT_EQ(reply.kind, 1 + static_cast<uint32_t>(ErrorKind::kUnsupported));
+  EXPECT_EQ(kernel_->nr_present(), 0U);
+}
+
+TEST_F(MissServiceTest, SeedsEndWithTheHelperAndAreFew) {
+  Make(250000, 64);
+  {
+    std::vector<std::unique_ptr<SeedClient>> clients;
+    for (size_t i = 0; i <= SeedIntake::kMaxClients; i++)
+      clients.push_back(std::make_unique<SeedClient>(service_.get(), Sha256Digest{}));
+    EXPECT_EQ(clients.back()->begun.error().err, EBUSY);
+  }
+  // Those are gone, which is seen soon.
+  for (int i = 0; i < 2000; i++) {
+    SeedClient next(service_.get(), Sha256Digest{});
+    if (next.begun.ok()) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  SeedClient last(service_.get(), Sha256Digest{});
+  EXPECT_TRUE(last.begun.ok());
+  Stop();  // does not wait for it
 }
 
 TEST_F(MissServiceTest, APrefetchBringsAllAndEnds) {
