@@ -81,7 +81,7 @@ $(OUT)/test/$(1): $(call objs,$(filter-out %_main.cc,$(wildcard helper/$(1)/*.cc
 	$(CXX) $(CXXFLAGS) -o $$@ $$^ -lgtest -lgtest_main -lgmock $(LIBS_$(1)) $(LDLIBS)
 endef
 $(foreach t,$(TESTDIRS:helper/%=%),$(eval $(call test_rule,$(t))))
-$(OUT)/test/decoder $(OUT)/test/miss: | bin/fastoci-decoderd
+$(OUT)/test/attach $(OUT)/test/decoder $(OUT)/test/miss: | bin/fastoci-decoderd
 $(OUT)/test/fetcher: | bin/fastoci-fetcherd
 
 kmod:
@@ -239,7 +239,7 @@ FUZZ_FLAGS := $(filter-out -O%,$(CXXFLAGS)) $(FUZZ_OPT) -fsanitize=fuzzer-no-lin
 FUZZERS := $(patsubst helper/fuzz/%_fuzz.cc,%,$(wildcard helper/fuzz/*_fuzz.cc))
 FUZZ_SRCS := $(call lib_srcs,codec) $(call lib_srcs,base) $(call lib_srcs,registry) $(call lib_srcs,http) $(addprefix helper/attach/,manifest.cc start_trace.cc) $(addprefix helper/serve/,http_server.cc notification.cc) helper/image/meta_image.cc \
 	helper/miss/span_plan.cc helper/kernel/dm_control.cc \
-	$(addprefix helper/image/,assemble.cc blob_codec.cc meta_layer.cc oci_image.cc platform.cc xattrs.cc) helper/testing/deflate_oracle.cc \
+	$(addprefix helper/image/,assemble.cc blob_codec.cc meta_layer.cc oci_image.cc platform.cc seed_data.cc seed_manifest.cc xattrs.cc) helper/testing/deflate_oracle.cc \
 	$(addprefix helper/fetcher/,image.cc locations.cc places.cc redirects.cc)
 fuzz_objs = $(patsubst %.cc,$(OUT)/fuzz/obj/%.o,$(1))
 $(OUT)/fuzz/obj/%.o: %.cc

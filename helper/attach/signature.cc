@@ -11,6 +11,7 @@
 #include "base/foreign_json.h"
 #include "base/json.h"
 #include "base/unique_fd.h"
+#include "image/copy.h"
 
 namespace fastoci {
 namespace {
@@ -19,7 +20,6 @@ using Json = nlohmann::json;
 
 constexpr char kPayloadType[] = "application/vnd.dev.cosign.simplesigning.v1+json";
 constexpr char kSignature[] = "dev.cosignproject.cosign/signature";
-constexpr char kArtifactType[] = "application/vnd.dev.cosign.artifact.sig.v1+json";
 constexpr size_t kMaxKeyFileBytes = 1 << 20;
 constexpr size_t kMaxKeys = 64;
 constexpr size_t kMaxSignatures = 64;  // that are looked at, of one image
@@ -34,15 +34,14 @@ std::string SignedDigest(const std::string& payload) {
 
 // What was found while no good signature was.
 struct Search {
-  RegistryClient* client;
-  const Reference& ref;
+  const SignatureSource& source;
   const std::string& digest;
   const PublicKeys& keys;
   size_t seen = 0;
   std::string reason = "there is none";
 
   Result<bool> Try(const Json& layer);
-  Result<bool> TryManifest(const Reference& at);
+  Result<bool> TryManifest(const std::string& name);
   Result<bool> TryReferrers();
 };
 
@@ -54,7 +53,7 @@ Result<bool> Search::Try(const Json& layer) {
     reason = "a signature is not in base64";
     return false;
   }
-  auto payload = client->ReadBlob(ref, JsonText(layer, "digest"), kMaxPayloadBytes);
+  auto payload = source.blob(JsonText(layer, "digest"), kMaxPayloadBytes);
   if (!payload.ok()) {
     const ErrorKind kind = payload.error().kind;
     if (kind == ErrorKind::kUnavailable || kind == ErrorKind::kDenied) return payload.error();
@@ -71,8 +70,8 @@ Result<bool> Search::Try(const Json& layer) {
   return false;
 }
 
-Result<bool> Search::TryManifest(const Reference& at) {
-  auto manifest = client->GetManifest(at);
+Result<bool> Search::TryManifest(const std::string& name) {
+  auto manifest = source.manifest(name);
   if (!manifest.ok()) {
     if (manifest.error().kind == ErrorKind::kNotFound) return false;
     return manifest.error();
@@ -86,16 +85,15 @@ Result<bool> Search::TryManifest(const Reference& at) {
 }
 
 Result<bool> Search::TryReferrers() {
-  auto index = client->Referrers(ref, digest, kArtifactType);
-  if (!index.ok()) {
-    if (index.error().kind == ErrorKind::kNotFound) return false;
-    return index.error();
+  auto artifacts = source.referrers(digest, kSignatureArtifact);
+  if (!artifacts.ok()) {
+    const ErrorKind kind = artifacts.error().kind;
+    if (kind == ErrorKind::kNotFound || kind == ErrorKind::kInvalid) return false;
+    return artifacts.error();
   }
-  auto artifacts = ReferrersOfType(*index, kArtifactType);
-  if (!artifacts.ok()) return false;
   for (const std::string& of : *artifacts) {
     if (++seen > kMaxSignatures) return false;
-    FASTOCI_TRY(bool good, TryManifest(ref.WithDigest(of)));
+    FASTOCI_TRY(bool good, TryManifest(of));
     if (good) return true;
   }
   return false;
@@ -163,13 +161,35 @@ std::string KeysFor(const std::vector<SignatureRule>& rules, const Reference& re
   return best ? best->key_file : "";
 }
 
+Result<std::string> SeedKeysOf(const std::vector<SignatureRule>& rules, const std::string& ref) {
+  FASTOCI_TRY(const Reference parsed, ParseReference(ref));
+  const std::string key_file = KeysFor(rules, parsed);
+  if (key_file.empty()) return std::string();
+  FASTOCI_TRY(const std::string keys, ReadFile(key_file, kMaxKeyFileBytes));
+  return HexEncode(Sha256::Of(AsBytes(keys)));
+}
+
 Status DemandSignature(RegistryClient* client, const Reference& ref,
+                       const std::string& manifest_digest, const std::string& key_file) {
+  const SignatureSource source{
+      [&](const std::string& name) {
+        return client->GetManifest(name.starts_with("sha256:") ? ref.WithDigest(name) : ref.WithTag(name));
+      },
+      [&](const std::string& digest, uint64_t max_bytes) { return client->ReadBlob(ref, digest, max_bytes); },
+      [&](const std::string& digest, const std::string& type) -> Result<std::vector<std::string>> {
+        FASTOCI_TRY(std::string index, client->Referrers(ref, digest, type));
+        return ReferrersOfType(index, type);
+      }};
+  return DemandSignature(source, ref, manifest_digest, key_file);
+}
+
+Status DemandSignature(const SignatureSource& source, const Reference& ref,
                        const std::string& manifest_digest, const std::string& key_file) {
   const std::string image = ref.host + "/" + ref.repository + "@" + manifest_digest;
   FASTOCI_TRY(PublicKeys keys, PublicKeys::Load(key_file));
-  FASTOCI_TRY(Sha256Digest digest, ParseDigest(manifest_digest));
-  Search search{client, ref, manifest_digest, keys};
-  auto found = search.TryManifest(ref.WithTag("sha256-" + HexEncode(digest) + ".sig"));
+  FASTOCI_CHECK_OK(ParseDigest(manifest_digest));
+  Search search{source, manifest_digest, keys};
+  auto found = search.TryManifest(SignatureTag(manifest_digest));
   if (found.ok() && !*found) found = search.TryReferrers();
   if (!found.ok())
     return found.error().Wrap(image + ": whether it is signed cannot be told (keys: " + key_file +

@@ -10,6 +10,7 @@
 #ifndef FASTOCI_ATTACH_SIGNATURE_H_
 #define FASTOCI_ATTACH_SIGNATURE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,9 +45,23 @@ class PublicKeys {
 // that matches most of it decides. "" if no signature is demanded.
 std::string KeysFor(const std::vector<SignatureRule>& rules, const Reference& ref);
 
-// OK if a key in key_file has signed manifest_digest and the signature is in ref's
-// repository. kMismatch, with EKEYREJECTED in err: there is no such signature; the message
-// says what was found.
+// What a seed's import remembers of the keys that its image had to be signed with: the sha256 of
+// their file. "" if no signature is demanded.
+Result<std::string> SeedKeysOf(const std::vector<SignatureRule>& rules, const std::string& ref);
+
+// Where signatures lie: a repository, or a layout that has a copy of them.
+struct SignatureSource {
+  std::function<Result<Manifest>(const std::string& name)> manifest;  // of a tag, or a digest
+  std::function<Result<std::string>(const std::string& digest, uint64_t max_bytes)> blob;
+  // The digests of the referrers of that type.
+  std::function<Result<std::vector<std::string>>(const std::string& digest, const std::string& type)> referrers;
+};
+// OK if a key in key_file has signed manifest_digest and the signature is in source.
+// kMismatch, with EKEYREJECTED in err: there is no such signature; the message
+// says what was found. ref: the image, for messages.
+Status DemandSignature(const SignatureSource& source, const Reference& ref,
+                       const std::string& manifest_digest, const std::string& key_file);
+// The same for a signature that is in ref's repository.
 Status DemandSignature(RegistryClient* client, const Reference& ref,
                        const std::string& manifest_digest, const std::string& key_file);
 

@@ -51,11 +51,11 @@ class Copier {
         if (!layer.contains("annotations")) continue;
         std::string target = JsonText(layer["annotations"], kTargetKey);
         if (target.empty()) target = JsonText(layer["annotations"], kOldTargetKey);
-        if (!target.empty()) FASTOCI_CHECK_OK(CopyBlob(target, 0));
-        else has_native |= !JsonText(layer["annotations"], kBlobKey).empty();
+        if (target.empty()) has_native |= !JsonText(layer["annotations"], kBlobKey).empty();
+        else if (options_.originals) FASTOCI_CHECK_OK(CopyBlob(target, 0));
       }
     }
-    if (j.contains("subject") && depth < kMaxIndexDepth) {
+    if (options_.originals && j.contains("subject") && depth < kMaxIndexDepth) {
       const std::string named = JsonText(j["subject"], "digest");
       auto subject = from_->GetManifest(named);
       if (subject.ok()) {
@@ -69,6 +69,7 @@ class Copier {
     FASTOCI_TRY(std::string digest, to_->PutManifest(tag, manifest.media_type, manifest.body));
     if (!copied_.insert(digest).second || depth == kMaxIndexDepth) return digest;
     if (has_native) FASTOCI_CHECK_OK(CopyArtifacts(digest, kDigestsArtifact, depth));
+    if (options_.signatures && depth == 0) FASTOCI_CHECK_OK(CopySignatures(digest));
     const Status traces = CopyArtifacts(digest, kStartArtifact, depth);
     if (!traces.ok() && options_.warn)  // no container needs them
       options_.warn("start traces of " + digest + " are not copied: " + traces.error().message);
@@ -76,7 +77,20 @@ class Copier {
   }
 
  private:
-  // Chunk digests of overlaybd layers, or start traces.
+  // Whoever has a policy looks for them in both places.
+  Status CopySignatures(const std::string& digest) {
+    const std::string tag = SignatureTag(digest);
+    auto manifest = from_->GetManifest(tag);
+    if (manifest.ok()) {
+      auto copied = Copy(*manifest, tag, kMaxIndexDepth);
+      if (!copied.ok()) return copied.error();
+    } else if (manifest.error().kind != ErrorKind::kNotFound) {
+      return manifest.error();
+    }
+    return CopyArtifacts(digest, kSignatureArtifact, 0);
+  }
+
+  // Chunk digests of overlaybd layers, signatures, or start traces.
   Status CopyArtifacts(const std::string& digest, const std::string& type, int depth) {
     FASTOCI_TRY(std::string referrers, from_->Referrers(digest, type));
     Json j = ParseForeignJson(referrers);
@@ -135,6 +149,10 @@ Result<std::string> CopyImage(ImageStore* from, const std::string& name, ImageSt
     }
   }
   return copier.Copy(manifest, tag, 0);
+}
+
+std::string SignatureTag(const std::string& digest) {
+  return "sha256-" + digest.substr(digest.find(':') + 1) + ".sig";
 }
 
 std::string KeeperTag(const std::string& tag) { return tag + kKeeperSuffix; }

@@ -15,6 +15,9 @@ namespace fastoci {
 
 struct CopyOptions {
   std::string scratch_dir = "/var/tmp";  // for one blob at a time
+  // False: without the original image and its layers, which a node with the data does not need.
+  bool originals = true;
+  bool signatures = false;  // cosign's, of the manifest, too
   std::function<void(const std::string& warning)> warn;
 };
 
@@ -22,6 +25,10 @@ struct CopyOptions {
 // after what it names, and the tag last. Returns the digest.
 Result<std::string> CopyImage(ImageStore* from, const std::string& name, ImageStore* to,
                               const std::string& tag, const CopyOptions& options);
+
+// Where cosign puts signatures of a manifest: under a tag, or in referrers of a type.
+std::string SignatureTag(const std::string& digest);
+inline constexpr char kSignatureArtifact[] = "application/vnd.dev.cosign.artifact.sig.v1+json";
 
 // The tag under which the original of the image `tag` is kept.
 std::string KeeperTag(const std::string& tag);

@@ -12,6 +12,7 @@
 #include "base/durable.h"
 #include "base/foreign_json.h"
 #include "base/json.h"
+#include "base/open_file.h"
 #include "base/unique_fd.h"
 #include "image/data_stage.h"
 #include "registry/media_type.h"
@@ -115,8 +116,7 @@ class LayoutStore : public ImageStore {
 
   Status GetBlob(const std::string& digest, uint64_t, const BlobSink& sink) override {
     FASTOCI_TRY(std::string path, BlobPath(digest));
-    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd.valid()) return ErrnoError("open " + path);
+    FASTOCI_TRY(const UniqueFd fd, OpenToRead(path));
     // The digest is computed on another thread, because the sink is slow enough.
     Sha256 hash;
     DataStage hasher([&hash](ByteSpan data) {
@@ -211,7 +211,7 @@ class LayoutStore : public ImageStore {
   }
   Result<std::string> BlobPath(const std::string& digest) const {
     FASTOCI_CHECK_OK(ParseDigest(digest));  // so it names nothing outside
-    return directory_ + "/blobs/sha256/" + digest.substr(digest.find(':') + 1);
+    return LayoutBlobPath(directory_, digest);
   }
   std::string directory_;
 };
@@ -258,6 +258,20 @@ Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory
   Result<Json> index = store->Index();
   if (!index.ok()) return index.error().Wrap("OCI layout " + directory);
   return std::unique_ptr<ImageStore>(std::move(store));
+}
+
+Result<std::vector<std::string>> ListLayout(const std::string& directory) {
+  FASTOCI_TRY(const Json index, LayoutStore(directory).Index());
+  std::vector<std::string> digests;
+  for (const Json& d : index["manifests"]) {
+    const std::string digest = JsonText(d, "digest");
+    if (std::find(digests.begin(), digests.end(), digest) == digests.end()) digests.push_back(digest);
+  }
+  return digests;
+}
+
+std::string LayoutBlobPath(const std::string& directory, const std::string& digest) {
+  return directory + "/blobs/sha256/" + digest.substr(digest.find(':') + 1);
 }
 
 std::optional<LayoutName> ParseLayoutName(const std::string& text) {

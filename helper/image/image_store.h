@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/byte_reader.h"
 #include "base/result.h"
@@ -48,6 +49,11 @@ Result<std::unique_ptr<ImageStore>> OpenRegistryStore(const std::string& reposit
 // create: makes it if there is none; else it must be there.
 Result<std::unique_ptr<ImageStore>> OpenLayoutStore(const std::string& directory,
                                                     bool create = false);
+
+// The digests of what the index of a layout names, each once.
+Result<std::vector<std::string>> ListLayout(const std::string& directory);
+// Where a layout has a blob. The digest must be one.
+std::string LayoutBlobPath(const std::string& directory, const std::string& digest);
 
 // "oci:DIR" or "oci:DIR:TAG"; null: something else.
 struct LayoutName {
