@@ -9,7 +9,9 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "attach/signature.h"
 #include "base/digest.h"
+#include "base/open_file.h"
 #include "base/unique_fd.h"
 #include "fastoci_meta.h"
 #include "kernel/loop.h"
@@ -30,12 +32,7 @@ struct MetaInfo {
 
 // Only what the table line needs; the kernel checks the rest.
 Result<MetaInfo> ReadMetaSuperblock(const std::string& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) {
-    Error error = ErrnoError("open " + path);
-    if (error.err == ENOENT) error.kind = ErrorKind::kNotFound;
-    return error;
-  }
+  FASTOCI_TRY(const UniqueFd fd, OpenToRead(path));
   uint8_t sb[FASTOCI_META_SB_BYTES];
   FASTOCI_CHECK_OK(PreadFull(fd.get(), sb, 0, path));
   ByteReader reader(sb);
@@ -79,20 +76,26 @@ Status KeepAccess(const AttachPaths& paths, const AttachRequest& request,
 Status RenewAccess(const AttachPaths& paths, const AttachRequest& request,
                    const ImageState& state, const StateDir& dir) {
   const RegistryAccess& a = request.access;
-  const bool given = a.plain_http || !a.user_password.empty() || !a.credentials_file.empty() ||
-                     a.tls.insecure || !a.tls.root_ca.empty() || !a.tls.cert_dir.empty() ||
-                     !a.tls.client_cert.empty() || !a.hosts_dirs.empty();
   if (request.ref.empty() || ParseLayoutName(request.ref) || state.manifest_digest.empty())
     return OkStatus();
   ResolvedImage image;
   FASTOCI_TRY(image.ref, ParseReference(request.ref));
-  if (!given && CredentialsFileOfEnvironment(image.ref).empty()) return OkStatus();
+  if (!a.given() && CredentialsFileOfEnvironment(image.ref).empty()) return OkStatus();
   FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(a));
   image.manifest.digest = state.manifest_digest;
   FASTOCI_CHECK_OK(KeepAccess(paths, request, puller, image, dir));
   // A helper that does not run will read it anyway.
   (void)CallHelper(paths.control_socket, {{"op", "reopen"}}, kControlMs).ok();
   return OkStatus();
+}
+
+// The signature was checked when the seed was imported. If other keys count now, it has to be again.
+Status CheckSeededPolicy(const std::vector<SignatureRule>& rules, const ImageState& state) {
+  FASTOCI_TRY(const std::string keys, SeedKeysOf(rules, state.ref));
+  if (keys.empty() || keys == state.seed_keys) return OkStatus();
+  return Error{ErrorKind::kMismatch, EKEYREJECTED,
+               state.ref + ": \"signatures\" in the configuration demands other keys than when its seed was imported: "
+                           "detach it, and import the seed again"};
 }
 
 // Puts a meta image in the state directory, unless it is there and unchanged.
@@ -113,6 +116,13 @@ Status Provide(const AttachPaths& paths, const AttachRequest& request, const Sta
     return OkStatus();
   }
   FASTOCI_TRY(Config node, LoadConfig(paths.config));
+  if (state->seeded && state->ref == request.ref && !request.ref.empty()) {
+    FASTOCI_CHECK_OK(CheckSeededPolicy(node.signatures, *state));
+    FASTOCI_TRY(std::string now, HashFile(state->meta_path));
+    if (now != known) return MismatchError(state->meta_path + " has changed since it was seeded: its sha256 differs; import the seed again");
+    progress->Step("taking " + request.ref + " as it was seeded");
+    return RenewAccess(paths, request, *state, dir);
+  }
   RegistryAccess access = request.access;
   access.node_hosts_dir = node.hosts_dir;
   FASTOCI_TRY(ImagePuller puller, ImagePuller::Open(access, node.signatures));

@@ -95,6 +95,17 @@ Status SetImagePolicy(const AttachPaths& paths, const std::string& what,
 Result<uint64_t> PrefetchStart(const ImageReport& image, const RegistryAccess& access, const std::string& workload,
                                Progress* progress);
 
+// What the helper says of the prefetch of an attached image, and of what is cached of it.
+struct PrefetchState {
+  bool running = false;
+  std::string error;  // why the last one was given up
+  uint64_t chunks = 0, present = 0, chunk_bytes = 0;
+};
+// Begins to fetch all of an attached image. With wait, until all is there; kUnavailable if it does
+// not come.
+Result<PrefetchState> PrefetchImage(const AttachPaths& paths, const ImageReport& image, bool wait,
+                                    Progress* progress);
+
 struct MountRequest {
   bool skip_fsck = false;  // for images that this machine made
   int64_t fsck_timeout_ms = 120000;
@@ -112,6 +123,7 @@ Status UnmountImage(const AttachPaths& paths, const std::string& dir, bool force
 
 struct DetachRequest {
   bool keep = false;   // keep meta.img and state.json for the next attach
+  bool keep_seeded = true;  // the same of a seeded image that is attached
   bool force = false;  // fail reads even if none waits for a miss
   // Leave mounts and reads as they are: only a device that nobody uses is detached. EBUSY in
   // err if somebody does.

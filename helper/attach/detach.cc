@@ -235,8 +235,10 @@ Status DetachImage(const AttachPaths& paths, const std::string& what,
     FASTOCI_CHECK_OK(RemoveDevice(image, request));
     AwaitLoopRelease(image, progress);
   }
-  if (!request.keep) return dir.Remove();
   auto state = dir.Load();
+  // A seeded image goes by a second detach: no registry may be there to bring it again.
+  const bool seeded = image.attached && state.ok() && state->seeded;
+  if (!request.keep && !(seeded && request.keep_seeded)) return dir.Remove();
   if (!state.ok()) return dir.Remove();  // attached by hand: there is nothing to keep
   state->attached = false;
   state->mounts.clear();

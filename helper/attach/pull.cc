@@ -17,6 +17,7 @@
 #include "base/digest.h"
 #include "base/durable.h"
 #include "base/mutex.h"
+#include "base/open_file.h"
 #include "base/parallel.h"
 #include "base/unique_fd.h"
 #include "image/assemble_sandbox.h"
@@ -156,12 +157,7 @@ class Unlinker {
 }  // namespace
 
 Result<std::string> HashFile(const std::string& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) {
-    Error error = ErrnoError("open " + path);
-    if (error.err == ENOENT) error.kind = ErrorKind::kNotFound;
-    return error;
-  }
+  FASTOCI_TRY(const UniqueFd fd, OpenToRead(path));
   Sha256 hash;
   Bytes buffer(kHashBuffer);
   for (;;) {
@@ -303,7 +299,7 @@ Result<Manifest> ImagePuller::ManifestOfHost(const ResolvedImage& image, const s
 Status ImagePuller::MeasureLayout(ResolvedImage* image) {
   for (MetaLayer& layer : image->fastoci.layers) {
     FASTOCI_TRY(Sha256Digest digest, ParseDigest(layer.target_digest));
-    layer.blob_path = image->ref.repository + "/blobs/sha256/" + HexEncode(digest);
+    layer.blob_path = LayoutBlobPath(image->ref.repository, DigestString(digest));
     struct stat st;
     if (::stat(layer.blob_path.c_str(), &st) != 0)
       return ErrnoError("the original layer " + layer.target_digest + " is not in the layout: " + layer.blob_path);
@@ -389,14 +385,49 @@ Result<ResolvedImage> ImagePuller::Resolve(const std::string& text, Progress* pr
   return image;
 }
 
+Result<ResolvedImage> ImagePuller::ResolveSeed(const std::string& directory, const std::string& manifest_digest,
+                                               const SeedConfig& config, Progress* progress) {
+  ResolvedImage image;
+  image.seeded = true;
+  FASTOCI_TRY(image.ref, ParseReference(config.ref));
+  FASTOCI_TRY(image.layout, OpenLayoutStore(directory));
+  FASTOCI_TRY(image.manifest, GetManifest(image, manifest_digest));
+  image.named = {image.manifest.media_type, image.manifest.digest, image.manifest.body.size()};
+  FASTOCI_TRY(image.fastoci, ParseFastociManifest(image.manifest.body));
+  std::vector<MetaLayer>& layers = image.fastoci.layers;
+  if (layers.size() != config.layers.size())
+    return MismatchError("the seed's config has " + std::to_string(config.layers.size()) +
+                         " layers, and the manifest " + std::to_string(layers.size()));
+  for (size_t i = 0; i < layers.size(); i++) {
+    if (layers[i].target_digest != config.layers[i].digest)
+      return MismatchError("the seed's config has another layer " + std::to_string(i + 1) + " than the manifest, " +
+                           config.layers[i].digest + " instead of " + layers[i].target_digest);
+    layers[i].target_bytes = config.layers[i].bytes;
+  }
+  FindDigests(image.manifest.digest, &image, progress);
+  const bool plain = access_.plain_http || IsLoopbackHost(image.ref.host);
+  image.sources = MakeSourcesJson(config.ref, image.manifest.digest, image.fastoci,
+                                  {plain ? "http" : "https", image.ref.host, image.ref.repository, access_.plain_http});
+  // Assembly reads parts of overlaybd layers. The seed has these as a whole.
+  for (MetaLayer& layer : layers)
+    if (layer.native) layer.blob_path = LayoutBlobPath(directory, layer.target_digest);
+  return image;
+}
+
 Status ImagePuller::CheckPolicy(const ResolvedImage& image, Progress* progress) {
   const std::string key_file = KeysFor(rules_, image.ref);
   if (key_file.empty() || approved_ == image.manifest.digest) return OkStatus();
-  if (image.layout)
+  if (image.layout && !image.seeded)
     return Error{ErrorKind::kMismatch, EKEYREJECTED,
                  "the node demands a signature, and images in a layout have none; push it to a registry, sign it there"};
   progress->Step("checking the signature of " + image.manifest.digest);
-  FASTOCI_CHECK_OK(DemandSignature(client_.get(), image.ref, image.manifest.digest, key_file));
+  const SignatureSource source{
+      [&](const std::string& name) { return GetManifest(image, name); },
+      [&](const std::string& digest, uint64_t max_bytes) {
+        return image.layout ? image.layout->ReadBlob(digest, max_bytes) : client_->ReadBlob(image.ref, digest, max_bytes);
+      },
+      [&](const std::string& digest, const std::string& type) { return Referrers(image, digest, type); }};
+  FASTOCI_CHECK_OK(DemandSignature(source, image.ref, image.manifest.digest, key_file));
   approved_ = image.manifest.digest;
   return OkStatus();
 }

@@ -19,6 +19,7 @@
 #include "image/image_store.h"
 #include "image/meta_layer.h"
 #include "image/oci_image.h"
+#include "image/seed_manifest.h"
 #include "registry/client.h"
 #include "registry/options.h"
 
@@ -34,6 +35,11 @@ struct RegistryAccess {
   std::string node_hosts_dir;  // the same of the node's configuration, where hosts_dirs is empty
   std::string decoder;  // fastoci-decoderd; empty: beside this program
   Watch* watch = nullptr;  // ends what waits for a registry; not owned
+  // Whether it has anything that an attach keeps.
+  bool given() const {
+    return plain_http || !user_password.empty() || !credentials_file.empty() || tls.insecure ||
+           !tls.root_ca.empty() || !tls.cert_dir.empty() || !tls.client_cert.empty() || !hosts_dirs.empty();
+  }
 };
 
 // Takes the node's hosts.toml directory from its configuration (config: its file; "": the usual one).
@@ -57,6 +63,7 @@ Result<std::unique_ptr<RegistryClient>> OpenClient(const RegistryAccess& access,
 struct ResolvedImage {
   Reference ref;                       // of an image in a layout: host "oci", and its directory
   std::shared_ptr<ImageStore> layout;  // where it is, if not in a registry
+  bool seeded = false;                 // it is a seed's copy of what is in the registry
   Descriptor named;   // the manifest that ref names, of this platform
   Manifest manifest;  // of the FastOCI image: that one, or an artifact of it
   FastociManifest fastoci;
@@ -90,6 +97,10 @@ class ImagePuller {
   Result<ResolvedImage> ResolveConfig(const std::string& path, Progress* progress);
   // The same from layers that are known. Asks the registry for sizes that are missing.
   Result<ResolvedImage> ResolveStack(const LayerStack& stack, Progress* progress);
+  // The same from a seed: the manifest is in the layout, and the config says what the registry
+  // would. The layers stay the registry's: whatever is missing is read from there.
+  Result<ResolvedImage> ResolveSeed(const std::string& directory, const std::string& manifest_digest,
+                                    const SeedConfig& config, Progress* progress);
   // Whether the node's policy lets the image in: kMismatch, with EKEYREJECTED in err, if it
   // demands a signature that the manifest has not.
   Status CheckPolicy(const ResolvedImage& image, Progress* progress);

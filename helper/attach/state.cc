@@ -138,6 +138,8 @@ std::string StateToJson(const ImageState& s) {
                               {"meta_path", s.meta_path},
                               {"meta_sha256", s.meta_sha256},
                               {"fsck_sha256", s.fsck_sha256},
+                              {"seeded", s.seeded},
+                              {"seed_keys", s.seed_keys},
                               {"attached", s.attached},
                               {"policy", s.policy},
                               {"cache_device", s.cache_device},
@@ -159,8 +161,9 @@ Result<ImageState> StateFromJson(const std::string& text) {
   s.meta_path = JsonText(j, "meta_path");
   s.meta_sha256 = JsonText(j, "meta_sha256");
   s.fsck_sha256 = JsonText(j, "fsck_sha256");
-  auto attached = j.find("attached");
-  s.attached = attached != j.end() && attached->is_boolean() && attached->get<bool>();
+  s.seeded = JsonChild(j, "seeded") == true;
+  s.seed_keys = JsonText(j, "seed_keys");
+  s.attached = JsonChild(j, "attached") == true;
   s.policy = JsonText(j, "policy");
   s.cache_device = JsonText(j, "cache_device");
   if (auto mounts = j.find("mounts"); mounts != j.end() && mounts->is_array()) {

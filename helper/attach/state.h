@@ -25,6 +25,8 @@ struct ImageState {
   std::string meta_path;        // the assembled meta image
   std::string meta_sha256;      // of that file
   std::string fsck_sha256;      // meta_sha256 that passed the file-system check
+  bool seeded = false;          // it came by a seed: attached without a registry, kept after a detach
+  std::string seed_keys;        // SeedKeysOf() at the import
   // What RestoreImages() brings back after a reboot:
   bool attached = false;
   std::string policy;               // as AttachRequest has it

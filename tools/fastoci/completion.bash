@@ -21,7 +21,9 @@ _fastoci() {
 	--name | --seconds | --interval | --fail-after-ms | --after-ms | --timeout-ms | -u | --username) return ;;
 	esac
 	if [[ $cur == -* ]]; then
-		COMPREPLY=($(compgen -W "$(fastoci ${command:+"$command"} --help 2>/dev/null |
+		[[ $command != seed ]] || command+=" ${words[i + 1]}"
+		# shellcheck disable=SC2086 # two words, or one, or none
+		COMPREPLY=($(compgen -W "$(fastoci $command --help 2>/dev/null |
 			sed -n 's/^  \(-[^ ]*\).*/\1/p' | tr ',' ' ')" -- "$cur"))
 		return
 	fi
@@ -31,6 +33,13 @@ _fastoci() {
 			sed -n '/^[A-Z].*:$/,/^$/s/^  \([a-z]*\)  .*/\1/p')" -- "$cur"))
 		;;
 	config) COMPREPLY=($(compgen -W check -- "$cur")) ;;
+	seed)
+		if [[ $prev == seed ]]; then
+			COMPREPLY=($(compgen -W 'export import' -- "$cur"))
+		else
+			_filedir -d
+		fi
+		;;
 	mount | umount | detach | status | pin | unpin | prefetch | fail | hold | events | trace)
 		if [[ $command == mount && $prev != mount ]]; then
 			_filedir -d

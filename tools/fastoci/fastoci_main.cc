@@ -24,6 +24,7 @@
 #include "tools/fastoci/output.h"
 #include "tools/fastoci/prefetch_command.h"
 #include "tools/fastoci/rebuild_command.h"
+#include "tools/fastoci/seed_command.h"
 #include "tools/fastoci/top_command.h"
 #include "tools/fastoci/trace_command.h"
 
@@ -54,6 +55,7 @@ struct Options {
   TopRequest top;
   TraceRequestOptions trace;
   PrefetchOptions prefetch;
+  SeedOptions seed;
   bool password_stdin = false;
   std::string original;  // that an image is rebuilt of
   std::string what;   // an image's name, reference, device or mount point
@@ -364,6 +366,7 @@ struct Parser {
   CLI::App *attach, *assemble, *inspect, *check, *copy, *mount, *umount, *detach, *list, *status;
   CLI::App *pin, *unpin, *prefetch, *gc, *scrub, *config, *config_check, *reload, *drain;
   CLI::App *ps, *fail, *hold, *restore, *doctor, *events, *top, *trace;
+  SeedCommands seed;
 
   explicit Parser(Options* o) {
     app.footer(kFooter);
@@ -478,7 +481,10 @@ struct Parser {
     unpin->add_option("image", o->what, "name, reference, device or mount point")->required();
     gc = app.add_subcommand("gc", "free the cache of what no attached and no pinned image uses");
     scrub = app.add_subcommand("scrub", "read the whole cache and drop what does not match its digest");
-    for (CLI::App* command : {prefetch, pin, unpin, gc, scrub}) command->group("Cache");
+    seed = AddSeedCommands(&app, &o->seed);
+    AddRegistryOptions(seed.to, o);
+    AddRegistryOptions(seed.from, o);
+    for (CLI::App* command : {prefetch, pin, unpin, gc, scrub, seed.seed}) command->group("Cache");
   }
 
   void AddRegistry(Options* o) {
@@ -558,6 +564,11 @@ int Run(int argc, char** argv) {
   if (*parser.pin) return run.Pin(true);
   if (*parser.unpin) return run.Pin(false);
   if (*parser.prefetch) return RunPrefetch(options.prefetch, options.paths, options.json, options.quiet);
+  if (*parser.seed.to || *parser.seed.from) {
+    options.seed.to.access = options.seed.from.access = options.attach.access;
+    return *parser.seed.to ? RunSeedExport(options.seed.to, options.paths, options.json, options.quiet)
+                           : RunSeedImport(options.seed.from, options.paths, options.json, options.quiet);
+  }
   if (*parser.gc) return run.Collect();
   if (*parser.scrub)
     return run.AskHelper({{"op", "scrub"}}, "the helper reads the whole cache now; its progress: fastoci status");

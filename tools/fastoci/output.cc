@@ -145,7 +145,7 @@ void PrintList(const std::vector<ImageReport>& images) {
   int n = static_cast<int>(name), w = static_cast<int>(ref);
   std::printf("%-*s  %-*s  %-8s  %-7s  %s\n", n, "NAME", w, "IMAGE", "STATE", "CACHED", "MOUNTED AT");
   for (const auto& r : images) {
-    const char* state = !r.attached ? "kept" : r.suspended ? "suspended" : "attached";
+    const char* state = !r.attached ? r.state.seeded ? "seeded" : "kept" : r.suspended ? "suspended" : "attached";
     std::string cached = r.status ? Percent(r.status->chunks_cached, r.status->chunks_total) : "-";
     std::printf("%-*s  %-*s  %-8s  %-7s  %s\n", n, r.name.c_str(), w,
                 r.state.ref.empty() ? "-" : r.state.ref.c_str(), state, cached.c_str(),
