@@ -203,7 +203,7 @@ def cost():
     ways = {"eager": "fetched ahead, all of a layer", "cold": "read in order, each read waits", "random": "64 KiB at random, each read waits"}
     text += table(["", *ways.values()], [[what, *(number(data[f"{way}_{key}"]) for way in ways)] for key, what in (
         ("cpu_s_per_gb", "CPU seconds of the helper per GB"), ("peak_mib", "most memory of the helper, MiB"),
-        ("fetched_per_byte", "bytes fetched per byte asked for"), ("written_per_byte", "bytes written to the cache's disk per byte asked for"))])
+        ("fetched_per_byte", "bytes fetched per byte asked for"), ("written_per_byte", "bytes written to the cache device per byte asked for"))])
     rows = [["`miss_p50_ms`", "a miss, median of 400, ms", data["miss_p50_ms"]], ["`miss_p99_ms`", "a miss, 99th percentile, ms", data["miss_p99_ms"]],
             ["`idle_pss_kib`", "memory of the helper for one more idle image, KiB", data["idle_pss_kib"]],
             ["`idle_cpu_ms_per_hour`", "CPU time of the helper with 32 idle images, ms an hour", data["idle_cpu_ms_per_hour"]]]
