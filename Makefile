@@ -221,6 +221,14 @@ bench-cost: helper tools $(OUT)/bench/cold_bench
 .PHONY: bench-eager
 bench-eager: helper tools $(OUT)/bench/cold_bench
 	selftests/bench-eager
+## make bench-service   from the pull to a service's first answer, beside containerd's own pull, in User-Mode Linux: build/bench/service.json
+.PHONY: bench-service
+bench-service: helper tools
+	selftests/bench-service
+## make bench-density   100 images, 1,000 devices, 50 containers at once, in User-Mode Linux: build/bench/density.json
+.PHONY: bench-density
+bench-density: helper tools
+	selftests/bench-density
 $(OUT)/bench/cold_bench: $(call objs,helper/bench/cold_bench.cc helper/bench/stand_in_kernel.cc) $(LIBFILES)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -o $@ $^ $(LDLIBS)

@@ -215,11 +215,13 @@ now_ms() { echo $(($(date +%s%N) / 1000000)); }
 # --- machine ----------------------------------------------------------------
 # use_disk: an ext4 file system on the empty disk, at $DISK
 DISK=$WORK/disk
+EMPTY_DISK=/dev/vda
+[ -b $EMPTY_DISK ] || EMPTY_DISK=/dev/ubda # User-Mode Linux
 use_disk() {
 	mountpoint -q "$DISK" && return
 	mkdir -p "$DISK"
-	must mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1,nodiscard /dev/vda
-	must mount /dev/vda "$DISK"
+	must mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1,nodiscard $EMPTY_DISK
+	must mount $EMPTY_DISK "$DISK"
 	defer umount "$DISK"
 }
 MODULE=$TOP/build/kmod/${SELFTEST_KERNEL:-$(uname -r)}/dm-fastoci.ko

@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PAGE, PLOTS, BENCH = TOP + "/docs/benchmarks.md", TOP + "/docs/benchmarks", TOP + "/build/bench"
 OURS, OTHERS = "#2f6feb", "#9aa5b1"
-ORDER = ["hit", "lookup", "cold", "cost", "eager", "convert", "cache", "scale"]
+MIB = 1 << 20
+ORDER = ["hit", "lookup", "cold", "cost", "eager", "service", "density", "convert", "cache", "scale"]
 
 HEAD = """# Benchmarks
 
@@ -56,14 +57,15 @@ def number(value):
     return f"{value:.3f}" if value < 2 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
+def aims_row(figures, key, what, aim, sign):
+    if key not in figures:
+        return [f"`{key}`", what, "not measured", f"{sign} {aim}", ""]
+    met = figures[key] <= aim if sign == "<=" else figures[key] >= aim
+    return [f"`{key}`", what, number(figures[key]), f"{sign} {aim}", "met" if met else "**missed**"]
+
+
 def aims_table(figures, aims):
-    rows = []
-    for key, (what, aim, sign) in aims.items():
-        if key not in figures:
-            rows.append([f"`{key}`", what, "not measured", f"{sign} {aim}", ""])
-            continue
-        met = figures[key] <= aim if sign == "<=" else figures[key] >= aim
-        rows.append([f"`{key}`", what, number(figures[key]), f"{sign} {aim}", "met" if met else "**missed**"])
+    rows = [aims_row(figures, key, *aim) for key, aim in aims.items()]
     return table(["key", "what", "measured", "aim", ""], rows)
 
 
@@ -237,6 +239,105 @@ def eager():
         ("fastoci", "fastoci prefetch"), ("one_stream", "igzip alone, one layer"))])
 
 
+SERVICES = {"web": "nginx, php-fpm and Symfony", "small": "Flask", "science": "Flask, SciPy, pandas and more",
+            "model": "a model server that reads all its weights"}
+SLOWER = {"inflate_s": "inflation takes", "sha256_s": "SHA-256", "syscall_us": "a system call",
+          "page_us": "the first touch of a page", "process_ms": "a new process"}
+WAYS = {"full": "containerd, all of it", "cold": "FastOCI", "traced": "FastOCI, recorded start", "warm": "FastOCI, warm"}
+
+
+def service_aims(data, names):
+    """A row for each image and aim. The model server's aim is that it never loses."""
+    rows = []
+    for name in names:
+        for key, what, aim, sign in (("cold_speedup", "full pull over FastOCI", 1 if name == "model" else 3, ">="),
+                                     ("traced_speedup", "full pull over FastOCI, recorded start", 1 if name == "model" else 5, ">="),
+                                     ("traced_over_bound", "that, over a warm start and the link's time", 1.25, "<=")):
+            rows.append([f"`{name}`", *aims_row(data[name], key, what, aim, sign)])
+    return table(["image", "key", "what", "measured", "aim", ""], rows)
+
+
+def service_node(data):
+    slower = ", ".join(f"{what} {data['slower'][key]:.1f} times" for key, what in SLOWER.items() if key in data["slower"])
+    rounds = "one round" if data["rounds"] == 1 else f"medians of {data['rounds']} rounds"
+    if data["machine"] == "vm":
+        text = (f"The node is a virtual machine with one CPU and Linux {data['kernel']}, which the registry shares. No CPU helps QEMU "
+                "here, so all that programs do is many times slower than on a real node. The link is as many times slower as inflation "
+                "is, so the ratios count and the seconds do not. ")
+        end = ("So SHA-256, system calls and new processes weigh more or less here, beside inflation and the link, than on a real "
+               "node. Timers and the disk, which is in memory, are not slower. ")
+    else:
+        text = (f"The node is User-Mode Linux {data['kernel']}: a kernel as a process, with dm-fastoci, containerd and runc in it. "
+                "It has one CPU, which the registry uses, too, and its disk is in memory. The link's rates are real. Programs run at "
+                "the machine's own speed, but their calls into the kernel cost more. ")
+        end = ("So the phases create and run, which have most of these calls, are longer than on a real node, in each way. Time that "
+               "passes on the link or in inflation is not. ")
+    return (f"{text}In the same run, beside the machine itself: {slower}. {end}More CPUs would help unpigz and containerd, which "
+            f"unpacks while it downloads, and our decoders. Figures are {rounds}.\n\n")
+
+
+def service_rows(data, names):
+    for name in names:
+        for mbit in data["links"]:
+            for way, what in WAYS.items():
+                figures = data[name]["links"][str(mbit)].get(way)
+                if not figures:
+                    continue
+                seconds = [f"{figures[k]:.1f}" for k in ("pull_s", "create_s", "run_s", "total_s")]
+                fetched = data[name]["image_bytes"] if way == "full" else figures.get("bytes", 0)
+                yield [f"`{name}`", mbit, what, *seconds, f"{fetched / MIB:.1f}"]
+
+
+def service():
+    data = load("service")
+    if not data:
+        return None
+    names, missing = [n for n in SERVICES if n in data], [n for n in SERVICES if n not in data]
+    text = ("How long until a service answers: from the beginning of the pull to the first right answer. The images are made of "
+            "Debian packages (`selftests/lib/mkservices`): " + ", ".join(f"`{n}`, {SERVICES[n]}" for n in names) +
+            f". The registry is behind a link with a round trip of {data['rtt_ms']} ms. `selftests/bench-service` says how each way "
+            "is run.\n\n" + stamp("service", "make bench GROUP=service") + "\n" + service_node(data))
+    if missing:
+        text += f"Not measured: {', '.join(SERVICES[n] for n in missing)}.\n\n"
+    if "traced_skipped" in data:
+        text += f"A recorded start was not measured: {data['traced_skipped']}.\n\n"
+    text += (f"At {min(data['links'])} Mbit/s; the link's time is that of what a start reads (its trace), compressed as its layers are.\n\n" +
+             service_aims(data, names) + "\n")
+    for mbit in data["links"]:
+        starts = [(f"{n}: {what}", data[n]["links"][str(mbit)][way]["total_s"]) for n in names for way, what in WAYS.items()
+                  if way in data[n]["links"][str(mbit)]]
+        labels, values = zip(*starts)
+        text += bars(f"service-{mbit}", f"Until the first right answer, {mbit} Mbit/s", labels, values,
+                     {label for label in labels if "FastOCI" in label}, "s")
+    return text + "\n" + table(["image", "Mbit/s", "way", "pull, s", "create, s", "run, s", "in all, s", "fetched, MiB"],
+                               service_rows(data, names))
+
+
+def density_what(key):
+    """What a figure of density.json is. The numbers in its keys are those of the run."""
+    for pattern, what in ((r"attach_(\d+)_s", "{} devices attached, one after the other, s"),
+                          (r"storm_(\d+)_s", "{} containers of one image, started at once, s"),
+                          (r"storm_(\d+)_images_s", "{} containers, each of its own image, s"),
+                          (r"attached_kernel_bytes", "memory of the kernel for each attached image, bytes"),
+                          (r"attached_helper_bytes", "memory of the helper for each attached image, bytes")):
+        if match := re.fullmatch(pattern, key):
+            return what.format(*(f"{int(n):,}" for n in match.groups()))
+    return ""
+
+
+def density():
+    data = load("density")
+    if not data:
+        return None
+    text = ("Many images, devices and containers on one node: User-Mode Linux with one CPU, where calls into the kernel cost several "
+            "times as much as on a real node. `selftests/bench-density` says what each figure is.\n\n")
+    text += stamp("density", "make bench GROUP=density") + "\n"
+    seconds = {density_what(key).removesuffix(", s"): value for key, value in data.items() if key.endswith("_s")}
+    text += bars("density", "Many on a node", list(seconds), list(seconds.values()), set(seconds), "s") + "\n"
+    return text + table(["key", "what", "measured"], [[f"`{k}`", density_what(k), f"{v:,}" if isinstance(v, int) else f"{v:.1f}"]
+                                                      for k, v in data.items()])
+
+
 def convert():
     data = load("convert")
     if not data:
@@ -268,7 +369,9 @@ def scale():
     return text + table(["figure", "measured"], [[f"`{k}`", f"{v:,}" if isinstance(v, int) else f"{v:.4g}"] for k, v in data.items()])
 
 
-TITLES = {"hit": "A read of what is cached", "lookup": "Look-ups in the extent table", "cold": "A miss, and an eager fetch", "cost": "What a node pays", "eager": "All of a large image",
+TITLES = {"hit": "A read of what is cached", "lookup": "Look-ups in the extent table", "cold": "A miss, and an eager fetch", "cost": "What a node pays",
+          "eager": "All of a large image",
+          "service": "Until a service answers", "density": "Many images on a node",
           "convert": "A conversion", "cache": "Which chunks stay in the cache", "scale": "Many of everything"}
 
 
@@ -290,7 +393,8 @@ def main():
         pass
     parts = [HEAD]
     for name in ORDER:
-        made = {"hit": hit, "lookup": lookup, "cold": cold, "cost": cost, "eager": eager, "convert": convert, "cache": cache, "scale": scale}[name]()
+        made = {"hit": hit, "lookup": lookup, "cold": cold, "cost": cost, "eager": eager, "service": service,
+                "density": density, "convert": convert, "cache": cache, "scale": scale}[name]()
         body = f"## {TITLES[name]}\n\n{made}{notes(name)}" if made else old.get(name)
         if body:
             parts.append(f"<!-- begin {name} -->\n{body}<!-- end {name} -->\n")
