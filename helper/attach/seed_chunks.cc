@@ -12,7 +12,8 @@ namespace fastoci {
 namespace {
 
 constexpr int64_t kReplyMs = 10000;
-constexpr auto kKnownWithin = std::chrono::seconds(10);
+// A new image is read and opened at the fetcher first; a busy node may take long for that.
+constexpr auto kKnownWithin = std::chrono::seconds(120);
 constexpr auto kLookAgain = std::chrono::milliseconds(100);
 
 }  // namespace

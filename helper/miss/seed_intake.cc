@@ -11,7 +11,8 @@ namespace fastoci {
 namespace {
 
 constexpr int kPollMs = 200;  // until Stop() is seen
-constexpr auto kKnownWithin = std::chrono::seconds(10);
+// A new image is read and opened at the fetcher first; a busy node may take long for that.
+constexpr auto kKnownWithin = std::chrono::seconds(120);
 constexpr auto kLookAgain = std::chrono::milliseconds(50);
 
 // How the work on one Fill ended; WaitForEnd() is called once.
